@@ -1,0 +1,113 @@
+//! The choice of a backend: one function that the programs run on the kernel's tables and the agent runs on its
+//! own, so that what `explain` says and what connect() does cannot differ.
+
+use crate::tables::{Backend, Table};
+
+/// Slots drawn anew when the first one is closed: keeps the weights of what is left while a table is stale.
+pub const REDRAWS: u32 = 8;
+/// Entries of the list of distinct backends that are looked at after that.
+pub const SCAN: u32 = 256;
+
+/// Read access to the tables that a pick needs.
+pub trait Tables {
+    /// Backend id in SLOTS.
+    fn slot(&self, index: u32) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Whether a node takes new connections.
+    fn node_is_open(&self, id: u32) -> bool;
+}
+
+/// The backend with this id if it and its node are open.
+#[inline(always)]
+pub fn open<T: Tables>(tables: &T, id: u32) -> Option<&Backend> {
+    let backend = tables.backend(id)?;
+    (backend.closed == 0 && tables.node_is_open(backend.node)).then_some(backend)
+}
+
+/// Chooses a backend from `table`.
+///
+/// `draw` is the service's sequence (spread), a random number (random) or the client's hash (hash). A slot whose
+/// backend or node is closed is skipped: first by drawing other slots, which keeps the weights of what is left and
+/// sends each client of `hash` to a place of its own, then along the list of distinct backends, which finds the last
+/// open one. At most [`REDRAWS`] + [`SCAN`] backends are looked at. `None`: nothing is open, or the table is empty.
+#[inline(always)]
+pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, &Backend)> {
+    let length = table.length();
+    if length == 0 {
+        return None;
+    }
+    let first = (draw % length as u64) as u32;
+    let id = tables.slot(table.base() + first)?;
+    if let Some(backend) = open(tables, id) {
+        return Some((id, backend));
+    }
+    pick_open(tables, table, draw)
+}
+
+/// The rest of [`pick`], once the first slot was found closed.
+#[inline(always)]
+fn pick_open<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, &Backend)> {
+    let mut again = draw;
+    for _ in 0..REDRAWS {
+        again = mix(again.wrapping_add(1));
+        let index = table.base() + scale(again, table.length());
+        let id = tables.slot(index)?;
+        if let Some(backend) = open(tables, id) {
+            return Some((id, backend));
+        }
+    }
+    let distinct = table.distinct();
+    let list = table.base() + table.length();
+    let start = scale(mix(again), distinct);
+    for i in 0..SCAN {
+        if i >= distinct {
+            break;
+        }
+        let mut at = start + i;
+        if at >= distinct {
+            at -= distinct;
+        }
+        let id = tables.slot(list + at)?;
+        if let Some(backend) = open(tables, id) {
+            return Some((id, backend));
+        }
+    }
+    None
+}
+
+/// `0..length` from the high bits of a hash: multiply and shift, no division.
+#[inline(always)]
+pub fn scale(hash: u64, length: u32) -> u32 {
+    ((hash >> 32) * length as u64 >> 32) as u32
+}
+
+/// Finalizer of splitmix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
+#[inline(always)]
+pub const fn mix(mut x: u64) -> u64 {
+    x ^= x >> 30;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^= x >> 27;
+    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// What tells callers apart for `balance: hash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Id of the cgroup (v2) of the calling process.
+    pub cgroup: u64,
+    /// Source address that the socket was bound to before connect(), zero when it was not.
+    pub source: [u32; 4],
+}
+
+impl Client {
+    /// The `draw` of [`pick`] for `balance: hash`.
+    #[inline(always)]
+    pub fn draw(&self) -> u64 {
+        let low = (self.source[0] as u64) << 32 | self.source[1] as u64;
+        let high = (self.source[2] as u64) << 32 | self.source[3] as u64;
+        mix(mix(mix(mix(self.netns.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ self.cgroup) ^ low) ^ high)
+    }
+}

@@ -1,0 +1,138 @@
+//! What the programs write: the record of a steered connection, datagram flows, and the rows of a census.
+
+use crate::tables::{Endpoint, is_mapped};
+
+/// How far a recorded connection has come.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A backend was written into connect(); nothing was sent yet.
+    Picked = 0,
+    /// SYN sent.
+    Opened = 1,
+    Established = 2,
+    /// Ended, and counted as such.
+    Ended = 3,
+}
+
+/// Socket storage CONNECTIONS: lives exactly as long as its socket.
+///
+/// It names both ends of the choice, because a socket can be disconnected and connected again with no hook in
+/// between: a reader compares `backend` with the socket's real peer before it trusts the record.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// What the application asked for.
+    pub frontend: [u32; 4],
+    /// Where it was sent.
+    pub backend: [u32; 4],
+    pub frontend_port: u16,
+    pub backend_port: u16,
+    pub protocol: u8,
+    /// A [`Phase`].
+    pub phase: u8,
+    /// 1 when the socket is unconnected and its flows are in FLOWS; the fields above are then unused.
+    pub datagrams: u8,
+    pub padding: u8,
+    pub service_id: u32,
+    pub backend_id: u32,
+    /// Process id (thread group) that called connect(), in the initial pid namespace.
+    pub pid: u32,
+    pub padding2: u32,
+    /// CLOCK_MONOTONIC ns: of the pick, then of the establishment.
+    pub since: u64,
+}
+
+/// Key of FLOWS: unconnected datagram sockets. Seen from the frontend it finds the backend that a flow stays with;
+/// seen from the backend it finds the frontend to name as the source of an answer.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct FlowKey {
+    /// Socket cookie.
+    pub socket: u64,
+    pub address: [u32; 4],
+    pub port: u16,
+    /// 0 from the frontend, 1 from the backend.
+    pub answer: u16,
+    pub padding: u32,
+}
+
+/// Value of FLOWS: the other end.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    pub address: [u32; 4],
+    pub port: u16,
+    pub padding: u16,
+    pub service_id: u32,
+    pub backend_id: u32,
+    pub padding2: u32,
+    /// CLOCK_MONOTONIC ns of the last datagram sent.
+    pub last: u64,
+}
+
+/// A flow that sent nothing for this long is picked anew, in ns. The figure is conntrack's for unreplied UDP.
+pub const FLOW_IDLE: u64 = 30_000_000_000;
+
+/// One steered socket in a census, as `iter/bpf_sk_storage_map` writes it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct CensusRow {
+    pub connection: Connection,
+    pub cookie: u64,
+    pub netns: u64,
+    /// Local and remote address as the socket has them.
+    pub local: [u32; 4],
+    pub remote: [u32; 4],
+    pub local_port: u16,
+    pub remote_port: u16,
+    /// TCP state as in `include/net/tcp_states.h`.
+    pub state: u32,
+    /// `jiffies` at the reading, and of the last data sent and received (low 32 bits).
+    pub now: u32,
+    pub last_sent: u32,
+    pub last_received: u32,
+    /// Written by the application and not yet acknowledged.
+    pub unacknowledged: u32,
+    /// Received and not yet read by the application.
+    pub unread: u32,
+    pub padding: u32,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// CLOCK_MONOTONIC ns at the reading.
+    pub clock: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Connection>() == 64);
+    assert!(size_of::<FlowKey>() == 32);
+    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<CensusRow>() == 168);
+};
+
+impl Connection {
+    /// Whether `address` and `port` (network byte order) are where this connection was sent.
+    #[inline(always)]
+    pub fn went_to(&self, address: &[u32; 4], port: u16) -> bool {
+        self.backend_port == port
+            && self.backend[3] == address[3]
+            && self.backend[2] == address[2]
+            && self.backend[1] == address[1]
+            && self.backend[0] == address[0]
+    }
+
+    #[inline(always)]
+    pub fn asked_for(&self, endpoint: &Endpoint) -> bool {
+        self.frontend_port == endpoint.port
+            && self.protocol == endpoint.protocol
+            && self.frontend[3] == endpoint.address[3]
+            && self.frontend[2] == endpoint.address[2]
+            && self.frontend[1] == endpoint.address[1]
+            && self.frontend[0] == endpoint.address[0]
+    }
+
+    #[inline(always)]
+    pub fn backend_is_v4(&self) -> bool {
+        is_mapped(&self.backend)
+    }
+}
