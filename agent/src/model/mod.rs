@@ -1,0 +1,14 @@
+//! Desired state: what operators and pipelines asked for, checked and given dense ids.
+//! Parsing is validation: a [`State`] that exists is valid. Names stop here; everything below works with ids.
+//! A change is a pure function from one state to the next; to refuse it is to drop the next one.
+
+pub mod change;
+pub mod document;
+pub mod name;
+pub mod service;
+pub mod state;
+
+pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
+pub use name::Name;
+pub use service::{Backend, BackendId, Frontend, Group, Node, NodeId, Origin, Service, ServiceId, Zero};
+pub use state::{Limits, State};

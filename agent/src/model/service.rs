@@ -1,0 +1,129 @@
+//! Services, backends and nodes as the rest of the agent sees them.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+
+/// Index into the kernel's SERVICES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceId(pub u32);
+
+/// Index into the kernel's BACKENDS and COUNTERS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BackendId(pub u32);
+
+/// Index into the kernel's NODES. 0 is the node of backends that name none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// An address that applications connect to. Written `10.96.0.10:80`, `[fd00::1]:80` or `10.96.0.10:53/udp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Never an IPv4-mapped IPv6 address: that is its IPv4 address.
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Balance {
+    #[default]
+    Spread,
+    Random,
+    Hash,
+}
+
+/// What happens to a call when no backend is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnNoBackend {
+    /// The caller gets ECONNREFUSED at once.
+    #[default]
+    Refuse,
+    /// The call goes to the original address.
+    Pass,
+}
+
+/// Where a service came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    Api,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub id: ServiceId,
+    pub name: Name,
+    pub labels: BTreeMap<String, String>,
+    /// Grows with every change of this service; its ETag.
+    pub generation: u64,
+    pub origin: Origin,
+    pub frontends: Vec<Frontend>,
+    pub balance: Balance,
+    pub on_no_backend: OnNoBackend,
+    /// 0..=100.
+    pub min_ready_percent: u8,
+    /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
+    pub groups: Vec<Group>,
+    /// Whether the document named the groups.
+    pub groups_given: bool,
+    /// In the document's order.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub name: Name,
+    /// 0..=1,000,000.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Stands for (service, name, address): another address is another backend with another id and new counters.
+    pub id: BackendId,
+    pub name: Name,
+    /// Never an IPv4-mapped IPv6 address.
+    pub address: SocketAddr,
+    /// `NodeId(0)` when the document names no node.
+    pub node: NodeId,
+    /// Index into [`Service::groups`].
+    pub group: u32,
+    /// Administrative weight, 0..=1,000,000.
+    pub weight: u32,
+    /// Overlays the weight and never overwrites it.
+    pub zero: Option<Arc<Zero>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    pub name: Name,
+    pub labels: BTreeMap<String, String>,
+    /// Whether a document declares it; otherwise it lives while a backend names it or a zero holds it.
+    pub declared: bool,
+    pub generation: u64,
+    pub zero: Option<Arc<Zero>>,
+}
+
+/// An operator's zero: no new connections, existing ones untouched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Zero {
+    pub owner: String,
+    pub reason: String,
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
