@@ -1,1 +1,9 @@
+//! Sluice: steers connections to weighted backends inside the Linux kernel.
+#![allow(dead_code)]
+
+mod handle;
+mod kernel;
+mod model;
+mod observe;
+
 fn main() {}

@@ -1,0 +1,179 @@
+//! The door to the steering thread: requests go in by a channel, what it has done is published as immutable values.
+//! Readers never hold a map that can be written and never wait for a writer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use sluice_common::{tables::Counters, verdict::Program, verdict::Verdict};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    kernel::Meters,
+    model::{BackendId, Change, Name, Outcome, Refusal, ServiceId, State},
+    observe::{census::Census, events::EventLog},
+};
+
+/// Cheap to clone; one for every part of the agent that asks something of the steering thread.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Arc<Published>>,
+    meters: Arc<Meters>,
+    events: Arc<EventLog>,
+}
+
+/// What the steering thread is asked to do.
+pub enum Command {
+    Change { change: Change, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    /// All of them or none, as one change of the store.
+    Batch { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    Census { reply: oneshot::Sender<anyhow::Result<Census>> },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Validate, say what would be written, change nothing.
+    pub dry_run: bool,
+    /// When the request was read: the start of [`Done::programmed_in`].
+    pub received: Instant,
+}
+
+/// A change that the kernel acknowledged and the store holds.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub outcome: Outcome,
+    /// From [`Options::received`] to the kernel's acknowledgement.
+    pub programmed_in: Duration,
+    pub acknowledged_at: Timestamp,
+    /// Everything as it is after the change; with `dry_run`, as it would be.
+    pub published: Arc<Published>,
+    /// Map operations, one line each, in order (`dry_run` only).
+    pub plan: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The kernel or the store failed: what was asked may hold in part, and is retried.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// Desired and programmed state at one instant.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub state: State,
+    /// What the kernel acknowledged, by service id.
+    pub programmed: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
+    pub ready: Readiness,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// With what is missing.
+    NotReady(String),
+}
+
+/// The table of one service as the kernel holds it.
+#[derive(Clone, Debug)]
+pub struct ProgrammedService {
+    /// Generation of the service that this table was built from.
+    pub generation: u64,
+    pub since: Timestamp,
+    /// Number of slots; 0 is the explicit empty table.
+    pub length: u32,
+    /// Largest difference between a desired and a programmed share, 0..=1.
+    pub share_error: f64,
+    /// Groups without an open backend whose share went to the others, as indexes into the service's groups.
+    pub spilled: Vec<u32>,
+    /// In the order of the service's backends at that generation.
+    pub backends: Vec<ProgrammedBackend>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ProgrammedBackend {
+    pub id: BackendId,
+    /// Weight after zero and the factors; 0 when it takes nothing.
+    pub effective_weight: u32,
+    /// Share that the document asks for, 0..=1, groups and spill included.
+    pub desired_share: f64,
+    /// Slots of this backend over the length of the table.
+    pub programmed_share: f64,
+    /// `picked` when this table became current: the start of the observed share.
+    pub picked_before: u64,
+}
+
+impl Handle {
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        published: watch::Receiver<Arc<Published>>,
+        meters: Arc<Meters>,
+        events: Arc<EventLog>,
+    ) -> Self {
+        Self { commands, published, meters, events }
+    }
+
+    pub fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.events
+    }
+
+    /// Read-only view of the kernel's counters and tables.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.meters
+    }
+
+    /// Carries out a change; returns when the kernel has it and the store holds it.
+    ///
+    /// # Errors
+    /// Refused: nothing changed. Failed: the kernel or the disk said no.
+    pub async fn change(&self, change: Change, options: Options) -> Result<Done, ChangeError> {
+        self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Carries out several changes as one: all or none.
+    ///
+    /// # Errors
+    /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
+    pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
+        self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.
+    ///
+    /// # Errors
+    /// When the kernel cannot iterate over socket storage.
+    pub async fn census(&self) -> anyhow::Result<Census> {
+        match self.ask(|reply| Command::Census { reply }).await {
+            Some(census) => census,
+            None => Err(anyhow::anyhow!("the agent is stopping")),
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// Signatures of [`Meters`] that readers use; see `kernel::meters`.
+#[allow(dead_code)]
+fn contract(meters: &Meters, id: BackendId, service: ServiceId, name: &Name) -> anyhow::Result<()> {
+    let _: Vec<Counters> = meters.counters(&[id])?;
+    let _: u64 = meters.no_backend(service)?;
+    let _: Vec<(Program, Verdict, u64)> = meters.verdicts()?;
+    let _: Option<BackendId> = meters.pick(service, 7)?;
+    let _ = name;
+    Ok(())
+}

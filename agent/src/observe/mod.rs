@@ -1,0 +1,4 @@
+//! What really happens: counters, connections and events, read from the kernel and told to whoever asks.
+
+pub mod census;
+pub mod events;
