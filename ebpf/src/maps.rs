@@ -67,12 +67,14 @@ pub fn offset(member: Member) -> usize {
 pub struct Kernel;
 
 impl Tables for Kernel {
+    type Entry = &'static Backend;
+
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
         SLOTS.get(index).copied()
     }
     #[inline(always)]
-    fn backend(&self, id: u32) -> Option<&Backend> {
+    fn backend(&self, id: u32) -> Option<&'static Backend> {
         BACKENDS.get(id)
     }
     #[inline(always)]
