@@ -5,5 +5,7 @@ mod handle;
 mod kernel;
 mod model;
 mod observe;
+mod plan;
+mod run;
 
 fn main() {}
