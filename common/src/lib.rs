@@ -3,6 +3,7 @@
 //! program ([`verdict`]). Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod flight;
 pub mod pick;
 pub mod records;
 pub mod tables;

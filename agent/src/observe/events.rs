@@ -1,5 +1,257 @@
 //! What happened, in order: kept in memory, resumable by id.
 
-/// The last events, and a way to wait for the next.
-#[derive(Debug, Default)]
-pub struct EventLog;
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+/// Events kept for those who come back.
+pub const KEPT: usize = 8192;
+
+/// Something that an operator may want to know of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Grows with every event, across restarts of the agent too: microseconds since 1970, plus what makes it unique.
+    pub id: u64,
+    pub time: Timestamp,
+    pub kind: EventKind,
+    /// `service/shop`, `node/node-1` or `shop/n1`; absent when the event is about the agent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EventKind {
+    AgentStarted,
+    AgentStopping,
+    ServiceCreated,
+    ServiceChanged,
+    ServiceDeleted,
+    NodeCreated,
+    NodeChanged,
+    NodeDeleted,
+    BackendChanged,
+    Zeroed,
+    Restored,
+    /// A zero with an expiry ended by itself.
+    ZeroExpired,
+    /// What an earlier agent left in the kernel was taken over.
+    Adopted,
+    SourceApplied,
+    /// A document could not be used; what was there before stays.
+    SourceFailed,
+    /// The kernel said no; it is tried again.
+    KernelFailed,
+    /// Events between the one asked for and the next are no longer held.
+    Missed,
+}
+
+/// The last [`KEPT`] events, and a way to wait for the next.
+pub struct EventLog {
+    ring: Mutex<Ring>,
+    /// Id of the newest event.
+    newest: watch::Sender<u64>,
+}
+
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    capacity: usize,
+    /// Events up to this id are not held: dropped here, or told by an earlier agent.
+    gone: u64,
+    newest: u64,
+}
+
+/// Events after some id, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Whether there were others in between that are no longer held.
+    pub missed: bool,
+    pub events: Vec<Arc<Event>>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self::new(KEPT, 0)
+    }
+}
+
+impl EventLog {
+    /// `floor`: the id of the last event of the agent before this one, 0 where it is not known. Ids then grow as long
+    /// as the clock does, and whoever resumes from before this agent is told that events may be missing.
+    pub fn new(capacity: usize, floor: u64) -> Self {
+        let gone = if floor == 0 { micros(Timestamp::now()) } else { floor };
+        let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), gone, newest: gone };
+        Self { ring: Mutex::new(ring), newest: watch::Sender::new(gone) }
+    }
+
+    /// Adds an event of now.
+    pub fn record(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) -> Arc<Event> {
+        self.record_at(Timestamp::now(), kind, object, message.into())
+    }
+
+    fn record_at(&self, time: Timestamp, kind: EventKind, object: Option<String>, message: String) -> Arc<Event> {
+        let mut ring = self.ring();
+        let id = micros(time).max(ring.newest + 1);
+        let event = Arc::new(Event { id, time, kind, object, message });
+        if ring.events.len() == ring.capacity
+            && let Some(dropped) = ring.events.pop_front()
+        {
+            ring.gone = dropped.id;
+        }
+        ring.events.push_back(event.clone());
+        ring.newest = id;
+        // Under the lock, so that whoever is woken finds ids in order.
+        self.newest.send_replace(id);
+        event
+    }
+
+    /// Id of the newest event, or of the last one before this agent.
+    pub fn newest(&self) -> u64 {
+        self.ring().newest
+    }
+
+    /// At most `limit` of the events after `id`; 0 stands for the oldest held.
+    pub fn after(&self, id: u64, limit: usize) -> Batch {
+        let ring = self.ring();
+        let start = ring.events.partition_point(|event| event.id <= id);
+        Batch { missed: id != 0 && id < ring.gone, events: ring.events.iter().skip(start).take(limit).cloned().collect() }
+    }
+
+    /// As [`EventLog::after`], and waits until there is at least one.
+    pub async fn wait_after(&self, id: u64, limit: usize) -> Batch {
+        let mut newest = self.newest.subscribe();
+        loop {
+            let batch = self.after(id, limit);
+            if !batch.events.is_empty() {
+                return batch;
+            }
+            // The sender lives in `self`: it cannot go away while this runs.
+            let _ = newest.wait_for(|newest| *newest > id).await;
+        }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventKind {
+    /// The name of this kind on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AgentStarted => "agentStarted",
+            Self::AgentStopping => "agentStopping",
+            Self::ServiceCreated => "serviceCreated",
+            Self::ServiceChanged => "serviceChanged",
+            Self::ServiceDeleted => "serviceDeleted",
+            Self::NodeCreated => "nodeCreated",
+            Self::NodeChanged => "nodeChanged",
+            Self::NodeDeleted => "nodeDeleted",
+            Self::BackendChanged => "backendChanged",
+            Self::Zeroed => "zeroed",
+            Self::Restored => "restored",
+            Self::ZeroExpired => "zeroExpired",
+            Self::Adopted => "adopted",
+            Self::SourceApplied => "sourceApplied",
+            Self::SourceFailed => "sourceFailed",
+            Self::KernelFailed => "kernelFailed",
+            Self::Missed => "missed",
+        }
+    }
+}
+
+impl fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLog").field("newest", &self.newest()).finish_non_exhaustive()
+    }
+}
+
+fn micros(time: Timestamp) -> u64 {
+    u64::try_from(time.as_microsecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(log: &EventLog, message: &str) -> u64 {
+        log.record(EventKind::ServiceChanged, Some("service/shop".into()), message).id
+    }
+
+    fn messages(batch: &Batch) -> Vec<&str> {
+        batch.events.iter().map(|event| event.message.as_str()).collect()
+    }
+
+    #[test]
+    fn ids_grow_even_when_the_clock_stands_still_or_goes_back() {
+        let log = EventLog::new(8, 0);
+        let now = Timestamp::now();
+        let hour_ago = now - jiff::SignedDuration::from_hours(1);
+        let ids = [now, now, hour_ago, now]
+            .map(|time| log.record_at(time, EventKind::Adopted, None, String::new()).id);
+        assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+
+    #[test]
+    fn ids_go_on_after_a_restart() {
+        let before = EventLog::new(8, 0);
+        let last = record(&before, "a");
+        assert!(record(&EventLog::new(8, last), "b") > last);
+        assert!(record(&EventLog::new(8, last + 5_000_000_000), "clock was set back") > last + 5_000_000_000);
+    }
+
+    #[test]
+    fn a_reader_resumes_after_the_id_it_has_seen() {
+        let log = EventLog::new(8, 0);
+        let first = record(&log, "a");
+        record(&log, "b");
+        record(&log, "c");
+        assert_eq!(messages(&log.after(first, 10)), ["b", "c"]);
+        assert_eq!(messages(&log.after(first, 1)), ["b"]);
+        assert_eq!(messages(&log.after(0, 10)), ["a", "b", "c"]);
+        assert!(!log.after(first, 10).missed && !log.after(0, 10).missed);
+    }
+
+    #[test]
+    fn a_reader_is_told_of_what_is_no_longer_held() {
+        let log = EventLog::new(2, 0);
+        let first = record(&log, "a");
+        let second = record(&log, "b");
+        record(&log, "c");
+        record(&log, "d");
+        let batch = log.after(first, 10);
+        assert_eq!((batch.missed, messages(&batch)), (true, vec!["c", "d"]));
+        assert!(!log.after(second, 10).missed, "b was the last one dropped, and was seen");
+        let of_an_earlier_agent = log.after(first - 1_000_000, 10);
+        assert!(of_an_earlier_agent.missed);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_wakes_with_the_next_event() {
+        let log = Arc::new(EventLog::new(8, 0));
+        let seen = record(&log, "a");
+        let waiting = tokio::spawn({
+            let log = log.clone();
+            async move { log.wait_after(seen, 10).await }
+        });
+        tokio::task::yield_now().await;
+        record(&log, "b");
+        assert_eq!(messages(&waiting.await.unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn names_are_those_on_the_wire() {
+        for kind in [EventKind::AgentStarted, EventKind::ZeroExpired, EventKind::Missed, EventKind::Zeroed] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+}
