@@ -2,17 +2,19 @@
 //! Readers never hold a map that can be written and never wait for a writer.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use jiff::Timestamp;
-use sluice_common::{tables::Counters, verdict::Program, verdict::Verdict};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     kernel::Meters,
-    model::{BackendId, Change, Name, Outcome, Refusal, ServiceId, State},
+    model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
+    plan::Retired,
+    source::files::FileEvent,
     observe::{census::Census, events::EventLog},
 };
 
@@ -30,7 +32,14 @@ pub enum Command {
     Change { change: Change, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
     /// All of them or none, as one change of the store.
     Batch { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
-    Census { reply: oneshot::Sender<anyhow::Result<Census>> },
+    /// A file of documents changed, failed or went away.
+    File(FileEvent),
+    /// No program can see these any more.
+    Quiesced(Retired),
+    /// Connections that are counted as open and that a census did not find.
+    Lost(Vec<(BackendId, u64)>),
+    /// Ends the thread; steering goes on.
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +80,7 @@ pub struct Published {
     pub state: State,
     /// What the kernel acknowledged, by service id.
     pub programmed: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
+    pub zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
     pub ready: Readiness,
 }
 
@@ -79,6 +89,19 @@ pub enum Readiness {
     Ready,
     /// With what is missing.
     NotReady(String),
+}
+
+/// What proves that a zeroed target gets no new connection.
+#[derive(Clone, Debug)]
+pub struct ZeroProof {
+    pub at: Timestamp,
+    /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick notes its time before it looks at the state, so
+    /// that one which the zero did not stop carries an earlier time.
+    pub monotonic_ns: u64,
+    /// `picked` of all backends of the target, read right after.
+    pub picked_before: u64,
+    /// From the request to the kernel's acknowledgement.
+    pub programmed_in: Duration,
 }
 
 /// The table of one service as the kernel holds it.
@@ -154,26 +177,13 @@ impl Handle {
     /// # Errors
     /// When the kernel cannot iterate over socket storage.
     pub async fn census(&self) -> anyhow::Result<Census> {
-        match self.ask(|reply| Command::Census { reply }).await {
-            Some(census) => census,
-            None => Err(anyhow::anyhow!("the agent is stopping")),
-        }
+        let meters = self.meters.clone();
+        tokio::task::spawn_blocking(move || meters.census()).await.context("the census was interrupted")?
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
+        self.commands.send(command(reply)).ok()?;
         answer.await.ok()
     }
-}
-
-/// Signatures of [`Meters`] that readers use; see `kernel::meters`.
-#[allow(dead_code)]
-fn contract(meters: &Meters, id: BackendId, service: ServiceId, name: &Name) -> anyhow::Result<()> {
-    let _: Vec<Counters> = meters.counters(&[id])?;
-    let _: u64 = meters.no_backend(service)?;
-    let _: Vec<(Program, Verdict, u64)> = meters.verdicts()?;
-    let _: Option<BackendId> = meters.pick(service, 7)?;
-    let _ = name;
-    Ok(())
 }

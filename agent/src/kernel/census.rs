@@ -6,7 +6,6 @@ use std::{
     io::Read,
     mem::size_of,
     os::fd::{AsFd, AsRawFd},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,36 +19,23 @@ use crate::observe::census::Census;
 /// The iterator program with its map.
 pub struct CensusProgram {
     program: ProgramFd,
-    connections: Arc<Map>,
-}
-
-/// Can be sent to another thread, so that a census delays nobody.
-pub struct CensusReader {
-    program: ProgramFd,
-    connections: Arc<Map>,
+    connections: Map,
 }
 
 /// A reading of both of the kernel's clocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+struct Clock {
     /// CLOCK_MONOTONIC, ns.
-    pub monotonic: u64,
+    monotonic: u64,
     /// Low 32 bits.
-    pub jiffies: u32,
+    jiffies: u32,
 }
 
 impl CensusProgram {
     pub fn new(program: ProgramFd, connections: Map) -> Self {
-        Self { program, connections: Arc::new(connections) }
+        Self { program, connections }
     }
 
-    pub fn reader(&self) -> Result<CensusReader> {
-        let program = self.program.try_clone().context("duplicating a descriptor")?;
-        Ok(CensusReader { program, connections: self.connections.clone() })
-    }
-}
-
-impl CensusReader {
     /// One pass over all steered sockets.
     ///
     /// # Errors
@@ -63,7 +49,7 @@ impl CensusReader {
     /// kernels are built with.
     ///
     /// # Errors
-    /// As [`CensusReader::read`].
+    /// As [`CensusProgram::read`].
     pub fn measure_hz(&self) -> Result<u32> {
         let (_, before) = self.pass()?;
         std::thread::sleep(Duration::from_millis(250));

@@ -1,6 +1,6 @@
 //! Read-only view of the counters and tables, for readers on any thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use sluice_common::{
@@ -9,17 +9,22 @@ use sluice_common::{
     verdict::{self, Program, Verdict},
 };
 
-use super::memory::Tables;
-use crate::model::{BackendId, ServiceId};
+use super::{census::CensusProgram, memory::Tables};
+use crate::{
+    model::{BackendId, ServiceId},
+    observe::{census::Census, gauges},
+};
 
 /// Reads what the kernel counts. Nothing here can change it.
 pub struct Meters {
     tables: Arc<Tables>,
+    census: CensusProgram,
+    hz: OnceLock<u32>,
 }
 
 impl Meters {
-    pub(super) fn new(tables: Arc<Tables>) -> Self {
-        Self { tables }
+    pub(super) fn new(tables: Arc<Tables>, census: CensusProgram) -> Self {
+        Self { tables, census, hz: OnceLock::new() }
     }
 
     /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
@@ -28,6 +33,33 @@ impl Meters {
     /// When the table cannot be mapped.
     pub fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
         self.tables.counters(ids.iter().map(|id| id.0))
+    }
+
+    /// Backends that have connections, with their counters, in the order of ids.
+    ///
+    /// # Errors
+    /// As [`Meters::counters`].
+    pub fn in_use(&self) -> Result<Vec<(BackendId, Counters)>> {
+        let ids: Vec<u32> = self.tables.backends().into_iter().map(|(id, _)| id).collect();
+        let counters = self.tables.counters(ids.iter().copied())?;
+        let all = ids.into_iter().map(BackendId).zip(counters);
+        Ok(all.filter(|(_, counters)| gauges::open(counters) != 0).collect())
+    }
+
+    /// One pass over the steered sockets of all namespaces. The first one takes a quarter of a second more: it measures
+    /// the kernel's tick.
+    ///
+    /// # Errors
+    /// When the kernel refuses the iterator.
+    pub fn census(&self) -> Result<Census> {
+        let hz = match self.hz.get() {
+            Some(hz) => *hz,
+            None => {
+                let hz = self.census.measure_hz()?;
+                *self.hz.get_or_init(|| hz)
+            }
+        };
+        self.census.read(hz)
     }
 
     /// Connections and datagrams of a service that found no open backend.

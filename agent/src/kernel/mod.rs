@@ -15,14 +15,15 @@ mod sys;
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{self, Endpoint, Table};
+use sluice_common::tables::{Counters, Endpoint, Table};
 
-pub use census::Clock;
-pub use errors::explain;
 pub use meters::Meters;
 pub use pins::uninstall;
 
-use crate::plan::{Machine, MapOp};
+use crate::{
+    model::BackendId,
+    plan::{Entries, Machine, MapOp},
+};
 use memory::Tables;
 
 /// Where and how the data plane is installed.
@@ -51,7 +52,7 @@ pub struct Sizes {
 pub struct Kernel {
     tables: Arc<Tables>,
     frontends: sys::Map,
-    census: census::CensusProgram,
+    meters: Arc<Meters>,
     /// Held as long as this agent owns the pins.
     _lock: pins::Lock,
 }
@@ -75,17 +76,13 @@ impl Kernel {
         let frontends = object.map("FRONTENDS")?;
         let (links, census) = object.into_programs()?;
         links::attach(&directory, &config.cgroup, &links)?;
-        Ok(Self { tables, frontends, census, _lock: lock })
+        let meters = Arc::new(Meters::new(tables.clone(), census));
+        Ok(Self { tables, frontends, meters, _lock: lock })
     }
 
     /// A read-only view for any thread.
     pub fn meters(&self) -> Arc<Meters> {
-        Arc::new(Meters::new(self.tables.clone()))
-    }
-
-    /// Runs a census in the calling thread.
-    pub fn census_reader(&self) -> Result<census::CensusReader> {
-        self.census.reader()
+        self.meters.clone()
     }
 
     /// Identity of the store whose ids the tables hold; all zero when they are new.
@@ -96,30 +93,6 @@ impl Kernel {
     pub fn set_store_identity(&self, identity: [u8; 16]) {
         self.tables.set_store_identity(identity);
     }
-
-    /// Everything that the tables hold: where a new agent begins.
-    ///
-    /// # Errors
-    /// When FRONTENDS cannot be read.
-    pub fn read(&self) -> Result<Held> {
-        let frontends = self.frontends.entries::<Endpoint, u32>().context("reading FRONTENDS")?;
-        Ok(Held {
-            frontends,
-            services: self.tables.services(),
-            backends: self.tables.backends(),
-            nodes: self.tables.nodes(),
-        })
-    }
-}
-
-/// What the tables hold: occupied entries with their ids.
-#[derive(Debug, Default)]
-pub struct Held {
-    pub frontends: Vec<(Endpoint, u32)>,
-    pub services: Vec<(u32, Table)>,
-    pub backends: Vec<(u32, tables::Backend)>,
-    /// Closed nodes.
-    pub nodes: Vec<(u32, u32)>,
 }
 
 impl Machine for Kernel {
@@ -149,6 +122,19 @@ impl Machine for Kernel {
             },
             MapOp::AddLost { backend, connections } => self.tables.add_lost(*backend, *connections),
         }
+    }
+
+    fn read(&self) -> Result<Entries> {
+        Ok(Entries {
+            frontends: self.frontends.entries::<Endpoint, u32>().context("reading FRONTENDS")?,
+            services: self.tables.services(),
+            backends: self.tables.backends(),
+            nodes: self.tables.nodes(),
+        })
+    }
+
+    fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
+        self.tables.counters(ids.iter().map(|id| id.0))
     }
 }
 

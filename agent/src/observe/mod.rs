@@ -1,4 +1,5 @@
 //! What really happens: counters, connections and events, read from the kernel and told to whoever asks.
 
 pub mod census;
+pub mod clock;
 pub mod events;

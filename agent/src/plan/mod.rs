@@ -8,5 +8,5 @@ pub mod programmed;
 pub mod regions;
 pub mod service;
 
-pub use op::{Machine, MapOp};
+pub use op::{Entries, Machine, MapOp};
 pub use programmed::{Programmed, Retired};

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use sluice_common::tables::{Backend, Endpoint, Table};
+use sluice_common::tables::{Backend, Counters, Endpoint, Table};
+
+use crate::model::BackendId;
 
 /// A write that is done or not done, never half.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,28 @@ pub trait Machine {
     /// # Errors
     /// The write was not done.
     fn run(&mut self, op: &MapOp) -> anyhow::Result<()>;
+
+    /// Everything that the tables hold.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read(&self) -> anyhow::Result<Entries>;
+
+    /// Counters of backends, in the order asked for.
+    ///
+    /// # Errors
+    /// As [`Machine::read`].
+    fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>>;
+}
+
+/// What the tables hold: occupied entries with their ids.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    pub frontends: Vec<(Endpoint, u32)>,
+    pub services: Vec<(u32, Table)>,
+    pub backends: Vec<(u32, Backend)>,
+    /// Closed nodes, with the reasons.
+    pub nodes: Vec<(u32, u32)>,
 }
 
 impl fmt::Display for MapOp {

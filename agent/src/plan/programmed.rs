@@ -8,7 +8,7 @@ use sluice_common::tables::{
 };
 
 use super::{
-    MapOp,
+    Entries, MapOp,
     regions::{Region, Regions},
     service::{self, Built},
 };
@@ -37,6 +37,8 @@ struct Held {
 /// What nothing refers to any more, once every program that may have read it has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Retired {
+    /// Its backends had connections when they were last looked at.
+    pub in_use: bool,
     pub regions: Vec<Region>,
     pub services: Vec<ServiceId>,
     pub backends: Vec<BackendId>,
@@ -46,6 +48,15 @@ pub struct Retired {
 impl Retired {
     pub fn is_empty(&self) -> bool {
         self.regions.is_empty() && self.services.is_empty() && self.backends.is_empty() && self.nodes.is_empty()
+    }
+}
+
+impl Retired {
+    pub fn extend(&mut self, other: Self) {
+        self.regions.extend(other.regions);
+        self.services.extend(other.services);
+        self.backends.extend(other.backends);
+        self.nodes.extend(other.nodes);
     }
 }
 
@@ -61,13 +72,8 @@ impl Programmed {
     }
 
     /// From what the tables hold.
-    pub fn adopt(
-        slots: u32,
-        frontends: Vec<(Endpoint, u32)>,
-        services: Vec<(u32, Table)>,
-        backends: Vec<(u32, tables::Backend)>,
-        nodes: Vec<(u32, u32)>,
-    ) -> Self {
+    pub fn adopt(slots: u32, entries: Entries) -> Self {
+        let Entries { frontends, services, backends, nodes } = entries;
         let mut adopted = Self::new(slots);
         adopted.nodes = nodes.into_iter().collect();
         adopted.backends = backends.into_iter().collect();
@@ -152,8 +158,8 @@ impl Programmed {
     }
 
     /// Write that opens or closes one backend as desired: one, or none. It needs no table.
-    pub fn plan_backend(&self, backend: &Backend) -> Option<MapOp> {
-        let closed = closed(backend);
+    pub fn plan_backend(&self, service: &Service, backend: &Backend) -> Option<MapOp> {
+        let closed = closed(service, backend);
         let held = self.backends.get(&backend.id.0)?;
         (held.closed != closed).then_some(MapOp::CloseBackend { backend: backend.id.0, closed })
     }
@@ -171,7 +177,7 @@ impl Programmed {
             ops.push(MapOp::BeginService { service: id, sequence: seed });
         }
         for backend in &service.backends {
-            let value = entry(backend);
+            let value = entry(service, backend);
             if self.backends.get(&backend.id.0) != Some(&value) {
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
@@ -257,10 +263,10 @@ impl Programmed {
     /// Ids that the kernel holds: not to be given to anything new.
     pub fn ids(&self) -> Retired {
         Retired {
-            regions: Vec::new(),
             services: self.services.keys().map(|id| ServiceId(*id)).collect(),
             backends: self.backends.keys().map(|id| BackendId(*id)).collect(),
             nodes: self.nodes.keys().map(|id| NodeId(*id)).collect(),
+            ..Retired::default()
         }
     }
 
@@ -288,21 +294,23 @@ fn frontend_owner(state: &State, endpoint: &Endpoint) -> Option<ServiceId> {
     state.frontend(&Frontend { address: endpoint.socket_addr(), protocol })
 }
 
-fn entry(backend: &Backend) -> tables::Backend {
+fn entry(service: &Service, backend: &Backend) -> tables::Backend {
     let endpoint = Endpoint::new(backend.address, 0);
     tables::Backend {
         address: endpoint.address,
         port: endpoint.port,
         padding: 0,
         node: backend.node.0,
-        closed: closed(backend),
+        closed: closed(service, backend),
         padding2: 0,
     }
 }
 
-fn closed(backend: &Backend) -> u32 {
+/// Weight 0 closes too, so that flows and affinity end with it as they do with a zero.
+fn closed(service: &Service, backend: &Backend) -> u32 {
+    let group = service.groups.get(backend.group as usize).map_or(0, |group| group.weight);
     let zero = if backend.zero.is_some() { CLOSED_ZERO } else { 0 };
-    let weight = if backend.weight == 0 { CLOSED_WEIGHT } else { 0 };
+    let weight = if backend.weight == 0 || group == 0 { CLOSED_WEIGHT } else { 0 };
     zero | weight
 }
 
