@@ -16,6 +16,9 @@ mod resolve;
 pub mod service;
 pub mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use name::Name;
 pub use service::{
