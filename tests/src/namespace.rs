@@ -1,17 +1,21 @@
 //! Network namespaces.
 
 use std::{
-    fs::File,
-    net::IpAddr,
+    fs::{self, File},
+    io,
+    net::{IpAddr, UdpSocket},
     os::fd::AsRawFd,
     path::PathBuf,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::system::eventually;
 
 /// A network namespace. It has no name in /run/netns: it lives as long as this value and the processes inside.
 #[derive(Debug)]
@@ -65,14 +69,18 @@ impl Namespace {
 
     /// Gives a device an address that works at once: IPv6 without duplicate address detection.
     pub fn address_on(&self, device: &str, address: IpAddr, prefix: u8) -> Result<()> {
-        let detection = if address.is_ipv6() { "nodad" } else { "" };
-        self.ip(&format!("address add {address}/{prefix} dev {device} {detection}"))
+        if address.is_ipv4() {
+            return self.ip(&format!("address add {address}/{prefix} dev {device}"));
+        }
+        self.ip(&format!("address add {address}/{prefix} dev {device} nodad"))?;
+        // The kernel adds the route to the address later, on a work queue: until then it is unreachable.
+        eventually("an IPv6 address works", Duration::from_secs(5), || self.run(|| reaches_itself(address).ok()))
     }
 
     /// Sets a value under /proc/sys/net, for example `sysctl("ipv4/ip_forward", "1")`.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let file = PathBuf::from("/proc/sys/net").join(name);
-        self.run(|| std::fs::write(&file, value)).with_context(|| format!("writing {value} to {}", file.display()))
+        self.run(|| fs::write(&file, value)).with_context(|| format!("writing {value} to {}", file.display()))
     }
 
     /// Joins two namespaces by a pair of devices that are up, each with one address (and prefix length).
@@ -84,10 +92,11 @@ impl Namespace {
         let Link { here: ours, there: theirs } = &link;
         let peer = there.path();
         self.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", peer.display()))?;
-        for (namespace, device, (address, prefix)) in [(self, ours, here_address), (there, theirs, there_address)] {
-            namespace.address_on(device, address, prefix)?;
-            namespace.ip(&format!("link set {device} up"))?;
-        }
+        // An address works once both ends are up.
+        self.ip(&format!("link set {ours} up"))?;
+        there.ip(&format!("link set {theirs} up"))?;
+        self.address_on(ours, here_address.0, here_address.1)?;
+        there.address_on(theirs, there_address.0, there_address.1)?;
         Ok(link)
     }
 }
@@ -104,6 +113,14 @@ pub struct Link {
 /// 32 for IPv4, 128 for IPv6.
 pub fn host_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Sends a datagram from an address to itself.
+fn reaches_itself(address: IpAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.send_to(b"?", socket.local_addr()?)?;
+    socket.recv_from(&mut [0]).map(drop)
 }
 
 fn open_own() -> Result<File> {
