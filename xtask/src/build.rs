@@ -16,11 +16,7 @@ pub struct Arguments {
 
 /// Builds the agent and says where it is.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let profile = if arguments.release {
-        "release"
-    } else {
-        "debug"
-    };
+    let profile = if arguments.release { "release" } else { "debug" };
     let mut command = cargo();
     command.args(["build", "--package", "sluice"]);
     if arguments.release {
@@ -47,8 +43,5 @@ pub fn workspace() -> &'static Path {
 
 /// Where cargo leaves what it builds.
 pub fn target_dir() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || workspace().join("target"),
-        |given| workspace().join(given),
-    )
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |given| workspace().join(given))
 }

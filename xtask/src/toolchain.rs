@@ -40,14 +40,9 @@ impl Toolchain {
         let compiler = Compiler::find().ok_or(
             "no compiler for eBPF: neither Debian's rustc-web with libstd-rust-web-dev-bpf, nor a rustup nightly with rust-src",
         )?;
-        let linker = find_linker()
-            .ok_or("bpf-linker is neither in PATH nor among cargo's installed programs")?;
+        let linker = find_linker().ok_or("bpf-linker is neither in PATH nor among cargo's installed programs")?;
         let objcopy = find_objcopy(compiler);
-        Ok(Self {
-            compiler,
-            linker,
-            objcopy,
-        })
+        Ok(Self { compiler, linker, objcopy })
     }
 
     /// The command that compiles the package `sluice-ebpf` of the workspace at `root`, with `target_dir` for its output.
@@ -60,10 +55,7 @@ impl Toolchain {
                 let mut command = Command::new(DEBIAN_CARGO);
                 clean(&mut command);
                 // aya-ebpf uses an unstable feature; Debian's compiler is a stable release.
-                command
-                    .env("RUSTC", DEBIAN_RUSTC)
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .arg("build");
+                command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("build");
                 command
             }
             Compiler::Nightly => {
@@ -88,15 +80,7 @@ impl Toolchain {
             .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
             .env("CARGO_PROFILE_RELEASE_LTO", "true")
             .env("CARGO_PROFILE_RELEASE_STRIP", "none")
-            .args([
-                "--locked",
-                "--release",
-                "--package",
-                "sluice-ebpf",
-                "--target",
-                TARGET,
-                "--target-dir",
-            ])
+            .args(["--locked", "--release", "--package", "sluice-ebpf", "--target", TARGET, "--target-dir"])
             .arg(target_dir);
         command
     }
@@ -131,9 +115,7 @@ impl Compiler {
         };
         clean(&mut command);
         let text = output(command.arg("-vV"))?;
-        let version = text
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "))?;
+        let version = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
         version.split('.').next()?.parse().ok()
     }
 }
@@ -141,25 +123,19 @@ impl Compiler {
 /// The first executable file of this name in PATH.
 pub fn in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|file| is_executable(file))
+    env::split_paths(&path).map(|directory| directory.join(program)).find(|file| is_executable(file))
 }
 
 /// bpf-linker in PATH, or where `cargo install` puts it.
 pub fn find_linker() -> Option<PathBuf> {
-    let installed = cargo_home()
-        .map(|home| home.join("bin/bpf-linker"))
-        .filter(|file| is_executable(file));
+    let installed = cargo_home().map(|home| home.join("bin/bpf-linker")).filter(|file| is_executable(file));
     in_path("bpf-linker").or(installed)
 }
 
 /// Cargo's own directory: CARGO_HOME, else `~/.cargo`.
 pub fn cargo_home() -> Option<PathBuf> {
     let default = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
-    env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(default)
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default)
 }
 
 fn has_prebuilt_core() -> bool {
@@ -176,42 +152,26 @@ fn has_nightly_source() -> bool {
     let mut command = Command::new("rustup");
     clean(&mut command);
     let sysroot = output(command.args(["run", "nightly", "rustc", "--print", "sysroot"]));
-    sysroot.is_some_and(|root| {
-        Path::new(root.trim())
-            .join("lib/rustlib/src/rust/library/core")
-            .is_dir()
-    })
+    sysroot.is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
 /// LLVM's objcopy beside the compiler's LLVM, or the copy that rustc ships for its own use.
 fn find_objcopy(compiler: Compiler) -> Option<PathBuf> {
-    let debian = compiler
-        .llvm_major()
-        .map(|major| PathBuf::from(format!("/usr/lib/llvm-{major}/bin/llvm-objcopy")));
+    let debian = compiler.llvm_major().map(|major| PathBuf::from(format!("/usr/lib/llvm-{major}/bin/llvm-objcopy")));
     let beside_rustc = || {
         let library = output(Command::new("rustc").args(["--print", "target-libdir"]))?;
         Some(Path::new(library.trim()).parent()?.join("bin/rust-objcopy"))
     };
-    debian
-        .filter(|file| is_executable(file))
-        .or_else(|| beside_rustc().filter(|file| is_executable(file)))
+    debian.filter(|file| is_executable(file)).or_else(|| beside_rustc().filter(|file| is_executable(file)))
 }
 
 /// Takes away what an outer cargo, rustup or clippy says about itself, and keeps where registries and caches are.
 fn clean(command: &mut Command) {
-    const KEPT: [&str; 5] = [
-        "CARGO_HOME",
-        "CARGO_HTTP_",
-        "CARGO_NET_",
-        "CARGO_REGISTRIES_",
-        "CARGO_REGISTRY_",
-    ];
+    const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let of_cargo = text.starts_with("CARGO") && !KEPT.iter().any(|kept| text.starts_with(kept));
-        let of_rustc = text.starts_with("RUSTC")
-            || text.starts_with("RUSTFLAGS")
-            || text.starts_with("CLIPPY");
+        let of_rustc = text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS") || text.starts_with("CLIPPY");
         if of_cargo || of_rustc || text == "RUSTUP_TOOLCHAIN" || text == "LD_LIBRARY_PATH" {
             command.env_remove(&name);
         }
@@ -219,10 +179,7 @@ fn clean(command: &mut Command) {
 }
 
 fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 
@@ -232,6 +189,5 @@ fn joined(parts: &[&OsStr]) -> OsString {
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
