@@ -7,5 +7,6 @@ mod model;
 mod observe;
 mod plan;
 mod run;
+mod source;
 
 fn main() {}

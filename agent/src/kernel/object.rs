@@ -12,7 +12,7 @@ use sluice_common::verdict::Program;
 use super::{Config, btf, census::CensusProgram, errors, pins, sys::Map};
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
 
 /// A loaded object: its maps are pinned, its programs not yet attached.
 pub struct Object {
@@ -54,13 +54,18 @@ impl Object {
             let fd = load_program(found).with_context(|| format!("loading {}", program.name()))?;
             loaded.push((program, Loaded { fd }));
         }
-        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-        let census: &mut Iter = self.ebpf.program_mut("census").context("the object has no program census")?.try_into()?;
-        census.load("bpf_sk_storage_map", &btf).map_err(errors::explain).context("loading census")?;
-        let census = census.fd()?.try_clone()?;
+        let census = load_census(&mut self.ebpf)?;
         let connections = self.map("CONNECTIONS")?;
         Ok((loaded, CensusProgram::new(census, connections)))
     }
+}
+
+/// Loads the iterator over the steered sockets.
+pub fn load_census(ebpf: &mut Ebpf) -> Result<ProgramFd> {
+    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+    let census: &mut Iter = ebpf.program_mut("census").context("the object has no program census")?.try_into()?;
+    census.load("bpf_sk_storage_map", &btf).map_err(errors::explain).context("loading census")?;
+    Ok(census.fd()?.try_clone()?)
 }
 
 /// A program that the verifier accepted.
@@ -74,7 +79,7 @@ impl Loaded {
     }
 }
 
-fn load_program(program: &mut AyaProgram) -> Result<ProgramFd> {
+pub fn load_program(program: &mut AyaProgram) -> Result<ProgramFd> {
     match program {
         AyaProgram::CgroupSockAddr(_) => {
             let program: &mut CgroupSockAddr = program.try_into()?;

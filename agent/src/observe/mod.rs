@@ -3,3 +3,5 @@
 pub mod census;
 pub mod clock;
 pub mod events;
+pub mod gauges;
+pub mod share;

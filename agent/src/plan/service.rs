@@ -1,16 +1,18 @@
 //! The table of one service: which backend has which slots.
 
-use std::{
-    collections::BTreeSet,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sluice_common::{
     pick::mix,
     tables::{self, Balance as KernelBalance, MAX_DISTINCT},
 };
 
-use super::{affinity, spread, weights};
+use super::{
+    affinity::{self, Candidate},
+    spread,
+    table::Table,
+    weights::{self, Division, Member, Shares},
+};
 use crate::model::{Backend, Service, State, service::Balance, service::OnNoBackend};
 
 /// A table that was built and not yet written.
@@ -43,55 +45,57 @@ pub fn effective_weight(state: &State, backend: &Backend) -> u32 {
 pub fn build(state: &State, service: &Service) -> Built {
     let effective: Vec<u32> = service.backends.iter().map(|backend| effective_weight(state, backend)).collect();
     let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
-    let members: Vec<(usize, u64)> = service
+    let members: Vec<Member> = service
         .backends
         .iter()
         .zip(&effective)
-        .map(|(backend, weight)| (backend.group as usize, u64::from(*weight)))
+        .map(|(backend, weight)| Member { group: backend.group as usize, weight: u64::from(*weight) })
         .collect();
-    let shares = weights::shares(&groups, &members);
+    let (shares, spilled) = match weights::divide(&groups, &members) {
+        Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
+        Division::Closed => (vec![0; members.len()], Vec::new()),
+    };
     let table = match service.balance {
-        Balance::Spread | Balance::Random => spread::spread(&shares.shares),
+        Balance::Spread | Balance::Random => spread::spread(&shares),
         Balance::Hash => {
             let candidates: Vec<_> = service
                 .backends
                 .iter()
-                .zip(&shares.shares)
-                .map(|(backend, share)| affinity::Candidate { identity: identity(service, backend), share: *share })
+                .zip(&shares)
+                .map(|(backend, share)| Candidate { identity: identity(service, backend), share: *share })
                 .collect();
             affinity::affinity(&candidates)
         }
     };
-    finish(service, &effective, &shares, &table)
+    finish(service, &effective, &shares, spilled, &table)
 }
 
-fn finish(service: &Service, effective: &[u32], shares: &weights::Shares, table: &spread::Table) -> Built {
-    let id = |index: &u32| service.backends[*index as usize].id.0;
+fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {
+    let id = |index: usize| service.backends[index].id.0;
     let mut slots = vec![0u32; service.backends.len()];
     for index in &table.slots {
         slots[*index as usize] += 1;
     }
-    let chosen: BTreeSet<u32> = table.slots.iter().copied().collect();
-    let distinct: Vec<u32> = chosen.iter().take(MAX_DISTINCT as usize).map(id).collect();
-    let total: f64 = shares.shares.iter().map(|share| *share as f64).sum();
+    let distinct: Vec<u32> = (0..slots.len()).filter(|i| slots[*i] > 0).take(MAX_DISTINCT as usize).map(id).collect();
+    let total: f64 = shares.iter().map(|share| *share as f64).sum();
     let length = table.slots.len();
-    let share = |part: f64, whole: f64| if whole == 0.0 { 0.0 } else { part / whole };
+    let ratio = |part: f64, whole: f64| if whole == 0.0 { 0.0 } else { part / whole };
     let backends = effective
         .iter()
-        .zip(&shares.shares)
+        .zip(shares)
         .zip(&slots)
-        .map(|((weight, desired), slots)| BuiltBackend {
+        .map(|((weight, share), slots)| BuiltBackend {
             effective_weight: *weight,
-            desired_share: share(*desired as f64, total),
-            programmed_share: share(f64::from(*slots), length as f64),
+            desired_share: ratio(*share as f64, total),
+            programmed_share: ratio(f64::from(*slots), length as f64),
         })
         .collect();
     Built {
-        entries: table.slots.iter().map(id).chain(distinct.iter().copied()).collect(),
+        entries: table.slots.iter().map(|index| id(*index as usize)).chain(distinct.iter().copied()).collect(),
         length: length as u32,
         distinct: distinct.len() as u32,
-        share_error: table.share_error,
-        spilled: shares.spilled.iter().map(|group| *group as u32).collect(),
+        share_error: f64::from(table.share_error_ppb) / 1e9,
+        spilled: spilled.iter().map(|group| *group as u32).collect(),
         backends,
     }
 }

@@ -201,7 +201,8 @@ impl<M: Machine> Steering<M> {
     fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
-        self.zeros.retain(|target, _| is_zeroed(&self.state, target));
+        let zeros = std::mem::take(&mut self.zeros);
+        self.zeros = zeros.into_iter().filter(|(target, _)| is_zeroed(&self.state, target)).collect();
         self.unsaved_proofs.retain(|target| is_zeroed(&self.state, target));
         self.recover();
         ChangeError::Failed(error)

@@ -45,7 +45,7 @@ pub struct Steering<M> {
     pub(super) retry_at: Option<Instant>,
     pub(super) readiness: Readiness,
     published: watch::Sender<Arc<Published>>,
-    slots: u32,
+    pub(super) slots: u32,
 }
 
 /// Everything that a steering thread begins with.
@@ -282,7 +282,7 @@ impl<M: Machine> Steering<M> {
 
     /// Gives back what no program can see any more, and what no connection uses.
     fn reuse(&mut self, retired: Retired) {
-        let Retired { regions, services, backends, nodes } = retired;
+        let Retired { regions, services, backends, nodes, in_use: _ } = retired;
         regions.into_iter().for_each(|region| self.programmed.give_back(region));
         let services: Vec<_> =
             services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
