@@ -1,4 +1,6 @@
 #[allow(dead_code, unused_imports)]
 mod model;
+#[allow(dead_code, unused_imports)]
+mod source;
 
 fn main() {}
