@@ -14,7 +14,7 @@ use crate::{
     kernel::Meters,
     model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
     plan::Retired,
-    source::files::FileEvent,
+
     observe::{census::Census, events::EventLog},
 };
 
@@ -32,8 +32,8 @@ pub enum Command {
     Change { change: Change, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
     /// All of them or none, as one change of the store.
     Batch { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
-    /// A file of documents changed, failed or went away.
-    File(FileEvent),
+
+
     /// No program can see these any more.
     Quiesced(Retired),
     /// Connections that are counted as open and that a census did not find.

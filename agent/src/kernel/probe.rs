@@ -8,7 +8,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
 use super::{btf, object, sys};
-use crate::settings::find_cgroup2;
+use crate::observe::cgroups;
 
 /// One thing that was looked for.
 #[derive(Clone, Debug)]
@@ -86,9 +86,9 @@ fn file_system(bpffs: &Path) -> Finding {
 }
 
 fn cgroup() -> Finding {
-    let result = match find_cgroup2() {
-        Some(path) => Ok(path.display().to_string()),
-        None => Err("not mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".into()),
+    let result = match cgroups::root() {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(_) => Err("not mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".into()),
     };
     finding("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
 }

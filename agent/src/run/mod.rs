@@ -6,4 +6,4 @@ mod keeper;
 mod start;
 mod steering;
 
-pub use start::{Running, start};
+pub use start::{Config, Running, start};

@@ -110,7 +110,6 @@ impl<M: Machine> Steering<M> {
             Command::Batch { changes, options, reply } => {
                 let _ = reply.send(self.change(&changes, options));
             }
-            Command::File(event) => self.file(event),
             Command::Quiesced(retired) => self.reuse(retired),
             Command::Lost(lost) => self.correct(&lost),
             Command::Stop => {}

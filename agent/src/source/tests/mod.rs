@@ -1,0 +1,3 @@
+//! Tests of the sources with real files and processes.
+
+mod store;
