@@ -13,9 +13,8 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     kernel::Meters,
     model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
-    plan::Retired,
-
     observe::{census::Census, events::EventLog},
+    plan::Retired,
 };
 
 /// Cheap to clone; one for every part of the agent that asks something of the steering thread.
@@ -29,10 +28,17 @@ pub struct Handle {
 
 /// What the steering thread is asked to do.
 pub enum Command {
-    Change { change: Change, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    Change {
+        change: Change,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
     /// All of them or none, as one change of the store.
-    Batch { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
-
+    Batch {
+        changes: Vec<Change>,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
 
     /// No program can see these any more.
     Quiesced(Retired),

@@ -9,14 +9,14 @@ use core::{
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE},
     btf_maps::SkStorage,
-    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::generated::{bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use sluice_common::{
-    pick::Tables,
+    pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
-    tables::{Backend, Counters, Endpoint, Meta, Node, Service},
+    tables::{Backend, Counters, Endpoint, Meta, Node, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
 };
 
@@ -80,6 +80,46 @@ impl Tables for Kernel {
     #[inline(always)]
     fn node_is_open(&self, id: u32) -> bool {
         NODES.get(id).is_some_and(|node| node.closed == 0)
+    }
+    #[inline(always)]
+    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+        let id = skip_closed(table.0, draw);
+        (id != NONE).then_some(id)
+    }
+    #[inline(always)]
+    fn first_open(&self, list: List) -> Option<u32> {
+        let mut scan = Scan { list, found: NONE };
+        // SAFETY: the callback has the signature that the helper calls, and `scan` outlives the loop.
+        unsafe { bpf_loop(list.length, scan_step as *mut c_void, (&raw mut scan).cast(), 0) };
+        (scan.found != NONE).then_some(scan.found)
+    }
+}
+
+/// No backend has this id.
+const NONE: u32 = u32::MAX;
+
+/// Out of line: it runs only between a zero and the next table.
+#[inline(never)]
+fn skip_closed(table: u64, draw: u64) -> u32 {
+    pick::pick_open(&Kernel, Table(table), draw).unwrap_or(NONE)
+}
+
+#[repr(C)]
+struct Scan {
+    list: List,
+    found: u32,
+}
+
+/// Returns 1 to end the loop.
+extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
+    // SAFETY: `bpf_loop` passes what `first_open` gave it.
+    let scan = unsafe { &mut *scan };
+    match scan.list.open_at(&Kernel, index) {
+        Some(id) => {
+            scan.found = id;
+            1
+        }
+        None => 0,
     }
 }
 

@@ -9,9 +9,9 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel},
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
     programs::{SockContext, SockOpsContext},
 };
 use sluice_common::{
@@ -65,13 +65,7 @@ pub fn sock_ops(ctx: &SockOpsContext) {
         }
         _ => {
             sample_rtt(ops, counters);
-            let mut error = 0i32;
-            // SAFETY: reads four bytes inside the socket; the offset is from this kernel's BTF.
-            unsafe {
-                let at = socket.cast::<u8>().wrapping_add(offset(Member::SkErr));
-                bpf_probe_read_kernel((&raw mut error).cast(), 4, at.cast());
-            }
-            end(Program::SockOps, connection, counters, error);
+            end(Program::SockOps, connection, counters, socket_error(socket));
         }
     }
 }
@@ -179,6 +173,21 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
         }
         count(program, Verdict::Closed);
     }
+}
+
+/// `sk_err`: why the kernel ended the connection; 0 when the application did.
+#[inline(always)]
+fn socket_error(socket: *mut bpf_sock) -> i32 {
+    let mut error = 0i32;
+    // SAFETY: reads four bytes inside the socket; the offset is from this kernel's BTF.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        if !tcp.is_null() {
+            let at = tcp.cast::<u8>().wrapping_add(offset(Member::SkErr));
+            bpf_probe_read_kernel((&raw mut error).cast(), 4, at.cast());
+        }
+    }
+    error
 }
 
 #[inline(always)]

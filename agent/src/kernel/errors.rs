@@ -14,7 +14,11 @@ pub fn explain<E: Error + Send + Sync + 'static>(error: E) -> anyhow::Error {
         _ => "`sluice check` says what this kernel offers",
     };
     let verifier = code == Some(libc::EACCES) || code == Some(libc::EINVAL);
-    let context = if verifier { "the kernel did not accept an eBPF program or table; `sluice check` says what it offers" } else { advice };
+    let context = if verifier {
+        "the kernel did not accept an eBPF program or table; `sluice check` says what it offers"
+    } else {
+        advice
+    };
     anyhow::Error::new(error).context(context)
 }
 

@@ -62,7 +62,8 @@ fn attach_one(directory: &Directory, cgroup: &File, id: u64, program: Program, l
         Err(error) => return Err(error).with_context(|| format!("opening {}", pin.display())),
     }
     let link = sys::cgroup_link(cgroup.as_raw_fd(), loaded.fd(), attach_type(program)).context("linking")?;
-    let fresh = pin.with_extension("new");
+    // No dot: bpffs reserves names with one.
+    let fresh = directory.link(&format!("{}_new", program.name()));
     let _ = fs::remove_file(&fresh);
     sys::pin(&link, &fresh).context("pinning")?;
     fs::rename(&fresh, &pin).with_context(|| format!("moving the pin to {}", pin.display()))

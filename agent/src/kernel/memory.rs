@@ -251,9 +251,9 @@ impl Tables {
 
     pub(super) fn node_closed(&self, id: u32) -> u32 {
         // SAFETY: an aligned word of a live mapping.
-        self.nodes.at(id as usize).map_or(0, |at| {
-            unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.load(Ordering::SeqCst)
-        })
+        self.nodes
+            .at(id as usize)
+            .map_or(0, |at| unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.load(Ordering::SeqCst))
     }
 
     /// Part of SLOTS, copied.
@@ -314,4 +314,3 @@ fn sized(object: &Object, name: &str) -> Result<(Map, usize)> {
     let entries = map.info().with_context(|| format!("asking for the size of {name}"))?.max_entries;
     Ok((map, entries as usize))
 }
-

@@ -68,14 +68,26 @@ impl Kernel {
     pub fn open(config: &Config) -> Result<Self> {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
+        let is_new = directory.is_new();
+        let opened = Self::install(&directory, config, lock);
+        if opened.is_err() && is_new {
+            // Nothing half attached stays behind.
+            if let Err(error) = directory.remove() {
+                tracing::warn!("what was begun could not be removed: {error:#}");
+            }
+        }
+        opened
+    }
+
+    fn install(directory: &pins::Directory, config: &Config, lock: pins::Lock) -> Result<Self> {
         directory.check_version()?;
         directory.check_sizes(&config.sizes)?;
-        let object = object::load(&directory, config)?;
+        let object = object::load(directory, config)?;
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
         let frontends = object.map("FRONTENDS")?;
         let (links, census) = object.into_programs()?;
-        links::attach(&directory, &config.cgroup, &links)?;
+        links::attach(directory, &config.cgroup, &links)?;
         let meters = Arc::new(Meters::new(tables.clone(), census));
         Ok(Self { tables, frontends, meters, _lock: lock })
     }

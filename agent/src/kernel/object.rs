@@ -23,10 +23,11 @@ pub struct Object {
 pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
     let offsets = btf::offsets()?;
     let mut loader = EbpfLoader::new();
-    loader
-        .verifier_log_level(VerifierLogLevel::DISABLE)
-        .override_global("MARK", &config.mark, true)
-        .override_global("OFFSETS", offsets.as_slice(), true);
+    loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true).override_global(
+        "OFFSETS",
+        offsets.as_slice(),
+        true,
+    );
     for name in pins::maps() {
         loader.map_pin_path(name, directory.map(name));
         if pins::entries(name, &config.sizes) != 0 {

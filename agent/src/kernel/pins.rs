@@ -19,9 +19,8 @@ use super::{
 };
 
 /// Maps in the order in which a new agent creates them.
-const MAPS: [&str; 10] = [
-    "META", "NODES", "BACKENDS", "SLOTS", "SERVICES", "COUNTERS", "VERDICTS", "FLOWS", "CONNECTIONS", "FRONTENDS",
-];
+const MAPS: [&str; 10] =
+    ["META", "NODES", "BACKENDS", "SLOTS", "SERVICES", "COUNTERS", "VERDICTS", "FLOWS", "CONNECTIONS", "FRONTENDS"];
 
 /// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
 #[derive(Clone, Debug)]
@@ -133,6 +132,37 @@ impl Directory {
         Ok(())
     }
 
+    /// Whether an agent was here before.
+    pub fn is_new(&self) -> bool {
+        MAPS.iter().all(|name| !self.map(name).exists())
+    }
+
+    /// Removes every pin, see [`uninstall`].
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(&self) -> Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        let links = super::links::ORDER.iter().rev().map(|program| self.link(program.name()));
+        let maps = MAPS.iter().rev().map(|name| self.map(name));
+        for pin in links.chain(maps) {
+            match fs::remove_file(&pin) {
+                Ok(()) => removed.push(pin),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
+            }
+        }
+        for part in ["maps", "links", ""] {
+            let directory = self.path.join(part);
+            match fs::remove_dir(&directory) {
+                Ok(()) => removed.push(directory),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("removing {}", directory.display())),
+            }
+        }
+        Ok(removed)
+    }
+
     fn pinned(&self, name: &str) -> Result<Option<Map>> {
         let path = self.map(name);
         match Map::pinned(&path) {
@@ -154,25 +184,7 @@ pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let directory = Directory { path: path.to_owned() };
     let _lock = directory.lock()?;
-    let mut removed = Vec::new();
-    let links = super::links::ORDER.iter().rev().map(|program| directory.link(program.name()));
-    let maps = MAPS.iter().rev().map(|name| directory.map(name));
-    for pin in links.chain(maps) {
-        match fs::remove_file(&pin) {
-            Ok(()) => removed.push(pin),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
-        }
-    }
-    for part in ["maps", "links", ""] {
-        let directory = path.join(part);
-        match fs::remove_dir(&directory) {
-            Ok(()) => removed.push(directory),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("removing {}", directory.display())),
-        }
-    }
-    Ok(removed)
+    directory.remove()
 }
 
 /// Entries of each table for the sizes asked for.
@@ -204,12 +216,7 @@ fn shape(name: &str, sizes: &Sizes) -> MapInfo {
         "FLOWS" => (size_of::<records::FlowKey>(), size_of::<records::Flow>()),
         _ => (index, size_of::<records::Connection>()),
     };
-    MapInfo {
-        key_size: key as u32,
-        value_size: value as u32,
-        max_entries: entries(name, sizes),
-        ..MapInfo::default()
-    }
+    MapInfo { key_size: key as u32, value_size: value as u32, max_entries: entries(name, sizes), ..MapInfo::default() }
 }
 
 fn flag(name: &str) -> &'static str {

@@ -101,7 +101,7 @@ fn members() -> Finding {
 fn programs() -> Vec<Finding> {
     let Ok(offsets) = btf::offsets() else { return Vec::new() };
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("OFFSETS", offsets.as_slice(), true);
+    loader.verifier_log_level(VerifierLogLevel::DEBUG).override_global("OFFSETS", offsets.as_slice(), true);
     let loaded = loader.load(object::OBJECT);
     let mut ebpf = match loaded {
         Ok(ebpf) => ebpf,

@@ -138,11 +138,7 @@ impl Map {
             // SAFETY: the kernel wrote a key of the map, whose size was checked against K when it was adopted.
             let key = unsafe { key.assume_init() };
             let mut value = MaybeUninit::<V>::uninit();
-            self.element(
-                MAP_LOOKUP_ELEM,
-                (&raw const key).addr_u64(),
-                value.as_mut_ptr().cast_const().addr_u64(),
-            )?;
+            self.element(MAP_LOOKUP_ELEM, (&raw const key).addr_u64(), value.as_mut_ptr().cast_const().addr_u64())?;
             // SAFETY: as above, for V.
             found.push((key, unsafe { value.assume_init() }));
             previous = Some(key);
@@ -171,8 +167,15 @@ pub fn pin(fd: &OwnedFd, path: &Path) -> io::Result<()> {
 
 /// A new link of a program to a cgroup.
 pub fn cgroup_link(cgroup: i32, program: i32, attach_type: u32) -> io::Result<OwnedFd> {
-    let mut attr =
-        LinkCreate { program: program as u32, target: cgroup as u32, attach_type, flags: 0, info: 0, info_length: 0, padding: 0 };
+    let mut attr = LinkCreate {
+        program: program as u32,
+        target: cgroup as u32,
+        attach_type,
+        flags: 0,
+        info: 0,
+        info_length: 0,
+        padding: 0,
+    };
     let link = bpf(LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
@@ -187,8 +190,7 @@ pub fn link_update(link: &OwnedFd, program: i32) -> io::Result<()> {
         flags: u32,
         old_program: u32,
     }
-    let mut attr =
-        Update { link: link.as_raw_fd() as u32, new_program: program as u32, flags: 0, old_program: 0 };
+    let mut attr = Update { link: link.as_raw_fd() as u32, new_program: program as u32, flags: 0, old_program: 0 };
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{
-    self, CLOSED_REMOVED, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP,
-};
+use sluice_common::tables::{self, CLOSED_REMOVED, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP};
 
 use super::{
     Entries, MapOp,

@@ -175,10 +175,9 @@ impl<M: Machine> Steering<M> {
         let mut targets: Vec<Target> = nodes.map(|node| Target::Node(node.name.clone())).collect();
         for service in self.state.services() {
             let zeroed = service.backends.iter().filter(|backend| backend.zero.is_some());
-            targets.extend(zeroed.map(|backend| Target::Backend {
-                service: service.name.clone(),
-                backend: backend.name.clone(),
-            }));
+            targets.extend(
+                zeroed.map(|backend| Target::Backend { service: service.name.clone(), backend: backend.name.clone() }),
+            );
         }
         let boot = clock::boot_id();
         for target in targets {
@@ -303,9 +302,9 @@ fn proof_key(target: &Target) -> String {
 fn is_zeroed(state: &State, target: &Target) -> bool {
     match target {
         Target::Node(node) => state.node(node.as_str()).is_some_and(|node| node.zero.is_some()),
-        Target::Backend { service, backend } => state.service(service.as_str()).is_some_and(|service| {
-            service.backends.iter().any(|held| held.name == *backend && held.zero.is_some())
-        }),
+        Target::Backend { service, backend } => state
+            .service(service.as_str())
+            .is_some_and(|service| service.backends.iter().any(|held| held.name == *backend && held.zero.is_some())),
     }
 }
 

@@ -283,8 +283,7 @@ impl<M: Machine> Steering<M> {
     fn reuse(&mut self, retired: Retired) {
         let Retired { regions, services, backends, nodes, in_use: _ } = retired;
         regions.into_iter().for_each(|region| self.programmed.give_back(region));
-        let services: Vec<_> =
-            services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
+        let services: Vec<_> = services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
         let backends: Vec<_> = backends.into_iter().filter(|id| self.state.backend(*id).is_none()).collect();
         let (used, free) = match self.split_by_use(&backends) {
             Ok(split) => split,
