@@ -6,6 +6,8 @@
 //! nothing references any more.
 
 pub mod affinity;
+#[cfg(test)]
+pub mod fake;
 pub mod op;
 mod order;
 pub mod programmed;

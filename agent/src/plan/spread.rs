@@ -40,6 +40,9 @@ fn slot_counts(shares: &[u64]) -> Vec<u64> {
             (u128::from(count) * all).abs_diff(quota) <= quota / RELATIVE_ERROR
         })
     };
-    let fits = LENGTHS.iter().map(|&length| (apportion(shares, length), length)).find(|(counts, length)| serves(counts, *length));
+    let fits = LENGTHS
+        .iter()
+        .map(|&length| (apportion(shares, length), length))
+        .find(|(counts, length)| serves(counts, *length));
     fits.map_or_else(|| apportion(shares, MAX_SLOTS as u64), |(counts, _)| counts)
 }

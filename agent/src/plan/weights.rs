@@ -48,8 +48,10 @@ pub fn divide(groups: &[u64], members: &[Member]) -> Division {
     }
     let weighted = || groups.iter().zip(&open).enumerate().filter(|(_, (weight, _))| **weight > 0);
     let spilled = weighted().filter(|(_, (_, open))| open.is_empty()).map(|(group, _)| group).collect();
-    let parts: Vec<Part> =
-        weighted().filter(|(_, (_, open))| !open.is_empty()).map(|(_, (&weight, open))| Part { weight, open }).collect();
+    let parts: Vec<Part> = weighted()
+        .filter(|(_, (_, open))| !open.is_empty())
+        .map(|(_, (&weight, open))| Part { weight, open })
+        .collect();
     if parts.is_empty() {
         return Division::Closed;
     }

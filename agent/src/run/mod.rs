@@ -5,5 +5,7 @@ mod changes;
 mod keeper;
 mod start;
 mod steering;
+#[cfg(test)]
+mod tests;
 
 pub use start::{Config, Running, start};

@@ -74,7 +74,7 @@ pub fn start(config: &Config) -> Result<Running> {
         slots: config.kernel.sizes.slots,
     };
     let (mut steering, published) = Steering::new(beginning);
-    steering.begin(&config.apply)?;
+    steering.begin()?;
     let thread = spawn(steering, requests)?;
     keeper::heal(meters.clone(), commands.clone(), config.census_interval);
     let handle = Handle::new(commands.clone(), published, meters, events);
@@ -84,7 +84,7 @@ pub fn start(config: &Config) -> Result<Running> {
 impl<M: Machine> Steering<M> {
     /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
     /// removed before both were read.
-    fn begin(&mut self, _apply: &[PathBuf]) -> Result<()> {
+    pub(super) fn begin(&mut self) -> Result<()> {
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
         self.programmed = Programmed::adopt(self.slots, held);

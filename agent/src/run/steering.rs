@@ -129,7 +129,7 @@ impl<M: Machine> Steering<M> {
         [retry, expiry].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
-    fn work_at_leisure(&mut self) {
+    pub(super) fn work_at_leisure(&mut self) {
         if self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.recover();
         }
