@@ -1,9 +1,12 @@
 //! The project's own tasks: `cargo xtask build` and its neighbours.
 
 mod build;
+mod setup;
+mod test;
 // What `agent/build.rs` alone uses looks dead from here.
 #[allow(dead_code)]
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -19,13 +22,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Finds or installs what building and testing need
+    Setup(setup::Arguments),
     /// Builds the agent with the eBPF programs inside
     Build(build::Arguments),
+    /// Runs every test: format, lints, units, and black-box tests here and under other kernels
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments),
         Task::Build(arguments) => build::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -120,10 +120,15 @@ impl Compiler {
     }
 }
 
-/// The first executable file of this name in PATH.
+/// The first executable file of this name in PATH, or where administrators' programs are, which users often have not
+/// in theirs.
 pub fn in_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|directory| directory.join(program)).find(|file| is_executable(file))
+    let path = env::var_os("PATH").unwrap_or_default();
+    let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(administration)
+        .map(|directory| directory.join(program))
+        .find(|file| is_executable(file))
 }
 
 /// bpf-linker in PATH, or where `cargo install` puts it.
