@@ -2,7 +2,10 @@
 //! A source never changes the state itself: the store answers what was kept, files send events that become changes.
 //! Later sources (etcd, Kubernetes) emit events of the same kind.
 
+pub mod files;
+pub mod reconcile;
 pub mod store;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Tests of the model as a whole: changes by example, random sequences against a naive recomputation, and size.
 
 mod changes;
+mod parse;
 mod random;
 mod size;
 mod zeros;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Applied, Change, Limits, Name, Origin, Outcome, Refusal, Service, State, Target, Touched, Zero,
     document::{Document, NodeDocument, ServiceDocument},
-    parse,
+    parse::document,
 };
 
 pub const LIMITS: Limits = Limits { services: 16_384, backends: 131_072, nodes: 16_384, frontends: 65_536 };
@@ -78,7 +79,7 @@ pub fn service(name: &str, spec: Value) -> Box<ServiceDocument> {
     let value = json!({
         "apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": name}, "spec": spec,
     });
-    match parse::document(value).unwrap().document {
+    match document(value).unwrap().document {
         Document::Service(document) => document,
         Document::Node(_) => panic!("a node"),
     }
@@ -86,7 +87,7 @@ pub fn service(name: &str, spec: Value) -> Box<ServiceDocument> {
 
 pub fn node(name: &str) -> Box<NodeDocument> {
     let value = json!({"apiVersion": "sluice.dev/v1", "kind": "Node", "metadata": {"name": name}});
-    match parse::document(value).unwrap().document {
+    match document(value).unwrap().document {
         Document::Node(document) => document,
         Document::Service(_) => panic!("a service"),
     }

@@ -227,7 +227,7 @@ fn kill_9_leaves_the_state_after_some_commit() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let mut count = |line: &String| line.strip_prefix("committed ").map(|count| count.parse::<u64>().unwrap());
+        let count = |line: &String| line.strip_prefix("committed ").map(|count| count.parse::<u64>().unwrap());
         // Past the opening, then at any moment of a commit.
         assert!(lines.any(|line| count(&line).is_some()), "round {round}: the child stopped");
         std::thread::sleep(Duration::from_micros(7_300 * round));
