@@ -15,6 +15,7 @@ use crate::{
     model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
     observe::{census::Census, events::EventLog},
     plan::Retired,
+    source::files::FileEvent,
 };
 
 /// Cheap to clone; one for every part of the agent that asks something of the steering thread.
@@ -40,6 +41,8 @@ pub enum Command {
         reply: oneshot::Sender<Result<Done, ChangeError>>,
     },
 
+    /// What one look at the watched files found.
+    Files(Vec<FileEvent>),
     /// No program can see these any more.
     Quiesced(Retired),
     /// Connections that are counted as open and that a census did not find.

@@ -3,16 +3,17 @@
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options, ZeroProof},
-    model::{BackendId, Change, NodeId, Outcome, Service, State, Target, Touched},
+    model::{BackendId, Change, NodeId, Outcome, Service, State, Target, Touched, Zero},
     observe::{clock, events::EventKind},
     plan::{Machine, MapOp, Retired},
+    source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
 };
 
 impl<M: Machine> Steering<M> {
@@ -33,14 +34,8 @@ impl<M: Machine> Steering<M> {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
-        let before = std::mem::replace(&mut self.state, next);
-        let finished = self
-            .prove(changes, options, acknowledged)
-            .and_then(|()| self.store.commit(&self.state, &touched).context("saving the change"));
-        if let Err(error) = finished {
-            self.state = before;
-            return Err(self.undo(error));
-        }
+        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
+        self.keep(next, batch, |steering| steering.prove(changes, options, acknowledged))?;
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
             let stale: Vec<_> = self.stale.iter().copied().collect();
@@ -48,8 +43,68 @@ impl<M: Machine> Steering<M> {
                 self.failed(&error);
             }
         }
+        if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
+            self.drop_proofs();
+        }
         self.tell(changes, outcome);
+        self.retry_files();
         Ok(self.done(outcome, options, acknowledged, self.state.clone(), Vec::new()))
+    }
+
+    /// Makes `next` the desired state and saves it, once the kernel has it. What cannot be saved is undone.
+    fn keep(
+        &mut self,
+        next: State,
+        batch: Batch<'_>,
+        also: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<(), ChangeError> {
+        let before = std::mem::replace(&mut self.state, next);
+        let kept = also(self).and_then(|()| self.store.commit_batch(&self.state, batch));
+        kept.map_err(|error| {
+            self.state = before;
+            self.undo(error.context("saving the change"))
+        })
+    }
+
+    /// Applies what one look at the watched files found.
+    pub(super) fn files(&mut self, events: &[FileEvent]) {
+        let outcome = self.reconciler.handle(events, |file| self.store.applied(file), &self.state, Timestamp::now());
+        match outcome {
+            Ok(outcome) => self.apply_files(outcome),
+            Err(error) => tracing::error!("the watched files cannot be compared with the store: {error:#}"),
+        }
+    }
+
+    /// What a file asked for and was refused may be possible now.
+    fn retry_files(&mut self) {
+        let outcome = self.reconciler.retry(&self.state, Timestamp::now());
+        self.apply_files(outcome);
+    }
+
+    fn apply_files(&mut self, outcome: FileOutcome) {
+        let FileOutcome { state, touched, marks, problems } = outcome;
+        for problem in problems {
+            let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
+            let message = format!("{}{place}: {}", problem.file.display(), problem.message);
+            tracing::error!("a document is not applied, what was there before stays: {message}");
+            self.note(EventKind::SourceFailed, None, message);
+        }
+        if touched.is_empty() && marks.is_empty() {
+            return;
+        }
+        if let Err(error) = self.program(&state, &touched) {
+            self.undo(error);
+            return;
+        }
+        let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
+        if self.keep(state, batch, |_| Ok(())).is_err() {
+            return;
+        }
+        for mark in &marks {
+            let message = format!("{} from {}", mark.document, mark.file.display());
+            self.note(EventKind::SourceApplied, Some(mark.document.clone()), message);
+        }
+        self.publish();
     }
 
     /// The state after all of the changes.
@@ -171,19 +226,13 @@ impl<M: Machine> Steering<M> {
 
     /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now.
     pub(super) fn load_proofs(&mut self) -> Result<()> {
-        let nodes = self.state.nodes().filter(|node| node.zero.is_some());
-        let mut targets: Vec<Target> = nodes.map(|node| Target::Node(node.name.clone())).collect();
-        for service in self.state.services() {
-            let zeroed = service.backends.iter().filter(|backend| backend.zero.is_some());
-            targets.extend(
-                zeroed.map(|backend| Target::Backend { service: service.name.clone(), backend: backend.name.clone() }),
-            );
-        }
         let boot = clock::boot_id();
-        for target in targets {
+        for (target, zero) in zeroed(&self.state) {
             let saved = self.store.get_extra(&proof_key(&target))?;
             let saved: Option<SavedProof> = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let proof = match saved.filter(|saved| saved.boot == boot) {
+            // One from before this zero, or from before a boot, proves nothing.
+            let saved = saved.filter(|saved| saved.boot == boot && saved.at >= zero.since);
+            let proof = match saved {
                 Some(saved) => saved.into(),
                 None => ZeroProof {
                     at: Timestamp::now(),
@@ -200,11 +249,16 @@ impl<M: Machine> Steering<M> {
     fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
+        self.drop_proofs();
+        self.recover();
+        ChangeError::Failed(error)
+    }
+
+    /// Forgets the proofs of what is not zeroed any more.
+    fn drop_proofs(&mut self) {
         let zeros = std::mem::take(&mut self.zeros);
         self.zeros = zeros.into_iter().filter(|(target, _)| is_zeroed(&self.state, target)).collect();
         self.unsaved_proofs.retain(|target| is_zeroed(&self.state, target));
-        self.recover();
-        ChangeError::Failed(error)
     }
 
     /// The writes that a change would make.
@@ -297,6 +351,17 @@ impl From<SavedProof> for ZeroProof {
 
 fn proof_key(target: &Target) -> String {
     format!("proof/{target}")
+}
+
+fn zeroed(state: &State) -> Vec<(Target, Arc<Zero>)> {
+    let nodes = state.nodes().filter_map(|node| Some((Target::Node(node.name.clone()), node.zero.clone()?)));
+    let backends = state.services().flat_map(|service| {
+        service.backends.iter().filter_map(|backend| {
+            let target = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            Some((target, backend.zero.clone()?))
+        })
+    });
+    nodes.chain(backends).collect()
 }
 
 fn is_zeroed(state: &State, target: &Target) -> bool {

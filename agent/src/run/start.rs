@@ -1,6 +1,7 @@
 //! From settings to a running steering thread.
 
 use std::{
+    ops::ControlFlow,
     path::PathBuf,
     sync::{
         Arc,
@@ -23,7 +24,11 @@ use crate::{
     model::{Change, Limits, State, Target, Zero},
     observe::events::{EventKind, EventLog},
     plan::{Machine, Programmed},
-    source::store::Store,
+    source::{
+        files::{FileEvent, Files},
+        store::Store,
+        watch::{Watch, watch},
+    },
 };
 
 /// What the data plane and its owner are started with.
@@ -42,6 +47,7 @@ pub struct Running {
     pub handle: Handle,
     commands: Sender<Command>,
     thread: JoinHandle<()>,
+    _watches: Vec<Watch>,
 }
 
 impl Running {
@@ -74,23 +80,39 @@ pub fn start(config: &Config) -> Result<Running> {
         slots: config.kernel.sizes.slots,
     };
     let (mut steering, published) = Steering::new(beginning);
-    steering.begin()?;
+    let mut files = Vec::new();
+    for path in &config.apply {
+        files.push(Files::new(path, steering.store.files()?)?);
+    }
+    let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
+    steering.begin(found)?;
     let thread = spawn(steering, requests)?;
+    let watches = files.into_iter().map(|files| {
+        let commands = commands.clone();
+        watch(files, move |events| match commands.send(Command::Files(events)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+    });
+    let watches = watches.collect::<Result<_>>()?;
     keeper::heal(meters.clone(), commands.clone(), config.census_interval);
     let handle = Handle::new(commands.clone(), published, meters, events);
-    Ok(Running { handle, commands, thread })
+    Ok(Running { handle, commands, thread, _watches: watches })
 }
 
 impl<M: Machine> Steering<M> {
     /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
     /// removed before both were read.
-    pub(super) fn begin(&mut self) -> Result<()> {
+    pub(super) fn begin(&mut self, files: Vec<Vec<FileEvent>>) -> Result<()> {
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
         self.programmed = Programmed::adopt(self.slots, held);
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.adopt_zeros()?;
+        for events in files {
+            self.files(&events);
+        }
         self.reconcile()?;
         self.load_proofs()?;
         self.readiness = Readiness::Ready;

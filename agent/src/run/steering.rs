@@ -19,7 +19,7 @@ use crate::{
     model::{BackendId, Change, Service, ServiceId, State, Target},
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
-    source::store::Store,
+    source::{reconcile::Reconciler, store::Store},
 };
 
 /// Tables built in one go between two looks at the requests.
@@ -34,6 +34,7 @@ pub struct Steering<M> {
     pub(super) store: Store,
     pub(super) events: Arc<EventLog>,
     pub(super) keeper: Keeper,
+    pub(super) reconciler: Reconciler,
     /// What readers see of the tables.
     pub(super) view: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
     pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
@@ -77,6 +78,7 @@ impl<M: Machine> Steering<M> {
             store,
             events,
             keeper: Keeper::new(commands),
+            reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
             stale: BTreeSet::new(),
@@ -110,6 +112,7 @@ impl<M: Machine> Steering<M> {
             Command::Batch { changes, options, reply } => {
                 let _ = reply.send(self.change(&changes, options));
             }
+            Command::Files(events) => self.files(&events),
             Command::Quiesced(retired) => self.reuse(retired),
             Command::Lost(lost) => self.correct(&lost),
             Command::Stop => {}

@@ -27,7 +27,7 @@ fn steering(dir: &TempDir, machine: Fake) -> Steering<Fake> {
     let (commands, _) = mpsc::channel();
     let beginning = Beginning { state, machine, store, events: Arc::new(EventLog::default()), commands, slots: SLOTS };
     let mut steering = Steering::new(beginning).0;
-    steering.begin().unwrap();
+    steering.begin(Vec::new()).unwrap();
     steering
 }
 
