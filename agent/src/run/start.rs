@@ -64,6 +64,7 @@ impl Running {
 /// # Errors
 /// A sentence that says what is missing and what to do. Whatever was steered before goes on.
 pub fn start(config: &Config) -> Result<Running> {
+    kernel::probe::require_rights()?;
     let limits = limits(&config.kernel.sizes);
     let (store, state) = Store::open(&config.state_dir, limits)?;
     let kernel = Kernel::open(&config.kernel)?;
