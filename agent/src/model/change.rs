@@ -1,10 +1,11 @@
 //! A change of the desired state, and why one is refused.
 
-use jiff::Timestamp;
+use std::{fmt, str::FromStr};
 
 use super::{
     BackendId, Name, NodeId, Origin, ServiceId, State, Zero,
     document::{NodeDocument, ServiceDocument},
+    name::NameError,
 };
 
 /// One change. All may be repeated: the second time changes nothing.
@@ -40,6 +41,11 @@ pub enum Change {
     DeleteNode {
         node: Name,
     },
+    /// Takes a declaration back, as when its file is gone. Never refused: the node lives on while a backend names it
+    /// or a zero holds it.
+    UndeclareNode {
+        node: Name,
+    },
     Zero {
         target: Target,
         zero: Zero,
@@ -58,7 +64,7 @@ pub enum Target {
     Backend { service: Name, backend: Name },
 }
 
-/// The next state, and what it differs in.
+/// The next state, and what it differs in. To be saved whenever `touched` is not empty.
 #[derive(Clone, Debug)]
 pub struct Applied {
     pub state: State,
@@ -70,6 +76,7 @@ pub struct Applied {
 pub enum Outcome {
     Created,
     Replaced,
+    /// Nothing that a reader of documents would see. (`touched` may name a service whose origin is another now.)
     Unchanged,
     Deleted,
 }
@@ -111,13 +118,120 @@ pub struct Refusal {
     pub services: Vec<Name>,
 }
 
-impl State {
-    /// The state after `change`. `now` is used for nothing but time stamps.
-    ///
-    /// # Errors
-    /// A [`Refusal`] that names the field at fault.
-    pub fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, Refusal> {
-        let _ = (change, now);
-        unimplemented!()
+impl Touched {
+    pub fn is_empty(&self) -> bool {
+        let Self { services, removed_services, removed_backends, nodes, removed_nodes } = self;
+        services.is_empty()
+            && removed_services.is_empty()
+            && removed_backends.is_empty()
+            && nodes.is_empty()
+            && removed_nodes.is_empty()
+    }
+
+    /// Adds what a later change touched.
+    pub fn extend(&mut self, later: Self) {
+        let Self { services, removed_services, removed_backends, nodes, removed_nodes } = later;
+        self.services.extend(services);
+        self.removed_services.extend(removed_services);
+        self.removed_backends.extend(removed_backends);
+        self.nodes.extend(nodes);
+        self.removed_nodes.extend(removed_nodes);
+    }
+}
+
+impl Refusal {
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..Self::malformed(message) }
+    }
+
+    /// Invalid as a whole: no field is at fault.
+    pub fn malformed(message: impl Into<String>) -> Self {
+        Self::of(RefusalKind::Invalid, message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::of(RefusalKind::NotFound, message)
+    }
+
+    pub fn conflict(message: impl Into<String>, services: Vec<Name>) -> Self {
+        Self { services, ..Self::of(RefusalKind::Conflict, message) }
+    }
+
+    pub fn stale(message: impl Into<String>) -> Self {
+        Self::of(RefusalKind::Stale, message)
+    }
+
+    /// The same, seen from outside of `place`.
+    pub(super) fn inside(mut self, place: &str) -> Self {
+        self.field = Some(match self.field {
+            Some(field) if place.contains(' ') => format!("{place}: {field}"),
+            Some(field) => format!("{place}.{field}"),
+            None => place.to_owned(),
+        });
+        self
+    }
+
+    /// The same, seen from inside of `place`. A field elsewhere stays as it is.
+    pub(super) fn relative_to(mut self, place: &str) -> Self {
+        let inner = self.field.as_deref().and_then(|field| field.strip_prefix(place)?.strip_prefix('.'));
+        if let Some(inner) = inner.map(str::to_owned) {
+            self.field = Some(inner);
+        }
+        self
+    }
+
+    fn of(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, field: None, message: message.into(), services: Vec::new() }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node/{node}"),
+            Self::Backend { service, backend } => write!(f, "{service}/{backend}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let (first, second) = text.split_once('/').ok_or_else(|| TargetError::Form(text.to_owned()))?;
+        let second = Name::new(second)?;
+        Ok(if first == "node" {
+            Self::Node(second)
+        } else {
+            Self::Backend { service: Name::new(first)?, backend: second }
+        })
+    }
+}
+
+/// Why a text is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("{0:?} is no target: write node/NAME or SERVICE/BACKEND")]
+    Form(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_written() {
+        for text in ["node/node-1", "shop/n1", "shop/node"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        assert!(matches!("node/node-1".parse(), Ok(Target::Node(_))));
+        for (text, why) in
+            [("shop", "SERVICE/BACKEND"), ("/n1", "empty"), ("shop/", "empty"), ("a/b/c", "'/'"), ("node/N", "'N'")]
+        {
+            let error = text.parse::<Target>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
     }
 }

@@ -2,13 +2,23 @@
 //! Parsing is validation: a [`State`] that exists is valid. Names stop here; everything below works with ids.
 //! A change is a pure function from one state to the next; to refuse it is to drop the next one.
 
+pub mod address;
+mod apply;
 pub mod change;
+mod check;
 pub mod document;
+mod ids;
+mod install;
+mod merge;
 pub mod name;
+pub mod parse;
+mod resolve;
 pub mod service;
 pub mod state;
 
 pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use name::Name;
-pub use service::{Backend, BackendId, Frontend, Group, Node, NodeId, Origin, Service, ServiceId, Zero};
+pub use service::{
+    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Protocol, Service, ServiceId, Zero,
+};
 pub use state::{Limits, State};

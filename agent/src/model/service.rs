@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Name;
 
@@ -33,17 +34,20 @@ pub struct Frontend {
     pub protocol: Protocol,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Balance {
+    /// In turn, by weight: any window of connections has the shares.
     #[default]
     Spread,
+    /// Each connection for itself, by weight.
     Random,
+    /// By the client: one client stays with one backend while weights move elsewhere.
     Hash,
 }
 
-/// What happens to a call when no backend is open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens to a connection when no backend is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum OnNoBackend {
     /// The caller gets ECONNREFUSED at once.

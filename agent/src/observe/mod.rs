@@ -2,3 +2,5 @@
 
 pub mod census;
 pub mod events;
+pub mod gauges;
+pub mod share;

@@ -1,0 +1,359 @@
+//! [`State::apply`]: every change, from one state to the next.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, Zero,
+    document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
+    merge::merge,
+    parse,
+};
+
+impl State {
+    /// The state after `change`. `now` is used for nothing but time stamps.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that names the field at fault.
+    pub fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, Refusal> {
+        let mut next = self.clone();
+        let mut touched = Touched::default();
+        let outcome = match change {
+            Change::PutService { document, origin, if_match } => {
+                next.put_service(document, Some(origin), *if_match, &mut touched)
+            }
+            Change::PatchService { service, patch, if_match } => {
+                next.patch_service(service, patch, *if_match, &mut touched)
+            }
+            Change::DeleteService { service, if_match } => next.delete_service(service, *if_match, &mut touched),
+            Change::PatchBackend { service, backend, patch, if_match } => {
+                next.patch_backend(service, backend, patch, *if_match, &mut touched)
+            }
+            Change::PutNode { document } => next.put_node(document, &mut touched),
+            Change::DeleteNode { node } => next.delete_node(node, &mut touched),
+            Change::UndeclareNode { node } => next.undeclare_node(node, &mut touched),
+            Change::Zero { target, zero, force } => {
+                // What comes in may be a repetition; the first one's time stays.
+                let zero = Zero { since: now, ..zero.clone() };
+                zero.check()?;
+                match target {
+                    Target::Node(node) => next.zero_node(node, zero, *force, &mut touched),
+                    Target::Backend { service, backend } => {
+                        next.zero_backend(service, backend, zero, *force, &mut touched)
+                    }
+                }
+            }
+            Change::Restore { target } => next.restore(target, &mut touched),
+        }?;
+        if touched.is_empty() {
+            return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
+        }
+        next.revision += 1;
+        Ok(Applied { state: next, touched, outcome })
+    }
+
+    /// `origin` is that of the document; without one the service keeps its own.
+    fn put_service(
+        &mut self,
+        document: &ServiceDocument,
+        origin: Option<&Origin>,
+        if_match: Option<u64>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let name = &document.metadata.name;
+        let old = self.service(name.as_str()).cloned();
+        check_match(name, old.as_deref(), if_match)?;
+        document.check()?;
+        let origin = match (old.as_deref(), origin) {
+            // A file owns what it lists, until it or another file says otherwise.
+            (Some(Service { origin: file @ Origin::File(_), .. }), Some(Origin::Api) | None) => file.clone(),
+            (Some(old), None) => old.origin.clone(),
+            (_, Some(origin)) => origin.clone(),
+            (None, None) => Origin::Api,
+        };
+        let new = self.resolve(document, old.as_deref(), origin, touched)?;
+        self.replace(old.as_deref(), new, touched)
+    }
+
+    fn patch_service(
+        &mut self,
+        name: &Name,
+        patch: &Value,
+        if_match: Option<u64>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?;
+        check_match(name, Some(old), if_match)?;
+        let mut value = to_value(&self.document(old))?;
+        merge(&mut value, object(patch)?);
+        let document = match parse::document(value)?.document {
+            Document::Service(document) if document.metadata.name == *name => document,
+            Document::Service(_) => {
+                return Err(Refusal::invalid("metadata.name", format!("a patch cannot rename {name}")));
+            }
+            Document::Node(_) => {
+                return Err(Refusal::invalid("kind", "a patch cannot change the kind".to_owned()));
+            }
+        };
+        self.put_service(&document, None, None, touched)
+    }
+
+    fn patch_backend(
+        &mut self,
+        name: &Name,
+        backend: &Name,
+        patch: &Value,
+        if_match: Option<u64>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
+        check_match(name, Some(&old), if_match)?;
+        let (index, before) = find_backend(&old, backend)?;
+        let mut value = to_value(&self.backend_document(&old, before))?;
+        merge(&mut value, object(patch)?);
+        let document: BackendDocument = parse::typed(value)?;
+        if document.name != *backend {
+            return Err(Refusal::invalid("name", format!("a patch cannot rename {backend}")));
+        }
+        // The backend alone is rendered and checked: the service may have thousands.
+        let mut shown = self.document(&Service { backends: Vec::new(), ..(*old).clone() });
+        shown.spec.backends.push(document);
+        let inside = |refusal: Refusal| refusal.relative_to("spec.backends[0]");
+        shown.check().map_err(inside)?;
+        let Some(document) = shown.spec.backends.first() else { return Ok(Outcome::Unchanged) };
+        let mut new = (*old).clone();
+        let after = self.resolve_backend(document, Some(before), &old.groups, touched)?;
+        if let Some(place) = new.backends.get_mut(index) {
+            *place = after;
+        }
+        let inside = |refusal: Refusal| refusal.relative_to(&format!("spec.backends[{index}]"));
+        self.replace(Some(&old), new, touched).map_err(inside)
+    }
+
+    /// Installs `new` with the generation that follows from what differs.
+    fn replace(&mut self, old: Option<&Service>, mut new: Service, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        let outcome = match old {
+            None => Outcome::Created,
+            Some(old) if *old == new => return Ok(Outcome::Unchanged),
+            // Another owner of the same content: saved, but nothing that a reader of the document would see.
+            Some(old) if *old == (Service { origin: old.origin.clone(), ..new.clone() }) => Outcome::Unchanged,
+            Some(old) => {
+                new.generation = old.generation + 1;
+                Outcome::Replaced
+            }
+        };
+        self.install(old, Some(Arc::new(new)), touched)?;
+        Ok(outcome)
+    }
+
+    fn delete_service(
+        &mut self,
+        name: &Name,
+        if_match: Option<u64>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
+        check_match(name, Some(&old), if_match)?;
+        self.install(Some(&old), None, touched)?;
+        Ok(Outcome::Deleted)
+    }
+
+    fn put_node(&mut self, document: &NodeDocument, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        document.check()?;
+        let Metadata { name, labels } = &document.metadata;
+        let known = self.node(name.as_str()).cloned();
+        let outcome = match &known {
+            None => Outcome::Created,
+            Some(known) if known.declared && known.labels == *labels => return Ok(Outcome::Unchanged),
+            Some(_) => Outcome::Replaced,
+        };
+        let id = self.node_id(name, touched).map_err(|refusal| refusal.relative_to("node"))?;
+        let generation = known.as_ref().map_or(1, |known| known.generation + 1);
+        let zero = known.and_then(|known| known.zero.clone());
+        let (name, labels) = (name.clone(), labels.clone());
+        self.install_node(Node { id, name, labels, declared: true, generation, zero }, touched);
+        Ok(outcome)
+    }
+
+    fn delete_node(&mut self, name: &Name, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
+        let users: Vec<_> = self.node_services(node.id).map(|service| service.name.clone()).collect();
+        if !users.is_empty() {
+            let message = format!("backends of {} are on node {name}: move them first", list(&users));
+            return Err(Refusal::conflict(message, users));
+        }
+        if node.zero.is_some() {
+            let message = format!("node {name} is zeroed, and deleting it would forget that: restore it first");
+            return Err(Refusal::conflict(message, Vec::new()));
+        }
+        self.undeclare_node(name, touched)?;
+        Ok(Outcome::Deleted)
+    }
+
+    fn undeclare_node(&mut self, name: &Name, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?;
+        if !node.declared {
+            return Ok(Outcome::Unchanged);
+        }
+        let generation = node.generation + 1;
+        let node = Node { labels: Default::default(), declared: false, generation, ..(**node).clone() };
+        let id = node.id;
+        self.install_node(node, touched);
+        self.forget_unused_node(id, touched);
+        Ok(if self.node_by_id(id).is_some() { Outcome::Replaced } else { Outcome::Deleted })
+    }
+
+    fn zero_node(&mut self, name: &Name, zero: Zero, force: bool, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
+        if !force && node.zero.is_none() {
+            let short = self.node_shares(node.id).filter(|(service, weight)| {
+                *weight > 0 && self.capacity.get(service.0).is_some_and(|c| c.open.saturating_sub(*weight) < c.floor)
+            });
+            let short = short.filter_map(|(service, _)| self.service_by_id(service));
+            guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
+        }
+        match overlay(node.zero.as_ref(), zero) {
+            Some(zero) => self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched),
+            None => return Ok(Outcome::Unchanged),
+        }
+        Ok(Outcome::Replaced)
+    }
+
+    fn zero_backend(
+        &mut self,
+        name: &Name,
+        backend: &Name,
+        zero: Zero,
+        force: bool,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
+        let (index, found) = find_backend(&old, backend)?;
+        let Some(zero) = overlay(found.zero.as_ref(), zero) else { return Ok(Outcome::Unchanged) };
+        let new = with_zero(&old, index, Some(zero));
+        if !force {
+            let (before, after) = (self.measure(&old), self.measure(&new));
+            if after.open < before.open && after.open < after.floor {
+                guard(&format!("{name}/{backend}"), vec![name.clone()])?;
+            }
+        }
+        self.install(Some(&old), Some(Arc::new(new)), touched)?;
+        Ok(Outcome::Replaced)
+    }
+
+    fn restore(&mut self, target: &Target, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        match target {
+            Target::Node(name) => {
+                let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
+                if node.zero.is_none() {
+                    return Ok(Outcome::Unchanged);
+                }
+                self.install_node(Node { zero: None, ..(*node).clone() }, touched);
+                self.forget_unused_node(node.id, touched);
+            }
+            Target::Backend { service, backend } => {
+                let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
+                let (index, found) = find_backend(&old, backend)?;
+                if found.zero.is_none() {
+                    return Ok(Outcome::Unchanged);
+                }
+                self.install(Some(&old), Some(Arc::new(with_zero(&old, index, None))), touched)?;
+            }
+        }
+        Ok(Outcome::Replaced)
+    }
+}
+
+impl Zero {
+    /// Longest owner, in bytes.
+    pub const MAX_OWNER: usize = 253;
+    /// Longest reason, in bytes.
+    pub const MAX_REASON: usize = 1024;
+
+    /// # Errors
+    /// A refusal that names the field at fault.
+    pub fn check(&self) -> Result<(), Refusal> {
+        for (field, text, most) in [("owner", &self.owner, Self::MAX_OWNER), ("reason", &self.reason, Self::MAX_REASON)]
+        {
+            if text.len() > most {
+                return Err(Refusal::invalid(field, format!("{} bytes; at most {most} are kept", text.len())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The zero to set, or `None` when it is set like this already.
+fn overlay(old: Option<&Arc<Zero>>, new: Zero) -> Option<Arc<Zero>> {
+    let Some(old) = old else { return Some(Arc::new(new)) };
+    let new = Zero { since: old.since, ..new };
+    (**old != new).then(|| Arc::new(new))
+}
+
+fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Service {
+    let mut service = service.clone();
+    if let Some(backend) = service.backends.get_mut(index) {
+        backend.zero = zero;
+    }
+    service
+}
+
+fn guard(target: &str, short: Vec<Name>) -> Result<(), Refusal> {
+    if short.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "zeroing {target} would leave {} without enough open capacity: open other backends first, or force it",
+        list(&short)
+    );
+    Err(Refusal::conflict(message, short))
+}
+
+/// The first few names, for a message.
+fn list(names: &[Name]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(Name::as_str).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn check_match(name: &Name, found: Option<&Service>, if_match: Option<u64>) -> Result<(), Refusal> {
+    let Some(wanted) = if_match else { return Ok(()) };
+    match found {
+        None if wanted == 0 => Ok(()),
+        Some(service) if service.generation == wanted => Ok(()),
+        Some(_) if wanted == 0 => Err(Refusal::stale(format!("service {name} exists already"))),
+        Some(service) => Err(Refusal::stale(format!(
+            "service {name} is at generation {}, not {wanted}: somebody changed it. Read it again",
+            service.generation
+        ))),
+        None => Err(Refusal::stale(format!("service {name} does not exist any more"))),
+    }
+}
+
+fn find_backend<'a>(service: &'a Service, name: &Name) -> Result<(usize, &'a Backend), Refusal> {
+    let mut backends = service.backends.iter().enumerate();
+    backends
+        .find(|(_, backend)| backend.name == *name)
+        .ok_or_else(|| Refusal::not_found(format!("service {} has no backend {name}", service.name)))
+}
+
+fn no_service(name: &Name) -> Refusal {
+    Refusal::not_found(format!("there is no service {name}"))
+}
+
+fn no_node(name: &Name) -> Refusal {
+    Refusal::not_found(format!("there is no node {name}: no backend names it and no document declares it"))
+}
+
+fn object(patch: &Value) -> Result<&serde_json::Map<String, Value>, Refusal> {
+    patch.as_object().ok_or_else(|| Refusal::malformed("a merge patch is an object with the fields to change"))
+}
+
+fn to_value(document: &impl serde::Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(document).map_err(|error| Refusal::malformed(error.to_string()))
+}

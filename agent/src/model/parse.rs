@@ -1,0 +1,200 @@
+//! From bytes to checked documents. Every error names the field.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    Refusal,
+    document::{Document, NodeDocument, ServiceDocument},
+};
+
+/// Most documents of one file.
+pub const MAX_DOCUMENTS: usize = 10_000;
+/// Most YAML nodes of one file: ten million bytes of the densest text are far from it.
+const MAX_YAML_NODES: usize = 2_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Yaml,
+    Json,
+    /// JSON when it starts like JSON and is, else YAML.
+    Auto,
+}
+
+/// A document and the hash of its content as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    pub document: Document,
+    pub hash: ContentHash,
+}
+
+/// Tells whether a document's content changed: the same for the same values, whatever their order, layout or comments.
+/// Values are taken as written, so that a default that a later version fills in changes no hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentHash(pub [u8; 16]);
+
+impl ContentHash {
+    fn of(value: &Value) -> Self {
+        // FNV-1a, 128 bits: kept in the store, so it must never change with a library; the input is trusted.
+        const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+        let step = |hash: u128, byte: u8| (hash ^ u128::from(byte)).wrapping_mul(PRIME);
+        Self(value.to_string().bytes().fold(BASIS, step).to_be_bytes())
+    }
+}
+
+/// All documents of a file, at least one.
+///
+/// # Errors
+/// A refusal whose field says in which document, when there are several.
+pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<Parsed>, Refusal> {
+    let values = values(bytes, format)?;
+    if values.is_empty() {
+        return Err(Refusal::malformed(
+            "there is no document here: write at least one, with apiVersion, kind and metadata",
+        ));
+    }
+    if values.len() > MAX_DOCUMENTS {
+        let message = format!("{} documents; a file has at most {MAX_DOCUMENTS}", values.len());
+        return Err(Refusal::malformed(message));
+    }
+    let several = values.len() > 1;
+    let parsed = values.into_iter().enumerate().map(|(index, value)| {
+        document(value)
+            .map_err(|refusal| if several { refusal.inside(&format!("document {}", index + 1)) } else { refusal })
+    });
+    parsed.collect()
+}
+
+/// The one service document of a request.
+///
+/// # Errors
+/// A refusal that names the field at fault.
+pub fn service(bytes: &[u8], format: Format) -> Result<ServiceDocument, Refusal> {
+    match document(value(bytes, format)?)?.document {
+        Document::Service(document) => Ok(*document),
+        Document::Node(_) => Err(Refusal::invalid("kind", "a SteeredService is wanted here, not a Node")),
+    }
+}
+
+/// The one node document of a request.
+///
+/// # Errors
+/// A refusal that names the field at fault.
+pub fn node(bytes: &[u8], format: Format) -> Result<NodeDocument, Refusal> {
+    match document(value(bytes, format)?)?.document {
+        Document::Node(document) => Ok(*document),
+        Document::Service(_) => Err(Refusal::invalid("kind", "a Node is wanted here, not a SteeredService")),
+    }
+}
+
+/// One value of any shape: a merge patch, or the body of an action for [`typed`].
+///
+/// # Errors
+/// When there is none, or more than one, or it is neither YAML nor JSON.
+pub fn value(bytes: &[u8], format: Format) -> Result<Value, Refusal> {
+    let mut values = values(bytes, format)?;
+    match (values.pop(), values.len()) {
+        (Some(value), 0) => Ok(value),
+        (None, _) => Err(Refusal::malformed("there is nothing here: one document is wanted")),
+        (Some(_), more) => Err(Refusal::malformed(format!("{} documents; one is wanted", more + 1))),
+    }
+}
+
+/// `value` as a `T`.
+///
+/// # Errors
+/// A refusal that names the field at fault by its path.
+pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.into_inner().to_string();
+        // serde reports a missing field at its parent.
+        let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let field = match (path.as_str(), missing) {
+            ("." | "", Some(missing)) => missing.to_owned(),
+            (_, Some(missing)) => format!("{path}.{missing}"),
+            ("." | "", None) => return Refusal::malformed(message),
+            (_, None) => path,
+        };
+        Refusal::invalid(field, message)
+    })
+}
+
+/// One document of any kind, checked.
+///
+/// # Errors
+/// A refusal that names the field at fault.
+pub fn document(value: Value) -> Result<Parsed, Refusal> {
+    const KINDS: &str = "SteeredService or Node";
+    let Value::Object(mut fields) = value else {
+        let message = format!("a document is a mapping with apiVersion, kind and metadata, not {}", shape(&value));
+        return Err(Refusal::malformed(message));
+    };
+    // The agent writes it when it is asked for a document. To give it back is no mistake, and means nothing.
+    fields.remove("status");
+    let kind = match fields.get("kind") {
+        Some(Value::String(kind)) => kind.clone(),
+        Some(other) => return Err(Refusal::invalid("kind", format!("must be {KINDS}, not {}", shape(other)))),
+        None => return Err(Refusal::invalid("kind", format!("is missing: {KINDS}"))),
+    };
+    let value = Value::Object(fields);
+    let hash = ContentHash::of(&value);
+    let document = match kind.as_str() {
+        "SteeredService" => {
+            let document: ServiceDocument = typed(value)?;
+            document.check()?;
+            Document::Service(Box::new(document))
+        }
+        "Node" => {
+            let document: NodeDocument = typed(value)?;
+            document.check()?;
+            Document::Node(Box::new(document))
+        }
+        other => return Err(Refusal::invalid("kind", format!("must be {KINDS}, not {other:?}"))),
+    };
+    Ok(Parsed { document, hash })
+}
+
+fn values(bytes: &[u8], format: Format) -> Result<Vec<Value>, Refusal> {
+    match format {
+        Format::Json => json(bytes),
+        Format::Yaml => yaml(bytes),
+        Format::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
+            // A YAML mapping in braces starts like JSON too.
+            json(bytes).or_else(|refusal| yaml(bytes).map_err(|_| refusal))
+        }
+        Format::Auto => yaml(bytes),
+    }
+}
+
+fn json(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
+    let values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
+    values.collect::<Result<_, _>>().map_err(|error| Refusal::malformed(format!("this is not JSON: {error}")))
+}
+
+fn yaml(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Refusal::malformed(format!("this is not text in UTF-8: {error}")))?;
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 2 * MAX_YAML_NODES,
+            max_nodes: MAX_YAML_NODES,
+            max_documents: MAX_DOCUMENTS + 1,
+        },
+        strict_booleans: true,
+    };
+    serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| Refusal::malformed(format!("this is not YAML: {}", error.without_snippet())))
+}
+
+fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}

@@ -1,0 +1,143 @@
+//! From documents to services and nodes with ids, and back.
+
+use std::collections::HashMap;
+
+use super::{
+    Backend, BackendId, Group, Name, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched,
+    address::canonical,
+    document::{BackendDocument, GroupDocument, Metadata, NodeDocument, ServiceDocument, ServiceSpec},
+    service::Frontend,
+};
+
+impl State {
+    /// The service that `document` (checked) describes. What stays the same keeps its id, and backends that keep their
+    /// name keep their zero. Ids are taken and nodes made in `self`, which is not otherwise changed.
+    pub(super) fn resolve(
+        &mut self,
+        document: &ServiceDocument,
+        old: Option<&Service>,
+        origin: Origin,
+        touched: &mut Touched,
+    ) -> Result<Service, Refusal> {
+        let spec = &document.spec;
+        let id = match old {
+            Some(old) => old.id,
+            None => self.service_ids.take().map(ServiceId).ok_or_else(|| {
+                Refusal::malformed(format!("this agent holds at most {} services", self.limits.services))
+            })?,
+        };
+        let groups_given = !spec.groups.is_empty();
+        let groups: Vec<_> = if groups_given {
+            spec.groups.iter().map(|group| Group { name: group.name.clone(), weight: group.weight }).collect()
+        } else {
+            vec![Group { name: Name::default_group(), weight: 1 }]
+        };
+        let known: HashMap<&str, &Backend> =
+            old.iter().flat_map(|old| &old.backends).map(|backend| (backend.name.as_str(), backend)).collect();
+        let mut backends = Vec::with_capacity(spec.backends.len());
+        for (index, document) in spec.backends.iter().enumerate() {
+            let known = known.get(document.name.as_str()).copied();
+            let backend = self.resolve_backend(document, known, &groups, touched);
+            backends.push(backend.map_err(|refusal| refusal.inside(&format!("spec.backends[{index}]")))?);
+        }
+        Ok(Service {
+            id,
+            name: document.metadata.name.clone(),
+            labels: document.metadata.labels.clone(),
+            generation: old.map_or(1, |old| old.generation),
+            origin,
+            frontends: spec.frontends.iter().map(canonical_frontend).collect(),
+            balance: spec.balance,
+            on_no_backend: spec.on_no_backend,
+            min_ready_percent: spec.min_ready_percent,
+            groups,
+            groups_given,
+            backends,
+        })
+    }
+
+    /// Fields of a refusal are those of the backend.
+    pub(super) fn resolve_backend(
+        &mut self,
+        document: &BackendDocument,
+        known: Option<&Backend>,
+        groups: &[Group],
+        touched: &mut Touched,
+    ) -> Result<Backend, Refusal> {
+        let address = canonical(document.address);
+        let id = match known.filter(|known| known.address == address) {
+            Some(known) => known.id,
+            None => self.backend_ids.take().map(BackendId).ok_or_else(|| {
+                let message = format!("this agent holds at most {} backends", self.limits.backends);
+                Refusal::invalid("name", message)
+            })?,
+        };
+        let node = match &document.node {
+            Some(name) => self.node_id(name, touched)?,
+            None => NodeId(0),
+        };
+        let group = document.group.as_ref().and_then(|name| groups.iter().position(|group| group.name == *name));
+        Ok(Backend {
+            id,
+            name: document.name.clone(),
+            address,
+            node,
+            group: group.and_then(|index| u32::try_from(index).ok()).unwrap_or(0),
+            weight: document.weight,
+            zero: known.and_then(|known| known.zero.clone()),
+        })
+    }
+
+    /// The id of the node with this name, which is made when it is new.
+    pub(super) fn node_id(&mut self, name: &Name, touched: &mut Touched) -> Result<NodeId, Refusal> {
+        if let Some(id) = self.nodes_by_name.get(name) {
+            return Ok(*id);
+        }
+        let id = self.node_ids.take().map(NodeId).ok_or_else(|| {
+            let most = self.limits.nodes.saturating_sub(1);
+            Refusal::invalid("node", format!("this agent holds at most {most} nodes"))
+        })?;
+        let (name, labels) = (name.clone(), Default::default());
+        self.install_node(Node { id, name, labels, declared: false, generation: 1, zero: None }, touched);
+        Ok(id)
+    }
+
+    /// The document of `service`, with defaults filled in.
+    pub fn document(&self, service: &Service) -> ServiceDocument {
+        let groups = service.groups.iter().filter(|_| service.groups_given);
+        ServiceDocument::new(
+            Metadata { name: service.name.clone(), labels: service.labels.clone() },
+            ServiceSpec {
+                frontends: service.frontends.clone(),
+                balance: service.balance,
+                on_no_backend: service.on_no_backend,
+                min_ready_percent: service.min_ready_percent,
+                groups: groups.map(|group| GroupDocument { name: group.name.clone(), weight: group.weight }).collect(),
+                backends: service.backends.iter().map(|backend| self.backend_document(service, backend)).collect(),
+            },
+        )
+    }
+
+    /// One backend of [`State::document`].
+    pub fn backend_document(&self, service: &Service, backend: &Backend) -> BackendDocument {
+        let group = service.groups.get(backend.group as usize).filter(|_| service.groups_given);
+        BackendDocument {
+            name: backend.name.clone(),
+            address: backend.address,
+            node: self.node_by_id(backend.node).map(|node| node.name.clone()),
+            group: group.map(|group| group.name.clone()),
+            weight: backend.weight,
+        }
+    }
+}
+
+impl Node {
+    /// The document of this node.
+    pub fn document(&self) -> NodeDocument {
+        NodeDocument::new(Metadata { name: self.name.clone(), labels: self.labels.clone() })
+    }
+}
+
+fn canonical_frontend(frontend: &Frontend) -> Frontend {
+    Frontend { address: canonical(frontend.address), protocol: frontend.protocol }
+}
