@@ -2,18 +2,18 @@
 //! Readers never hold a map that can be written and never wait for a writer.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use jiff::Timestamp;
-use sluice_common::{tables::Counters, verdict::Program, verdict::Verdict};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    kernel::Meters,
-    model::{BackendId, Change, Name, Outcome, Refusal, ServiceId, State},
-    observe::{census::Census, events::EventLog},
+    model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
+    observe::{census::Census, events::EventLog, readings::Readings},
+    telemetry::Instruments,
 };
 
 /// Cheap to clone; one for every part of the agent that asks something of the steering thread.
@@ -21,16 +21,26 @@ use crate::{
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Arc<Published>>,
-    meters: Arc<Meters>,
+    readings: Arc<dyn Readings>,
     events: Arc<EventLog>,
+    instruments: Arc<Instruments>,
 }
 
 /// What the steering thread is asked to do.
 pub enum Command {
-    Change { change: Change, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    Change {
+        change: Change,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
     /// All of them or none, as one change of the store.
-    Batch { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
-    Census { reply: oneshot::Sender<anyhow::Result<Census>> },
+    Batch {
+        changes: Vec<Change>,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
+    /// Ends the thread; steering goes on.
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +81,7 @@ pub struct Published {
     pub state: State,
     /// What the kernel acknowledged, by service id.
     pub programmed: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
+    pub zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
     pub ready: Readiness,
 }
 
@@ -79,6 +90,19 @@ pub enum Readiness {
     Ready,
     /// With what is missing.
     NotReady(String),
+}
+
+/// What proves that a zeroed target gets no new connection.
+#[derive(Clone, Debug)]
+pub struct ZeroProof {
+    pub at: Timestamp,
+    /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick notes its time before it looks at the state, so
+    /// that one which the zero did not stop carries an earlier time.
+    pub monotonic_ns: u64,
+    /// `picked` of all backends of the target, read right after.
+    pub picked_before: u64,
+    /// From the request to the kernel's acknowledgement.
+    pub programmed_in: Duration,
 }
 
 /// The table of one service as the kernel holds it.
@@ -114,10 +138,11 @@ impl Handle {
     pub fn new(
         commands: mpsc::Sender<Command>,
         published: watch::Receiver<Arc<Published>>,
-        meters: Arc<Meters>,
+        readings: Arc<dyn Readings>,
         events: Arc<EventLog>,
+        instruments: Arc<Instruments>,
     ) -> Self {
-        Self { commands, published, meters, events }
+        Self { commands, published, readings, events, instruments }
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -129,8 +154,13 @@ impl Handle {
     }
 
     /// Read-only view of the kernel's counters and tables.
-    pub fn meters(&self) -> &Arc<Meters> {
-        &self.meters
+    pub fn readings(&self) -> &Arc<dyn Readings> {
+        &self.readings
+    }
+
+    /// What the agent counts about its own work.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        &self.instruments
     }
 
     /// Carries out a change; returns when the kernel has it and the store holds it.
@@ -154,26 +184,13 @@ impl Handle {
     /// # Errors
     /// When the kernel cannot iterate over socket storage.
     pub async fn census(&self) -> anyhow::Result<Census> {
-        match self.ask(|reply| Command::Census { reply }).await {
-            Some(census) => census,
-            None => Err(anyhow::anyhow!("the agent is stopping")),
-        }
+        let readings = self.readings.clone();
+        tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
+        self.commands.send(command(reply)).ok()?;
         answer.await.ok()
     }
-}
-
-/// Signatures of [`Meters`] that readers use; see `kernel::meters`.
-#[allow(dead_code)]
-fn contract(meters: &Meters, id: BackendId, service: ServiceId, name: &Name) -> anyhow::Result<()> {
-    let _: Vec<Counters> = meters.counters(&[id])?;
-    let _: u64 = meters.no_backend(service)?;
-    let _: Vec<(Program, Verdict, u64)> = meters.verdicts()?;
-    let _: Option<BackendId> = meters.pick(service, 7)?;
-    let _ = name;
-    Ok(())
 }

@@ -5,5 +5,7 @@ mod handle;
 mod kernel;
 mod model;
 mod observe;
+mod settings;
+mod telemetry;
 
 fn main() {}

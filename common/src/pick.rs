@@ -1,6 +1,8 @@
 //! The choice of a backend: one function that the programs run on the kernel's tables and the agent runs on its
 //! own, so that what `explain` says and what connect() does cannot differ.
 
+use core::borrow::Borrow;
+
 use crate::tables::{Backend, Table};
 
 /// Slots drawn anew when the first one is closed: keeps the weights of what is left while a table is stale.
@@ -10,18 +12,21 @@ pub const SCAN: u32 = 256;
 
 /// Read access to the tables that a pick needs.
 pub trait Tables {
+    /// An entry of BACKENDS: by reference in the kernel, by value in the agent.
+    type Entry: Borrow<Backend>;
     /// Backend id in SLOTS.
     fn slot(&self, index: u32) -> Option<u32>;
-    fn backend(&self, id: u32) -> Option<&Backend>;
+    fn backend(&self, id: u32) -> Option<Self::Entry>;
     /// Whether a node takes new connections.
     fn node_is_open(&self, id: u32) -> bool;
 }
 
 /// The backend with this id if it and its node are open.
 #[inline(always)]
-pub fn open<T: Tables>(tables: &T, id: u32) -> Option<&Backend> {
-    let backend = tables.backend(id)?;
-    (backend.closed == 0 && tables.node_is_open(backend.node)).then_some(backend)
+pub fn open<T: Tables>(tables: &T, id: u32) -> Option<T::Entry> {
+    let entry = tables.backend(id)?;
+    let backend = entry.borrow();
+    if backend.closed == 0 && tables.node_is_open(backend.node) { Some(entry) } else { None }
 }
 
 /// Chooses a backend from `table`.
@@ -31,7 +36,7 @@ pub fn open<T: Tables>(tables: &T, id: u32) -> Option<&Backend> {
 /// sends each client of `hash` to a place of its own, then along the list of distinct backends, which finds the last
 /// open one. At most [`REDRAWS`] + [`SCAN`] backends are looked at. `None`: nothing is open, or the table is empty.
 #[inline(always)]
-pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, &Backend)> {
+pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::Entry)> {
     let length = table.length();
     if length == 0 {
         return None;
@@ -46,7 +51,7 @@ pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, &Bac
 
 /// The rest of [`pick`], once the first slot was found closed.
 #[inline(always)]
-fn pick_open<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, &Backend)> {
+fn pick_open<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::Entry)> {
     let mut again = draw;
     for _ in 0..REDRAWS {
         again = mix(again.wrapping_add(1));

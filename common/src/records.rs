@@ -1,6 +1,6 @@
 //! What the programs write: the record of a steered connection, datagram flows, and the rows of a census.
 
-use crate::tables::{Endpoint, is_mapped};
+use crate::tables::{Backend, Endpoint};
 
 /// How far a recorded connection has come.
 #[repr(u8)]
@@ -28,17 +28,17 @@ pub struct Connection {
     pub backend: [u32; 4],
     pub frontend_port: u16,
     pub backend_port: u16,
-    pub protocol: u8,
+    /// 0 when the socket was never connected through a frontend and only has datagram flows.
+    pub protocol: u16,
     /// A [`Phase`].
     pub phase: u8,
-    /// 1 when the socket is unconnected and its flows are in FLOWS; the fields above are then unused.
-    pub datagrams: u8,
-    pub padding: u8,
+    /// 1 when the socket has datagram flows in FLOWS.
+    pub has_flows: u8,
     pub service_id: u32,
     pub backend_id: u32,
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
-    pub padding2: u32,
+    pub padding: u32,
     /// CLOCK_MONOTONIC ns: of the pick, then of the establishment.
     pub since: u64,
 }
@@ -103,7 +103,38 @@ pub struct CensusRow {
     pub clock: u64,
 }
 
+/// Members of kernel structures that a census and the tracking of failures read. Their offsets differ between
+/// kernels: the agent reads them from the kernel's BTF and hands them over as constants, indexed by this.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    SkErr = 0,
+    Family,
+    State,
+    LocalPort,
+    RemotePort,
+    LocalV4,
+    RemoteV4,
+    LocalV6,
+    RemoteV6,
+    Cookie,
+    Net,
+    NetCookie,
+    LastSent,
+    LastReceived,
+    WriteSeq,
+    SndUna,
+    RcvNxt,
+    CopiedSeq,
+    BytesSent,
+    BytesReceived,
+}
+
+/// Number of [`Member`]s.
+pub const MEMBERS: usize = 20;
+
 const _: () = {
+    assert!(Member::BytesReceived as usize + 1 == MEMBERS);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
@@ -111,6 +142,32 @@ const _: () = {
 };
 
 impl Connection {
+    /// The record of a choice that was just made; nothing was sent yet.
+    #[inline(always)]
+    pub fn picked(
+        frontend: &Endpoint,
+        backend: &Backend,
+        service_id: u32,
+        backend_id: u32,
+        pid: u32,
+        since: u64,
+    ) -> Self {
+        Self {
+            frontend: frontend.address,
+            backend: backend.address,
+            frontend_port: frontend.port,
+            backend_port: backend.port,
+            protocol: frontend.protocol,
+            phase: Phase::Picked as u8,
+            has_flows: 0,
+            service_id,
+            backend_id,
+            pid,
+            padding: 0,
+            since,
+        }
+    }
+
     /// Whether `address` and `port` (network byte order) are where this connection was sent.
     #[inline(always)]
     pub fn went_to(&self, address: &[u32; 4], port: u16) -> bool {
@@ -129,10 +186,5 @@ impl Connection {
             && self.frontend[2] == endpoint.address[2]
             && self.frontend[1] == endpoint.address[1]
             && self.frontend[0] == endpoint.address[0]
-    }
-
-    #[inline(always)]
-    pub fn backend_is_v4(&self) -> bool {
-        is_mapped(&self.backend)
     }
 }

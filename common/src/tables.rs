@@ -11,26 +11,25 @@
 pub struct Endpoint {
     pub address: [u32; 4],
     pub port: u16,
-    /// IANA protocol number: 6 or 17.
-    pub protocol: u8,
-    pub padding: u8,
+    /// IANA protocol number: 6 or 17. Wide enough for the kernel's own numbers: MPTCP (262) is not TCP.
+    pub protocol: u16,
 }
 
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
+pub const TCP: u16 = 6;
+pub const UDP: u16 = 17;
 
 /// Third word of an IPv4-mapped address, in network byte order.
 pub const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Endpoint {
     #[inline(always)]
-    pub const fn v4(address: u32, port: u16, protocol: u8) -> Self {
+    pub const fn v4(address: u32, port: u16, protocol: u16) -> Self {
         Self::v6([0, 0, MAPPED, address], port, protocol)
     }
 
     #[inline(always)]
-    pub const fn v6(address: [u32; 4], port: u16, protocol: u8) -> Self {
-        Self { address, port, protocol, padding: 0 }
+    pub const fn v6(address: [u32; 4], port: u16, protocol: u16) -> Self {
+        Self { address, port, protocol }
     }
 
     #[inline(always)]
@@ -48,7 +47,7 @@ pub const fn is_mapped(address: &[u32; 4]) -> bool {
 #[cfg(feature = "std")]
 impl Endpoint {
     /// The kernel's form of a socket address. An IPv4-mapped IPv6 address and its IPv4 address give the same value.
-    pub fn new(address: std::net::SocketAddr, protocol: u8) -> Self {
+    pub fn new(address: std::net::SocketAddr, protocol: u16) -> Self {
         let octets = match address.ip() {
             std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
             std::net::IpAddr::V6(ip) => ip.octets(),

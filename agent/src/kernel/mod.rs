@@ -30,4 +30,8 @@ impl Meters {
         let _ = (service, draw);
         unimplemented!()
     }
+    /// Every steered socket of the host.
+    pub fn census(&self) -> anyhow::Result<crate::observe::census::Census> {
+        unimplemented!()
+    }
 }

@@ -123,7 +123,10 @@ impl EventLog {
     pub fn after(&self, id: u64, limit: usize) -> Batch {
         let ring = self.ring();
         let start = ring.events.partition_point(|event| event.id <= id);
-        Batch { missed: id != 0 && id < ring.gone, events: ring.events.iter().skip(start).take(limit).cloned().collect() }
+        Batch {
+            missed: id != 0 && id < ring.gone,
+            events: ring.events.iter().skip(start).take(limit).cloned().collect(),
+        }
     }
 
     /// As [`EventLog::after`], and waits until there is at least one.
@@ -196,8 +199,7 @@ mod tests {
         let log = EventLog::new(8, 0);
         let now = Timestamp::now();
         let hour_ago = now - jiff::SignedDuration::from_hours(1);
-        let ids = [now, now, hour_ago, now]
-            .map(|time| log.record_at(time, EventKind::Adopted, None, String::new()).id);
+        let ids = [now, now, hour_ago, now].map(|time| log.record_at(time, EventKind::Adopted, None, String::new()).id);
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     }
 

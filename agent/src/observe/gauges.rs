@@ -26,6 +26,12 @@ impl Gauges {
     }
 }
 
+/// Connections on their way or established: what a census should find.
+pub fn open(counters: &Counters) -> u64 {
+    let ended = counters.failed.iter().sum::<u64>() + counters.closed + counters.lost;
+    counters.opened.saturating_sub(ended)
+}
+
 /// Why connections failed, in the order of [`Counters::failed`], with the value of the label `reason`.
 pub const REASONS: [(Failure, &str); sluice_common::tables::FAILURES] = [
     (Failure::Refused, "refused"),
