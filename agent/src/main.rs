@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 mod handle;
+mod http;
 mod kernel;
 mod model;
 mod observe;
