@@ -13,6 +13,8 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
     observe::{census::Census, events::EventLog, readings::Readings},
+    plan::Retired,
+    source::files::FileEvent,
     telemetry::Instruments,
 };
 
@@ -39,6 +41,13 @@ pub enum Command {
         options: Options,
         reply: oneshot::Sender<Result<Done, ChangeError>>,
     },
+
+    /// What one look at the watched files found.
+    Files(Vec<FileEvent>),
+    /// No program can see these any more.
+    Quiesced(Retired),
+    /// Connections that are counted as open and that a census did not find.
+    Lost(Vec<(BackendId, u64)>),
     /// Ends the thread; steering goes on.
     Stop,
 }

@@ -6,7 +6,10 @@ mod http;
 mod kernel;
 mod model;
 mod observe;
+mod plan;
+mod run;
 mod settings;
+mod source;
 mod telemetry;
 
 fn main() {}

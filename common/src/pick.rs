@@ -7,8 +7,6 @@ use crate::tables::{Backend, Table};
 
 /// Slots drawn anew when the first one is closed: keeps the weights of what is left while a table is stale.
 pub const REDRAWS: u32 = 8;
-/// Entries of the list of distinct backends that are looked at after that.
-pub const SCAN: u32 = 256;
 
 /// Read access to the tables that a pick needs.
 pub trait Tables {
@@ -19,11 +17,45 @@ pub trait Tables {
     fn backend(&self, id: u32) -> Option<Self::Entry>;
     /// Whether a node takes new connections.
     fn node_is_open(&self, id: u32) -> bool;
+
+    /// [`pick_open`], which the kernel side keeps out of the way of the common case.
+    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+        pick_open(self, table, draw)
+    }
+
+    /// The first open backend of a list. (The kernel side has its own loop, because its verifier wants one.)
+    fn first_open(&self, list: List) -> Option<u32> {
+        (0..list.length).find_map(|i| list.open_at(self, i))
+    }
+}
+
+/// The list of distinct backends that follows the slots of a table, begun somewhere inside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    /// Index in SLOTS of the first entry.
+    pub base: u32,
+    pub length: u32,
+    /// Entry to begin with, below `length`.
+    pub start: u32,
+}
+
+impl List {
+    /// The `i`-th backend from `start` on, around the end, if it is open.
+    #[inline(always)]
+    pub fn open_at<T: Tables + ?Sized>(&self, tables: &T, i: u32) -> Option<u32> {
+        let mut at = self.start + i;
+        if at >= self.length {
+            at -= self.length;
+        }
+        let id = tables.slot(self.base + at)?;
+        open(tables, id).map(|_| id)
+    }
 }
 
 /// The backend with this id if it and its node are open.
 #[inline(always)]
-pub fn open<T: Tables>(tables: &T, id: u32) -> Option<T::Entry> {
+pub fn open<T: Tables + ?Sized>(tables: &T, id: u32) -> Option<T::Entry> {
     let entry = tables.backend(id)?;
     let backend = entry.borrow();
     if backend.closed == 0 && tables.node_is_open(backend.node) { Some(entry) } else { None }
@@ -32,9 +64,7 @@ pub fn open<T: Tables>(tables: &T, id: u32) -> Option<T::Entry> {
 /// Chooses a backend from `table`.
 ///
 /// `draw` is the service's sequence (spread), a random number (random) or the client's hash (hash). A slot whose
-/// backend or node is closed is skipped: first by drawing other slots, which keeps the weights of what is left and
-/// sends each client of `hash` to a place of its own, then along the list of distinct backends, which finds the last
-/// open one. At most [`REDRAWS`] + [`SCAN`] backends are looked at. `None`: nothing is open, or the table is empty.
+/// backend or node is closed is skipped, see [`pick_open`]. `None`: nothing is open, or the table is empty.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::Entry)> {
     let length = table.length();
@@ -46,38 +76,29 @@ pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::E
     if let Some(backend) = open(tables, id) {
         return Some((id, backend));
     }
-    pick_open(tables, table, draw)
+    let id = tables.pick_open(table, draw)?;
+    tables.backend(id).map(|backend| (id, backend))
 }
 
-/// The rest of [`pick`], once the first slot was found closed.
+/// The rest of [`pick`], once the first slot was found closed: up to [`REDRAWS`] other slots, which keeps the weights
+/// of what is left and sends each client of `hash` to a place of its own, then the list of distinct backends, which
+/// finds the last open one.
 #[inline(always)]
-fn pick_open<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::Entry)> {
+pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: Table, draw: u64) -> Option<u32> {
     let mut again = draw;
     for _ in 0..REDRAWS {
         again = mix(again.wrapping_add(1));
-        let index = table.base() + scale(again, table.length());
-        let id = tables.slot(index)?;
-        if let Some(backend) = open(tables, id) {
-            return Some((id, backend));
+        let id = tables.slot(table.base() + scale(again, table.length()))?;
+        if open(tables, id).is_some() {
+            return Some(id);
         }
     }
-    let distinct = table.distinct();
-    let list = table.base() + table.length();
-    let start = scale(mix(again), distinct);
-    for i in 0..SCAN {
-        if i >= distinct {
-            break;
-        }
-        let mut at = start + i;
-        if at >= distinct {
-            at -= distinct;
-        }
-        let id = tables.slot(list + at)?;
-        if let Some(backend) = open(tables, id) {
-            return Some((id, backend));
-        }
+    let length = table.distinct();
+    if length == 0 {
+        return None;
     }
-    None
+    let start = scale(mix(again), length);
+    tables.first_open(List { base: table.base() + table.length(), length, start })
 }
 
 /// `0..length` from the high bits of a hash: multiply and shift, no division.

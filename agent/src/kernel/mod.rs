@@ -1,37 +1,161 @@
-//! The only owner of maps, programs, links and pins.
+//! The only owner of maps, programs, links and pins. Everything else in the agent speaks of [`MapOp`]s and reads
+//! through [`Meters`].
 
-use sluice_common::{
-    tables::Counters,
-    verdict::{Program, Verdict},
+mod btf;
+mod census;
+mod errors;
+mod links;
+mod memory;
+mod meters;
+mod object;
+mod pins;
+pub mod probe;
+mod sys;
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use sluice_common::tables::{Counters, Endpoint, Table};
+
+pub use meters::Meters;
+pub use pins::uninstall;
+
+use crate::{
+    model::BackendId,
+    plan::{Entries, Machine, MapOp},
 };
+use memory::Tables;
 
-use crate::model::{BackendId, ServiceId};
+/// Where and how the data plane is installed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory on a bpffs that holds the pins.
+    pub bpffs: PathBuf,
+    /// Directory of the cgroup (v2) whose processes are steered.
+    pub cgroup: PathBuf,
+    /// Sockets with this SO_MARK pass untouched; 0 is none.
+    pub mark: u32,
+    pub sizes: Sizes,
+}
 
-/// Read-only view of the counters and tables, for readers on any thread.
-pub struct Meters;
+/// Entries of the kernel's tables. They cannot change while the tables are pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub services: u32,
+    pub backends: u32,
+    pub nodes: u32,
+    pub frontends: u32,
+    pub slots: u32,
+}
 
-impl Meters {
-    /// Counters of backends, in the order asked for.
-    pub fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>> {
-        let _ = ids;
-        unimplemented!()
+/// The data plane of one cgroup: pinned, so that it goes on when this value is dropped.
+pub struct Kernel {
+    tables: Arc<Tables>,
+    frontends: sys::Map,
+    meters: Arc<Meters>,
+    /// Held as long as this agent owns the pins.
+    _lock: pins::Lock,
+}
+
+impl Kernel {
+    /// Loads the programs, adopting tables and links that an earlier agent left.
+    ///
+    /// The order makes every prefix safe: tables first, then the hooks that follow and translate, last those that
+    /// steer. Links that exist get the new program in place, with no instant in between.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing and what to do; whatever was steered before goes on.
+    pub fn open(config: &Config) -> Result<Self> {
+        let directory = pins::Directory::open(&config.bpffs)?;
+        let lock = directory.lock()?;
+        let is_new = directory.is_new();
+        let opened = Self::install(&directory, config, lock);
+        if opened.is_err() && is_new {
+            // Nothing half attached stays behind.
+            if let Err(error) = directory.remove() {
+                tracing::warn!("what was begun could not be removed: {error:#}");
+            }
+        }
+        opened
     }
-    /// Connections and datagrams of a service that found no open backend.
-    pub fn no_backend(&self, service: ServiceId) -> anyhow::Result<u64> {
-        let _ = service;
-        unimplemented!()
+
+    fn install(directory: &pins::Directory, config: &Config, lock: pins::Lock) -> Result<Self> {
+        directory.check_version()?;
+        directory.check_sizes(&config.sizes)?;
+        let object = object::load(directory, config)?;
+        let tables = Arc::new(Tables::map(&object)?);
+        tables.stamp_version();
+        let frontends = object.map("FRONTENDS")?;
+        let (links, census) = object.into_programs()?;
+        links::attach(directory, &config.cgroup, &links)?;
+        let meters = Arc::new(Meters::new(tables.clone(), census));
+        Ok(Self { tables, frontends, meters, _lock: lock })
     }
-    /// Every verdict that was reached at least once.
-    pub fn verdicts(&self) -> anyhow::Result<Vec<(Program, Verdict, u64)>> {
-        unimplemented!()
+
+    /// A read-only view for any thread.
+    pub fn meters(&self) -> Arc<Meters> {
+        self.meters.clone()
     }
-    /// What connect() would choose now for this draw: `common::pick` run on the kernel's own tables.
-    pub fn pick(&self, service: ServiceId, draw: u64) -> anyhow::Result<Option<BackendId>> {
-        let _ = (service, draw);
-        unimplemented!()
+
+    /// Identity of the store whose ids the tables hold; all zero when they are new.
+    pub fn store_identity(&self) -> [u8; 16] {
+        self.tables.store_identity()
     }
-    /// Every steered socket of the host.
-    pub fn census(&self) -> anyhow::Result<crate::observe::census::Census> {
-        unimplemented!()
+
+    pub fn set_store_identity(&self, identity: [u8; 16]) {
+        self.tables.set_store_identity(identity);
+    }
+}
+
+impl Machine for Kernel {
+    fn run(&mut self, op: &MapOp) -> Result<()> {
+        match op {
+            MapOp::SetNode { node, closed } => self.tables.set_node(*node, *closed),
+            MapOp::PutBackend { backend, value } => self.tables.put_backend(*backend, value),
+            MapOp::CloseBackend { backend, closed } => self.tables.close_backend(*backend, *closed),
+            MapOp::ForgetBackend { backend } => self.tables.forget_backend(*backend),
+            MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
+            MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
+            MapOp::Flip { service, table } => self.tables.flip(*service, *table),
+            MapOp::ForgetService { service } => self.tables.flip(*service, Table(0)),
+            MapOp::PutFrontend { frontend, service } => {
+                self.frontends.put(frontend, service).map_err(|error| match error.raw_os_error() {
+                    Some(libc::E2BIG) => anyhow::anyhow!(
+                        "FRONTENDS is full: run the agent with a larger --max-frontends (after `sluice uninstall`)"
+                    ),
+                    _ => anyhow::Error::new(error).context("writing FRONTENDS"),
+                })
+            }
+            MapOp::RemoveFrontend { frontend } => match self.frontends.remove(frontend) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                    Err(error).context("removing an entry of FRONTENDS")
+                }
+                _ => Ok(()),
+            },
+            MapOp::AddLost { backend, connections } => self.tables.add_lost(*backend, *connections),
+        }
+    }
+
+    fn read(&self) -> Result<Entries> {
+        Ok(Entries {
+            frontends: self.frontends.entries::<Endpoint, u32>().context("reading FRONTENDS")?,
+            services: self.tables.services(),
+            backends: self.tables.backends(),
+            nodes: self.tables.nodes(),
+        })
+    }
+
+    fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
+        self.tables.counters(ids.iter().map(|id| id.0))
+    }
+}
+
+/// Waits until every program that may have read a table before this call has ended.
+///
+/// MEMBARRIER_CMD_GLOBAL is `synchronize_rcu()`; programs run in RCU read-side sections. Takes milliseconds. Where the
+/// kernel refuses it (nohz_full), a second stands in for it: programs run for microseconds.
+pub fn wait_for_readers() {
+    if sys::membarrier_global().is_err() {
+        std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }

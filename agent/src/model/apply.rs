@@ -169,7 +169,9 @@ impl State {
             Some(known) if known.declared && known.labels == *labels => return Ok(Outcome::Unchanged),
             Some(_) => Outcome::Replaced,
         };
-        let id = self.node_id(name, touched).map_err(|refusal| refusal.relative_to("node"))?;
+        let id = self
+            .node_id(name, touched)
+            .map_err(|refusal| Refusal { field: Some("metadata.name".into()), ..refusal })?;
         let generation = known.as_ref().map_or(1, |known| known.generation + 1);
         let zero = known.and_then(|known| known.zero.clone());
         let (name, labels) = (name.clone(), labels.clone());

@@ -95,14 +95,14 @@ impl State {
 
     fn index_addresses(&mut self, difference: &Difference<'_>, old: Option<&Service>, new: Option<&Service>) {
         for (backend, protocol) in pairs(&difference.gone, old) {
-            let endpoint = Endpoint::new(backend.address, protocol);
-            match self.addresses.get_mut(&endpoint) {
+            let key = Endpoint::new(backend.address, protocol).hash();
+            match self.addresses.get_mut(&key) {
                 Some(count) if *count > 1 => *count -= 1,
-                Some(_) | None => drop(self.addresses.remove(&endpoint)),
+                Some(_) | None => drop(self.addresses.remove(&key)),
             }
         }
         for (backend, protocol) in pairs(&difference.come, new) {
-            *self.addresses.entry(Endpoint::new(backend.address, protocol)).or_insert(0) += 1;
+            *self.addresses.entry(Endpoint::new(backend.address, protocol).hash()).or_insert(0) += 1;
         }
     }
 
@@ -125,11 +125,8 @@ impl State {
                 let message = format!("{frontend} is a frontend of {} already: remove it there first", other.name);
                 return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
             }
-            if self.addresses.contains_key(&endpoint) {
-                let message = match self.backend_at(endpoint, new) {
-                    Some(whose) => format!("{frontend} is the address of backend {whose}: connections would loop"),
-                    None => format!("{frontend} is the address of a backend: connections would loop"),
-                };
+            if let Some(whose) = self.backend_at(endpoint, new) {
+                let message = format!("{frontend} is the address of backend {whose}: connections would loop");
                 return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
             }
         }
@@ -192,8 +189,9 @@ impl State {
         self.capacity = capacity;
     }
 
-    /// `SERVICE/BACKEND` of one backend with this address, for a message.
+    /// `SERVICE/BACKEND` of one backend with this address. Looks through all only when the hash is there.
     fn backend_at(&self, endpoint: Endpoint, new: &Service) -> Option<String> {
+        self.addresses.get(&endpoint.hash())?;
         let others = self.services.iter().map(|(_, service)| &**service).filter(|service| service.id != new.id);
         let mut all = std::iter::once(new).chain(others).flat_map(|service| {
             let backends = service.backends.iter().flat_map(|b| protocols(service).map(move |p| (b, p)));

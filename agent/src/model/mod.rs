@@ -13,8 +13,12 @@ mod merge;
 pub mod name;
 pub mod parse;
 mod resolve;
+pub mod saved;
 pub mod service;
 pub mod state;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use name::Name;

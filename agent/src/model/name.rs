@@ -1,16 +1,17 @@
 //! Names of services, backends, groups and nodes.
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::SmolStr;
 
 /// Longest name, in bytes.
 pub const MAX_NAME: usize = 253;
 
 /// A name as Kubernetes writes them: lower-case letters, digits, `-`, `_` and `.`; a letter or digit at both ends
-/// and around every dot; 1 to 253 characters. Cloning copies a pointer.
+/// and around every dot; 1 to 253 characters. Cheap to clone: up to 23 bytes stand in place, more are shared.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
+pub struct Name(SmolStr);
 
 /// Why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,12 +47,12 @@ impl Name {
         if !text.split('.').all(solid) {
             return Err(NameError::Edge(text.to_owned()));
         }
-        Ok(Self(text.into()))
+        Ok(Self(SmolStr::new(text)))
     }
 
     /// Name of the one group of a service that names none.
     pub(super) fn default_group() -> Self {
-        Self("default".into())
+        Self(SmolStr::new_static("default"))
     }
 
     pub fn as_str(&self) -> &str {
@@ -93,13 +94,13 @@ impl AsRef<str> for Name {
 
 impl PartialEq<str> for Name {
     fn eq(&self, other: &str) -> bool {
-        &*self.0 == other
+        self.0.as_str() == other
     }
 }
 
 impl PartialEq<&str> for Name {
     fn eq(&self, other: &&str) -> bool {
-        &*self.0 == *other
+        self.0.as_str() == *other
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 
 /// Most documents of one file.
 pub const MAX_DOCUMENTS: usize = 10_000;
-/// Most YAML nodes of one file: ten million bytes of the densest text are far from it.
+/// Most YAML nodes of one file: more than 4 MiB of the densest text hold.
 const MAX_YAML_NODES: usize = 2_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The whole desired state as one immutable value: cloning is cheap, readers never wait.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -37,8 +38,9 @@ pub struct State {
     /// The service of each backend.
     pub(super) owners: Table<ServiceId>,
     pub(super) frontends: OrdMap<Endpoint, ServiceId>,
-    /// How many backends have each address, once per protocol of their service.
-    pub(super) addresses: OrdMap<Endpoint, u32>,
+    /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
+    /// of the memory, and what is found is looked at again anyway, to say whose it is.
+    pub(super) addresses: OrdMap<u32, u32>,
     /// Weight that a service has on a node, without backends that are zeroed themselves; an entry for every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
     pub(super) capacity: Table<Capacity>,
@@ -65,7 +67,7 @@ pub(super) enum Holder {
 }
 
 /// An address and protocol as a key: 20 bytes instead of the 36 of a [`Frontend`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Endpoint {
     /// IPv4 as a mapped address.
     ip: [u8; 16],
@@ -80,6 +82,14 @@ impl Endpoint {
             IpAddr::V6(ip) => ip,
         };
         Self { ip: ip.octets(), port: address.port(), protocol }
+    }
+
+    /// Key in [`State::addresses`]. Never saved.
+    pub fn hash(&self) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        let hash = hasher.finish();
+        (hash ^ (hash >> 32)) as u32
     }
 }
 

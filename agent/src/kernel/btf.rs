@@ -1,0 +1,183 @@
+//! Where members of kernel structures lie in this kernel, from its BTF.
+//!
+//! Format: Documentation/bpf/btf.rst of the kernel. Only what a walk to a member by its path needs.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use sluice_common::records::{MEMBERS, Member};
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Structure and path of each [`Member`], in the order of their numbers.
+const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
+    (Member::SkErr, "sock", &["sk_err"]),
+    (Member::Family, "sock_common", &["skc_family"]),
+    (Member::State, "sock_common", &["skc_state"]),
+    (Member::LocalPort, "sock_common", &["skc_num"]),
+    (Member::RemotePort, "sock_common", &["skc_dport"]),
+    (Member::LocalV4, "sock_common", &["skc_rcv_saddr"]),
+    (Member::RemoteV4, "sock_common", &["skc_daddr"]),
+    (Member::LocalV6, "sock_common", &["skc_v6_rcv_saddr"]),
+    (Member::RemoteV6, "sock_common", &["skc_v6_daddr"]),
+    (Member::Cookie, "sock_common", &["skc_cookie"]),
+    (Member::Net, "sock_common", &["skc_net", "net"]),
+    (Member::NetCookie, "net", &["net_cookie"]),
+    (Member::LastSent, "tcp_sock", &["lsndtime"]),
+    (Member::LastReceived, "inet_connection_sock", &["icsk_ack", "lrcvtime"]),
+    (Member::WriteSeq, "tcp_sock", &["write_seq"]),
+    (Member::SndUna, "tcp_sock", &["snd_una"]),
+    (Member::RcvNxt, "tcp_sock", &["rcv_nxt"]),
+    (Member::CopiedSeq, "tcp_sock", &["copied_seq"]),
+    (Member::BytesSent, "tcp_sock", &["bytes_sent"]),
+    (Member::BytesReceived, "tcp_sock", &["bytes_received"]),
+];
+
+/// Byte offset of every [`Member`], indexed by it.
+///
+/// # Errors
+/// When this kernel has no BTF or lacks a member.
+pub fn offsets() -> Result<[u32; MEMBERS]> {
+    let data = fs::read(Path::new(VMLINUX))
+        .with_context(|| format!("reading {VMLINUX}: this kernel must be built with CONFIG_DEBUG_INFO_BTF"))?;
+    let types = Types::parse(&data)?;
+    let mut offsets = [0; MEMBERS];
+    for (member, structure, path) in PATHS {
+        let found = types.offset(structure, path);
+        offsets[member as usize] =
+            found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;
+    }
+    Ok(offsets)
+}
+
+/// Structures and unions, with what leads through to them.
+struct Types<'a> {
+    strings: &'a [u8],
+    /// By type id - 1.
+    types: Vec<Type>,
+    structs: HashMap<&'a str, u32>,
+}
+
+#[derive(Clone)]
+enum Type {
+    /// Members: name offset, type id, byte offset.
+    Compound(Vec<(u32, u32, u32)>),
+    /// typedef, const, volatile and the like.
+    Alias(u32),
+    Other,
+}
+
+impl<'a> Types<'a> {
+    fn parse(data: &'a [u8]) -> Result<Self> {
+        ensure!(data.len() >= 24 && data[..2] == 0xeb9f_u16.to_ne_bytes(), "{VMLINUX} is not BTF");
+        let header = word(data, 4)? as usize;
+        let (type_start, type_length) = (header + word(data, 8)? as usize, word(data, 12)? as usize);
+        let (string_start, string_length) = (header + word(data, 16)? as usize, word(data, 20)? as usize);
+        let strings = data.get(string_start..string_start + string_length).context("BTF ends early")?;
+        let section = data.get(type_start..type_start + type_length).context("BTF ends early")?;
+        let mut parsed = Self { strings, types: Vec::new(), structs: HashMap::new() };
+        let mut at = 0;
+        while at < section.len() {
+            at = parsed.parse_type(section, at)?;
+        }
+        Ok(parsed)
+    }
+
+    /// Reads the type at `at`; returns where the next one begins.
+    fn parse_type(&mut self, section: &'a [u8], at: usize) -> Result<usize> {
+        let (name, info, size_or_type) = (word(section, at)?, word(section, at + 4)?, word(section, at + 8)?);
+        let (count, kind, kind_flag) = (info as usize & 0xffff, info >> 24 & 0x1f, info >> 31 == 1);
+        let body = at + 12;
+        let (parsed, length) = match kind {
+            // STRUCT, UNION
+            4 | 5 => {
+                let mut members = Vec::with_capacity(count);
+                for i in 0..count {
+                    let member = body + i * 12;
+                    let bits = word(section, member + 8)? & if kind_flag { 0x00ff_ffff } else { u32::MAX };
+                    members.push((word(section, member)?, word(section, member + 4)?, bits / 8));
+                }
+                if kind == 4 && name != 0 {
+                    let id = self.types.len() as u32 + 1;
+                    self.structs.entry(string(self.strings, name)).or_insert(id);
+                }
+                (Type::Compound(members), count * 12)
+            }
+            // TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG
+            8..=11 | 18 => (Type::Alias(size_or_type), 0),
+            // INT, VAR, DECL_TAG
+            1 | 14 | 17 => (Type::Other, 4),
+            // ARRAY
+            3 => (Type::Other, 12),
+            // ENUM, FUNC_PROTO
+            6 | 13 => (Type::Other, count * 8),
+            // DATASEC, ENUM64
+            15 | 19 => (Type::Other, count * 12),
+            // PTR, FWD, FUNC, FLOAT
+            2 | 7 | 12 | 16 => (Type::Other, 0),
+            other => bail!("{VMLINUX} has a kind of type ({other}) that this agent does not know"),
+        };
+        self.types.push(parsed);
+        Ok(body + length)
+    }
+
+    fn offset(&self, structure: &str, path: &[&str]) -> Option<u32> {
+        let mut id = *self.structs.get(structure)?;
+        let mut offset = 0;
+        for name in path {
+            let (member_type, member_offset) = self.member(id, name)?;
+            offset += member_offset;
+            id = member_type;
+        }
+        Some(offset)
+    }
+
+    /// Type and offset of a member, through anonymous structures and unions.
+    fn member(&self, id: u32, name: &str) -> Option<(u32, u32)> {
+        match self.types.get(id as usize - 1)? {
+            Type::Alias(of) => self.member(*of, name),
+            Type::Other => None,
+            Type::Compound(members) => members.iter().find_map(|&(label, member, offset)| {
+                if label == 0 && member != 0 {
+                    self.member(member, name).map(|(id, inner)| (id, offset + inner))
+                } else {
+                    (string(self.strings, label) == name).then_some((member, offset))
+                }
+            }),
+        }
+    }
+}
+
+fn string(strings: &[u8], offset: u32) -> &str {
+    let rest = strings.get(offset as usize..).unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    std::str::from_utf8(&rest[..end]).unwrap_or_default()
+}
+
+fn word(data: &[u8], at: usize) -> Result<u32> {
+    let bytes = data.get(at..at + 4).context("BTF ends early")?;
+    Ok(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_every_member() {
+        let offsets = offsets().unwrap();
+        // The first members of sock_common are older than BTF.
+        assert_eq!(offsets[Member::RemoteV4 as usize], 0);
+        assert_eq!(offsets[Member::LocalV4 as usize], 4);
+        assert_eq!(offsets[Member::RemotePort as usize], 12);
+        assert_eq!(offsets[Member::LocalPort as usize], 14);
+        assert!(offsets[Member::LastSent as usize] > 1000);
+    }
+
+    #[test]
+    fn what_is_not_btf_is_refused() {
+        for data in [&b""[..], b"not btf at all, not at all", &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0]] {
+            assert!(Types::parse(data).is_err());
+        }
+    }
+}

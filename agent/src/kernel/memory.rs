@@ -1,0 +1,316 @@
+//! The array tables, mapped into the agent: a change is a store, not a system call, and is in force when it is done.
+#![allow(unsafe_code)]
+
+use std::{
+    io::Error,
+    marker::PhantomData,
+    mem::size_of,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use sluice_common::{
+    ABI_VERSION,
+    tables::{Backend, Counters, Meta, Node, Service, Table},
+    verdict::VERDICTS,
+};
+
+use super::{object::Object, sys::Map};
+
+/// Part of an array map, mapped read-write for as long as this value lives.
+struct Window<T> {
+    address: NonNull<libc::c_void>,
+    bytes: usize,
+    /// First element, within the page-aligned mapping.
+    first: *mut T,
+    length: usize,
+    element: PhantomData<T>,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; every access below is atomic or to an element that nobody else
+// uses at that time.
+unsafe impl<T> Send for Window<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Window<T> {}
+
+impl<T: Copy> Window<T> {
+    /// Maps `length` elements from index `from` on. The caller has checked that they exist.
+    fn new(map: &Map, from: usize, length: usize) -> Result<Self> {
+        const PAGE: usize = 4096;
+        let (start, end) = (from * size_of::<T>(), (from + length) * size_of::<T>());
+        let offset = start / PAGE * PAGE;
+        let bytes = (end - offset).next_multiple_of(PAGE).max(PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd(),
+                offset as libc::off_t,
+            )
+        };
+        let address = match NonNull::new(address) {
+            Some(address) if address.as_ptr() != libc::MAP_FAILED => address,
+            _ => return Err(Error::last_os_error()).context("mapping a table into memory"),
+        };
+        // SAFETY: inside the mapping.
+        let first = unsafe { address.as_ptr().cast::<u8>().add(start - offset) }.cast::<T>();
+        Ok(Self { address, bytes, first, length, element: PhantomData })
+    }
+
+    fn at(&self, index: usize) -> Option<*mut T> {
+        // SAFETY: inside the mapping.
+        (index < self.length).then(|| unsafe { self.first.add(index) })
+    }
+}
+
+impl<T> Drop for Window<T> {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nothing refers to any more.
+        unsafe { libc::munmap(self.address.as_ptr(), self.bytes) };
+    }
+}
+
+/// The tables of one data plane. Writing is for [`super::Kernel`] alone.
+pub struct Tables {
+    services: Window<Service>,
+    backends: Window<Backend>,
+    nodes: Window<Node>,
+    meta: Window<Meta>,
+    /// Too large to stay mapped: [`Window`]s come and go.
+    slots: Map,
+    slot_count: usize,
+    counters: Map,
+    counter_count: usize,
+    verdicts: Map,
+    cpus: usize,
+}
+
+/// Counters mapped at a time: 64 KiB.
+const COUNTERS_AT_ONCE: usize = 256;
+
+impl Tables {
+    pub(super) fn map(object: &Object) -> Result<Self> {
+        let (services, service_count) = sized(object, "SERVICES")?;
+        let (backends, backend_count) = sized(object, "BACKENDS")?;
+        let (nodes, node_count) = sized(object, "NODES")?;
+        let (slots, slot_count) = sized(object, "SLOTS")?;
+        let (counters, counter_count) = sized(object, "COUNTERS")?;
+        let (meta, _) = sized(object, "META")?;
+        Ok(Self {
+            services: Window::new(&services, 0, service_count)?,
+            backends: Window::new(&backends, 0, backend_count)?,
+            nodes: Window::new(&nodes, 0, node_count)?,
+            meta: Window::new(&meta, 0, 1)?,
+            slots,
+            slot_count,
+            counters,
+            counter_count,
+            verdicts: object.map("VERDICTS")?,
+            cpus: aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("reading {path}: {error}"))?,
+        })
+    }
+
+    pub(super) fn stamp_version(&self) {
+        if let Some(meta) = self.meta.at(0) {
+            // SAFETY: a live mapping; programs do not read META.
+            unsafe { (*meta).abi_version = ABI_VERSION };
+        }
+    }
+
+    pub(super) fn store_identity(&self) -> [u8; 16] {
+        // SAFETY: as above.
+        self.meta.at(0).map_or([0; 16], |meta| unsafe { (*meta).store })
+    }
+
+    pub(super) fn set_store_identity(&self, identity: [u8; 16]) {
+        if let Some(meta) = self.meta.at(0) {
+            // SAFETY: as above.
+            unsafe { (*meta).store = identity };
+        }
+    }
+
+    pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {
+        let at = self.nodes.at(node as usize).with_context(|| beyond("NODES", node))?;
+        // SAFETY: an aligned word of a live mapping.
+        unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Writes a whole entry. It is in no table yet, or differs from what is there in `node` and `closed` only.
+    pub(super) fn put_backend(&self, backend: u32, value: &Backend) -> Result<()> {
+        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        // SAFETY: live mapping. Address and port do not change under a program that reads them (see above), so the
+        // two words that may are stored atomically and the rest plainly.
+        unsafe {
+            if (*at).address != value.address || (*at).port != value.port {
+                (*at).address = value.address;
+                (*at).port = value.port;
+            }
+            AtomicU32::from_ptr(&raw mut (*at).node).store(value.node, Ordering::SeqCst);
+            AtomicU32::from_ptr(&raw mut (*at).closed).store(value.closed, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    pub(super) fn close_backend(&self, backend: u32, closed: u32) -> Result<()> {
+        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        // SAFETY: an aligned word of a live mapping.
+        unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Makes an entry as new: no table, flow or connection refers to it any more.
+    pub(super) fn forget_backend(&self, backend: u32) -> Result<()> {
+        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        let counters = self.counters_window(backend as usize, 1)?;
+        let counter = counters.at(0).with_context(|| beyond("COUNTERS", backend))?;
+        // SAFETY: live mappings; by the caller's word nobody else uses these entries.
+        unsafe {
+            ptr::write_bytes(at, 0, 1);
+            ptr::write_bytes(counter, 0, 1);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_service(&self, service: u32, sequence: u64) -> Result<()> {
+        let at = self.services.at(service as usize).with_context(|| beyond("SERVICES", service))?;
+        // SAFETY: live mapping; no frontend leads here yet.
+        unsafe {
+            ptr::write_bytes(at, 0, 1);
+            (*at).sequence = sequence;
+        }
+        Ok(())
+    }
+
+    /// Writes slots that no current table covers.
+    pub(super) fn write_slots(&self, base: u32, entries: &[u32]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if base as usize + entries.len() > self.slot_count {
+            bail!(beyond("SLOTS", base));
+        }
+        let window = Window::<u32>::new(&self.slots, base as usize, entries.len())?;
+        // SAFETY: inside the mapping; these slots are in no current table.
+        unsafe { ptr::copy_nonoverlapping(entries.as_ptr(), window.first, entries.len()) };
+        Ok(())
+    }
+
+    /// The moment at which a table is in force.
+    pub(super) fn flip(&self, service: u32, table: Table) -> Result<()> {
+        let at = self.services.at(service as usize).with_context(|| beyond("SERVICES", service))?;
+        // SAFETY: an aligned word of a live mapping. Release: the slots written before are seen with it.
+        unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.store(table.0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    pub(super) fn add_lost(&self, backend: u32, connections: u64) -> Result<()> {
+        let window = self.counters_window(backend as usize, 1)?;
+        let at = window.at(0).with_context(|| beyond("COUNTERS", backend))?;
+        // SAFETY: an aligned word of a live mapping.
+        unsafe { AtomicU64::from_ptr(&raw mut (*at).lost) }.fetch_add(connections, Ordering::SeqCst);
+        Ok(())
+    }
+
+    pub(super) fn services(&self) -> Vec<(u32, Table)> {
+        (0..self.services.length as u32)
+            .filter_map(|id| self.table(id).filter(|table| table.present()).map(|table| (id, table)))
+            .collect()
+    }
+
+    pub(super) fn backends(&self) -> Vec<(u32, Backend)> {
+        (0..self.backends.length as u32)
+            .filter_map(|id| self.backend(id).filter(|backend| backend.port != 0).map(|backend| (id, backend)))
+            .collect()
+    }
+
+    pub(super) fn nodes(&self) -> Vec<(u32, u32)> {
+        (0..self.nodes.length as u32).map(|id| (id, self.node_closed(id))).filter(|(_, closed)| *closed != 0).collect()
+    }
+
+    pub(super) fn table(&self, service: u32) -> Option<Table> {
+        let at = self.services.at(service as usize)?;
+        // SAFETY: an aligned word of a live mapping.
+        Some(Table(unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.load(Ordering::SeqCst)))
+    }
+
+    pub(super) fn no_backend(&self, service: u32) -> Option<u64> {
+        let at = self.services.at(service as usize)?;
+        // SAFETY: as above.
+        Some(unsafe { AtomicU64::from_ptr(&raw mut (*at).no_backend) }.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn backend(&self, id: u32) -> Option<Backend> {
+        // SAFETY: a live mapping; only `node` and `closed` change while an entry is in use, and those by whole words.
+        self.backends.at(id as usize).map(|at| unsafe { ptr::read_volatile(at) })
+    }
+
+    pub(super) fn node_closed(&self, id: u32) -> u32 {
+        // SAFETY: an aligned word of a live mapping.
+        self.nodes
+            .at(id as usize)
+            .map_or(0, |at| unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.load(Ordering::SeqCst))
+    }
+
+    /// Part of SLOTS, copied.
+    pub(super) fn slots(&self, base: u32, length: u32) -> Result<Vec<u32>> {
+        if length == 0 || (base as usize + length as usize) > self.slot_count {
+            return Ok(Vec::new());
+        }
+        let window = Window::<u32>::new(&self.slots, base as usize, length as usize)?;
+        // SAFETY: inside the mapping. A table that is replaced meanwhile gives an old answer, not a wrong one.
+        Ok((0..length as usize).map(|i| unsafe { ptr::read_volatile(window.first.add(i)) }).collect())
+    }
+
+    /// Counters of the given backends, in that order; zero for ids beyond the table.
+    pub(super) fn counters(&self, ids: impl Iterator<Item = u32>) -> Result<Vec<Counters>> {
+        let mut window: Option<(usize, Window<Counters>)> = None;
+        let mut found = Vec::with_capacity(ids.size_hint().0);
+        for id in ids {
+            let (chunk, index) = (id as usize / COUNTERS_AT_ONCE, id as usize % COUNTERS_AT_ONCE);
+            if window.as_ref().is_none_or(|(held, _)| *held != chunk) {
+                let from = chunk * COUNTERS_AT_ONCE;
+                let length = COUNTERS_AT_ONCE.min(self.counter_count.saturating_sub(from));
+                window = Some((chunk, self.counters_window(from, length)?));
+            }
+            let at = window.as_ref().and_then(|(_, window)| window.at(index));
+            // SAFETY: live mapping; every field is an aligned word that programs add to, read by whole words.
+            found.push(at.map_or_else(zero_counters, |at| unsafe { ptr::read_volatile(at) }));
+        }
+        Ok(found)
+    }
+
+    /// Count of one verdict over all CPUs.
+    pub(super) fn verdict(&self, index: u32) -> Result<u64> {
+        debug_assert!(index < VERDICTS);
+        let mut values = vec![0; self.cpus];
+        self.verdicts.lookup_per_cpu(index, &mut values).context("reading VERDICTS")?;
+        Ok(values.iter().sum())
+    }
+
+    fn counters_window(&self, from: usize, length: usize) -> Result<Window<Counters>> {
+        if from + length > self.counter_count {
+            bail!(beyond("COUNTERS", from as u32));
+        }
+        Window::new(&self.counters, from, length)
+    }
+}
+
+fn zero_counters() -> Counters {
+    // SAFETY: integers and arrays of them.
+    unsafe { std::mem::zeroed() }
+}
+
+fn beyond(table: &str, index: u32) -> String {
+    format!("{table} has no entry {index}")
+}
+
+fn sized(object: &Object, name: &str) -> Result<(Map, usize)> {
+    let map = object.map(name)?;
+    let entries = map.info().with_context(|| format!("asking for the size of {name}"))?.max_entries;
+    Ok((map, entries as usize))
+}

@@ -1,0 +1,123 @@
+//! Read-only view of the counters and tables, for readers on any thread.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Result;
+use sluice_common::{
+    pick,
+    tables::{Backend, Counters},
+    verdict::{self, Program, Verdict},
+};
+
+use super::{census::CensusProgram, memory::Tables};
+use crate::{
+    model::{BackendId, ServiceId},
+    observe::{census::Census, gauges},
+};
+
+/// Reads what the kernel counts. Nothing here can change it.
+pub struct Meters {
+    tables: Arc<Tables>,
+    census: CensusProgram,
+    hz: OnceLock<u32>,
+}
+
+impl Meters {
+    pub(super) fn new(tables: Arc<Tables>, census: CensusProgram) -> Self {
+        Self { tables, census, hz: OnceLock::new() }
+    }
+
+    /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
+    ///
+    /// # Errors
+    /// When the table cannot be mapped.
+    pub fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
+        self.tables.counters(ids.iter().map(|id| id.0))
+    }
+
+    /// Backends that have connections, with their counters, in the order of ids.
+    ///
+    /// # Errors
+    /// As [`Meters::counters`].
+    pub fn in_use(&self) -> Result<Vec<(BackendId, Counters)>> {
+        let ids: Vec<u32> = self.tables.backends().into_iter().map(|(id, _)| id).collect();
+        let counters = self.tables.counters(ids.iter().copied())?;
+        let all = ids.into_iter().map(BackendId).zip(counters);
+        Ok(all.filter(|(_, counters)| gauges::open(counters) != 0).collect())
+    }
+
+    /// One pass over the steered sockets of all namespaces. The first one takes a quarter of a second more: it measures
+    /// the kernel's tick.
+    ///
+    /// # Errors
+    /// When the kernel refuses the iterator.
+    pub fn census(&self) -> Result<Census> {
+        let hz = match self.hz.get() {
+            Some(hz) => *hz,
+            None => {
+                let hz = self.census.measure_hz()?;
+                *self.hz.get_or_init(|| hz)
+            }
+        };
+        self.census.read(hz)
+    }
+
+    /// Connections and datagrams of a service that found no open backend.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for a table that has to be mapped.
+    pub fn no_backend(&self, service: ServiceId) -> Result<u64> {
+        Ok(self.tables.no_backend(service.0).unwrap_or(0))
+    }
+
+    /// Every verdict that was reached at least once.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
+        let mut found = Vec::new();
+        for program in Program::ALL {
+            for verdict in Verdict::ALL {
+                let count = self.tables.verdict(verdict::index(program, verdict))?;
+                if count != 0 {
+                    found.push((program, verdict, count));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What connect() would choose now for this draw: `common::pick` run on the kernel's own tables.
+    ///
+    /// # Errors
+    /// When the table cannot be mapped.
+    pub fn pick(&self, service: ServiceId, draw: u64) -> Result<Option<BackendId>> {
+        let Some(table) = self.tables.table(service.0).filter(|table| table.present()) else {
+            return Ok(None);
+        };
+        let slots = self.tables.slots(table.base(), table.length() + table.distinct())?;
+        let view = View { tables: &self.tables, base: table.base(), slots };
+        Ok(pick::pick(&view, table, draw).map(|(id, _)| BackendId(id)))
+    }
+}
+
+/// One service's table, copied, with the entries it leads to.
+struct View<'a> {
+    tables: &'a Tables,
+    base: u32,
+    slots: Vec<u32>,
+}
+
+impl pick::Tables for View<'_> {
+    type Entry = Backend;
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index.checked_sub(self.base)? as usize).copied()
+    }
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.tables.backend(id)
+    }
+    fn node_is_open(&self, id: u32) -> bool {
+        self.tables.node_closed(id) == 0
+    }
+}

@@ -1,0 +1,236 @@
+//! The directory of pins: who owns it, whether what it holds can be adopted, and its removal.
+
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use sluice_common::{ABI_VERSION, records, tables, verdict::VERDICTS};
+
+use super::{
+    Sizes,
+    sys::{Map, MapInfo},
+};
+
+/// Maps in the order in which a new agent creates them.
+const MAPS: [&str; 10] =
+    ["META", "NODES", "BACKENDS", "SLOTS", "SERVICES", "COUNTERS", "VERDICTS", "FLOWS", "CONNECTIONS", "FRONTENDS"];
+
+/// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+/// Ownership of a [`Directory`]; ends with the process, however that ends.
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Directory {
+    /// Makes the directory where it is missing.
+    ///
+    /// # Errors
+    /// When it is on no bpffs, or cannot be made.
+    pub fn open(path: &Path) -> Result<Self> {
+        let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+        let kind = statfs(existing).with_context(|| format!("looking at {}", existing.display()))?.filesystem_type();
+        ensure!(
+            kind == BPF_FS_MAGIC,
+            "{} is not on a bpf file system, so nothing can be pinned there: run `mount -t bpf bpf /sys/fs/bpf`, or \
+             give --bpffs a directory on one",
+            path.display()
+        );
+        for part in ["", "maps", "links"] {
+            let directory = path.join(part);
+            fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// When another agent has it.
+    pub fn lock(&self) -> Result<Lock> {
+        let file = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Lock { _file: file }),
+            Err((_, nix::Error::EWOULDBLOCK)) => bail!(
+                "another agent owns {}: stop it first, or give this one its own --bpffs, --state-dir, --socket and --cgroup",
+                self.path.display()
+            ),
+            Err((_, error)) => Err(error).with_context(|| format!("locking {}", self.path.display())),
+        }
+    }
+
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.path.join("maps").join(name)
+    }
+
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.path.join("links").join(name)
+    }
+
+    /// # Errors
+    /// When the tables were made by an agent with other layouts.
+    pub fn check_version(&self) -> Result<()> {
+        let Some(meta) = self.pinned("META")? else {
+            return Ok(());
+        };
+        let size = meta.info().context("asking for the size of META")?.value_size as usize;
+        let mut value = vec![0u8; size.max(size_of::<tables::Meta>())];
+        meta.lookup_bytes(0, &mut value).context("reading META")?;
+        let version = u32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+        // 0: an agent died after it had made the table and before it had loaded a program.
+        ensure!(
+            version == 0 || version == ABI_VERSION,
+            "{} holds tables of version {version}, and this sluice speaks version {ABI_VERSION}: steering goes on as it \
+             is. Run the sluice that made them, or remove them with `sluice uninstall --bpffs {} --keep-state` (no \
+             connection is steered until this agent has started; the configuration is kept)",
+            self.path.display(),
+            self.path.display()
+        );
+        Ok(())
+    }
+
+    /// # Errors
+    /// When a pinned table has another shape than the one asked for: it names both, and the flag.
+    pub fn check_sizes(&self, sizes: &Sizes) -> Result<()> {
+        for name in MAPS {
+            let Some(map) = self.pinned(name)? else { continue };
+            let found = map.info().with_context(|| format!("asking for the size of {name}"))?;
+            let wanted = shape(name, sizes);
+            ensure!(
+                (found.key_size, found.value_size) == (wanted.key_size, wanted.value_size),
+                "the pinned table {name} has entries of {} + {} bytes, and this sluice wants {} + {}: run the sluice that \
+                 made it, or remove it with `sluice uninstall --bpffs {} --keep-state`",
+                found.key_size,
+                found.value_size,
+                wanted.key_size,
+                wanted.value_size,
+                self.path.display()
+            );
+            ensure!(
+                found.max_entries == wanted.max_entries,
+                "the pinned table {name} has {} entries, and {} asks for {}: start with {} {}, or remove it with \
+                 `sluice uninstall --bpffs {} --keep-state` (no connection is steered until this agent has started)",
+                found.max_entries,
+                flag(name),
+                wanted.max_entries,
+                flag(name),
+                found.max_entries,
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether an agent was here before.
+    pub fn is_new(&self) -> bool {
+        MAPS.iter().all(|name| !self.map(name).exists())
+    }
+
+    /// Removes every pin, see [`uninstall`].
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(&self) -> Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        let links = super::links::ORDER.iter().rev().map(|program| self.link(program.name()));
+        let maps = MAPS.iter().rev().map(|name| self.map(name));
+        for pin in links.chain(maps) {
+            match fs::remove_file(&pin) {
+                Ok(()) => removed.push(pin),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
+            }
+        }
+        for part in ["maps", "links", ""] {
+            let directory = self.path.join(part);
+            match fs::remove_dir(&directory) {
+                Ok(()) => removed.push(directory),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("removing {}", directory.display())),
+            }
+        }
+        Ok(removed)
+    }
+
+    fn pinned(&self, name: &str) -> Result<Option<Map>> {
+        let path = self.map(name);
+        match Map::pinned(&path) {
+            Ok(map) => Ok(Some(map)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("opening the pinned table {}", path.display())),
+        }
+    }
+}
+
+/// Detaches the programs and removes every pin. Returns what was removed, in order: the hooks that steer go first, so
+/// that none of them is left without those that follow and translate.
+///
+/// # Errors
+/// When an agent still runs there, or a pin cannot be removed.
+pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let directory = Directory { path: path.to_owned() };
+    let _lock = directory.lock()?;
+    directory.remove()
+}
+
+/// Entries of each table for the sizes asked for.
+pub fn entries(name: &str, sizes: &Sizes) -> u32 {
+    match name {
+        "FRONTENDS" => sizes.frontends,
+        "SERVICES" => sizes.services,
+        "SLOTS" => sizes.slots,
+        "BACKENDS" | "COUNTERS" => sizes.backends,
+        "NODES" => sizes.nodes,
+        "META" => 1,
+        "VERDICTS" => VERDICTS,
+        "FLOWS" => 65536,
+        _ => 0,
+    }
+}
+
+fn shape(name: &str, sizes: &Sizes) -> MapInfo {
+    let index = size_of::<u32>();
+    let (key, value) = match name {
+        "FRONTENDS" => (size_of::<tables::Endpoint>(), index),
+        "SERVICES" => (index, size_of::<tables::Service>()),
+        "SLOTS" => (index, index),
+        "BACKENDS" => (index, size_of::<tables::Backend>()),
+        "NODES" => (index, size_of::<tables::Node>()),
+        "COUNTERS" => (index, size_of::<tables::Counters>()),
+        "META" => (index, size_of::<tables::Meta>()),
+        "VERDICTS" => (index, size_of::<u64>()),
+        "FLOWS" => (size_of::<records::FlowKey>(), size_of::<records::Flow>()),
+        _ => (index, size_of::<records::Connection>()),
+    };
+    MapInfo { key_size: key as u32, value_size: value as u32, max_entries: entries(name, sizes), ..MapInfo::default() }
+}
+
+fn flag(name: &str) -> &'static str {
+    match name {
+        "FRONTENDS" => "--max-frontends",
+        "SERVICES" => "--max-services",
+        "SLOTS" => "--max-slots",
+        "BACKENDS" | "COUNTERS" => "--max-backends",
+        "NODES" => "--max-nodes",
+        _ => "this sluice",
+    }
+}
+
+/// Names of all maps.
+pub fn maps() -> impl Iterator<Item = &'static str> {
+    MAPS.into_iter()
+}

@@ -1,0 +1,156 @@
+//! What this kernel offers: the real programs are given to the verifier and thrown away, nothing is attached.
+
+use std::{fs, path::Path};
+
+use aya::{Btf, EbpfLoader, VerifierLogLevel};
+use aya_obj::btf::BtfKind;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use sluice_common::verdict::Program;
+
+use super::{btf, object, sys};
+use crate::observe::cgroups;
+
+/// One thing that was looked for.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub feature: String,
+    /// What it is for.
+    pub enables: String,
+    pub status: Status,
+    /// What was found, or what to do.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    /// Works, with less.
+    Degraded,
+    /// The agent cannot start.
+    Missing,
+}
+
+/// Looks at everything that the agent needs or can use. `bpffs`: where the pins would go.
+pub fn report(bpffs: &Path) -> Vec<Finding> {
+    let mut findings = vec![kernel(), rights(), file_system(bpffs), cgroup()];
+    findings.push(members());
+    findings.extend(programs());
+    findings.push(readers());
+    findings.push(destroy());
+    findings
+}
+
+fn finding(feature: &str, enables: &str, result: Result<String, String>, otherwise: Status) -> Finding {
+    let (status, detail) = match result {
+        Ok(detail) => (Status::Ok, detail),
+        Err(detail) => (otherwise, detail),
+    };
+    Finding { feature: feature.into(), enables: enables.into(), status, detail }
+}
+
+fn kernel() -> Finding {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let result = if version >= (6, 1) {
+        Ok(release)
+    } else {
+        Err(format!("{release}: tested from 6.1 on, and bpf_set_retval needs 5.18"))
+    };
+    finding("Linux 6.1", "everything", result, Status::Degraded)
+}
+
+fn rights() -> Finding {
+    const NEEDED: [(u32, &str); 4] =
+        [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let missing: Vec<_> = NEEDED.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    let result = if missing.is_empty() {
+        Ok("all there".into())
+    } else {
+        Err(format!("missing {}: run as root", missing.join(", ")))
+    };
+    finding("capabilities", "loading and attaching programs", result, Status::Missing)
+}
+
+fn file_system(bpffs: &Path) -> Finding {
+    let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let result = match statfs(existing) {
+        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(format!("{}", bpffs.display())),
+        _ => Err(format!("{} is on none: `mount -t bpf bpf /sys/fs/bpf`", bpffs.display())),
+    };
+    finding("bpf file system", "steering that outlives the agent", result, Status::Missing)
+}
+
+fn cgroup() -> Finding {
+    let result = match cgroups::root() {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(_) => Err("not mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".into()),
+    };
+    finding("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
+}
+
+fn members() -> Finding {
+    let result = btf::offsets().map(|_| "all members found".into()).map_err(|error| format!("{error:#}"));
+    finding("BTF of the kernel", "reasons of failures, connection lists", result, Status::Missing)
+}
+
+fn programs() -> Vec<Finding> {
+    let Ok(offsets) = btf::offsets() else { return Vec::new() };
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::DEBUG).override_global("OFFSETS", offsets.as_slice(), true);
+    let loaded = loader.load(object::OBJECT);
+    let mut ebpf = match loaded {
+        Ok(ebpf) => ebpf,
+        Err(error) => {
+            let result = Err(format!("{:#}", super::errors::explain(error)));
+            return vec![finding("tables", "everything", result, Status::Missing)];
+        }
+    };
+    let mut findings = vec![finding("tables", "everything", Ok("made and thrown away".into()), Status::Missing)];
+    for program in Program::ALL {
+        let result = match ebpf.program_mut(program.name()) {
+            Some(found) => object::load_program(found).map(|_| "accepted".into()).map_err(|e| format!("{e:#}")),
+            None => Err("not in the object".into()),
+        };
+        findings.push(finding(program.name(), purpose(program), result, Status::Missing));
+    }
+    let result = object::load_census(&mut ebpf).map(|_| "accepted".into()).map_err(|error| format!("{error:#}"));
+    findings.push(finding("iter/bpf_sk_storage_map", "connection lists, healing of gauges", result, Status::Missing));
+    findings
+}
+
+fn purpose(program: Program) -> &'static str {
+    match program {
+        Program::Connect4 => "steering of IPv4 connections",
+        Program::Connect6 => "steering of IPv6 connections",
+        Program::Sendmsg4 => "steering of IPv4 datagrams",
+        Program::Sendmsg6 => "steering of IPv6 datagrams",
+        Program::Recvmsg4 => "the frontend as source of IPv4 answers",
+        Program::Recvmsg6 => "the frontend as source of IPv6 answers",
+        Program::Getpeername4 => "the frontend as IPv4 peer",
+        Program::Getpeername6 => "the frontend as IPv6 peer",
+        Program::SockOps => "tracking from SYN to close",
+        Program::SockRelease => "the end of datagram sockets",
+    }
+}
+
+fn readers() -> Finding {
+    let result = sys::membarrier_global()
+        .map(|()| "there".into())
+        .map_err(|error| format!("{error}: retired tables wait a second instead"));
+    finding("membarrier", "early reuse of retired tables", result, Status::Degraded)
+}
+
+fn destroy() -> Finding {
+    let found = Btf::from_sys_fs()
+        .map_err(|error| error.to_string())
+        .and_then(|btf| btf.id_by_type_name_kind("bpf_sock_destroy", BtfKind::Func).map_err(|error| error.to_string()));
+    let result = found
+        .map(|_| "there".into())
+        .map_err(|_| "needs 6.5: idle connections of a leaving node can be closed by netlink only".into());
+    finding("bpf_sock_destroy", "closing idle connections under the socket lock", result, Status::Degraded)
+}

@@ -1,0 +1,170 @@
+//! The form in which services and nodes are kept in a store, and the way back to a [`State`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Backend, BackendId, Limits, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched, Zero,
+    document::{NodeDocument, ServiceDocument},
+};
+
+/// A service as it is kept: its document, and what a document does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedService {
+    pub id: ServiceId,
+    pub generation: u64,
+    pub origin: Origin,
+    /// Ids of the document's backends, in its order.
+    pub backends: Vec<BackendId>,
+    /// Zeros by the index of their backend.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub zeros: BTreeMap<usize, Zero>,
+    pub document: ServiceDocument,
+}
+
+/// A node as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedNode {
+    pub id: NodeId,
+    pub generation: u64,
+    pub declared: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero: Option<Zero>,
+    pub document: NodeDocument,
+}
+
+impl State {
+    /// What is to be kept of `service`, which is one of this state.
+    pub fn saved(&self, service: &Service) -> SavedService {
+        let zeros =
+            service.backends.iter().enumerate().filter_map(|(index, b)| Some((index, (**b.zero.as_ref()?).clone())));
+        SavedService {
+            id: service.id,
+            generation: service.generation,
+            origin: service.origin.clone(),
+            backends: service.backends.iter().map(|backend| backend.id).collect(),
+            zeros: zeros.collect(),
+            document: self.document(service),
+        }
+    }
+
+    /// The state that these nodes and services were kept from. Other ids are free; see [`State::reserve`].
+    ///
+    /// # Errors
+    /// That of reading, or a refusal when they contradict each other or do not fit `limits`.
+    pub fn restored<E: From<Refusal>>(
+        limits: Limits,
+        revision: u64,
+        nodes: impl IntoIterator<Item = Result<SavedNode, E>>,
+        services: impl IntoIterator<Item = Result<SavedService, E>>,
+    ) -> Result<Self, E> {
+        let mut state = Self::new(limits);
+        for saved in nodes {
+            let saved = saved?;
+            let place = format!("saved node/{}", saved.document.metadata.name);
+            state.restore_node(saved).map_err(|refusal| refusal.inside(&place))?;
+        }
+        for saved in services {
+            let saved = saved?;
+            let place = format!("saved service/{}", saved.document.metadata.name);
+            state.restore_service(saved).map_err(|refusal| refusal.inside(&place))?;
+        }
+        state.revision = revision;
+        Ok(state)
+    }
+
+    fn restore_node(&mut self, saved: SavedNode) -> Result<(), Refusal> {
+        let SavedNode { id, generation, declared, zero, document } = saved;
+        document.check()?;
+        if id.0 == 0 || id.0 >= self.limits.nodes {
+            return Err(too_large("node", id.0, self.limits.nodes));
+        }
+        let (name, labels) = (document.metadata.name, document.metadata.labels);
+        if self.nodes.get(id.0).is_some() || self.node(name.as_str()).is_some() {
+            return Err(Refusal::malformed(format!("its id {} or its name is there twice", id.0)));
+        }
+        self.node_ids.reserve(id.0);
+        let zero = zero.map(Into::into);
+        self.install_node(Node { id, name, labels, declared, generation, zero }, &mut Touched::default());
+        Ok(())
+    }
+
+    fn restore_service(&mut self, saved: SavedService) -> Result<(), Refusal> {
+        let SavedService { id, generation, origin, backends, mut zeros, document } = saved;
+        document.check()?;
+        if id.0 >= self.limits.services {
+            return Err(too_large("service", id.0, self.limits.services));
+        }
+        let name = &document.metadata.name;
+        if self.services.get(id.0).is_some() || self.service(name.as_str()).is_some() {
+            return Err(Refusal::malformed(format!("its id {} or its name is there twice", id.0)));
+        }
+        if backends.len() != document.spec.backends.len() {
+            return Err(Refusal::malformed("it has not as many ids as backends".to_owned()));
+        }
+        self.service_ids.reserve(id.0);
+        let mut known = Vec::with_capacity(backends.len());
+        let mut seen = BTreeSet::new();
+        for (index, (id, backend)) in backends.iter().zip(&document.spec.backends).enumerate() {
+            if id.0 >= self.limits.backends {
+                return Err(too_large("backend", id.0, self.limits.backends));
+            }
+            if self.owners.get(id.0).is_some() || !seen.insert(*id) {
+                return Err(Refusal::malformed(format!("backend id {} is there twice", id.0)));
+            }
+            self.backend_ids.reserve(id.0);
+            known.push(Backend {
+                id: *id,
+                name: backend.name.clone(),
+                address: backend.address,
+                node: NodeId(0),
+                group: 0,
+                weight: backend.weight,
+                zero: zeros.remove(&index).map(Into::into),
+            });
+        }
+        // As if it had been there: what keeps its name and address keeps its id and zero.
+        let before = Service {
+            id,
+            name: name.clone(),
+            labels: BTreeMap::new(),
+            generation,
+            origin: origin.clone(),
+            frontends: Vec::new(),
+            balance: document.spec.balance,
+            on_no_backend: document.spec.on_no_backend,
+            min_ready_percent: 0,
+            groups: Vec::new(),
+            groups_given: false,
+            backends: known,
+        };
+        let mut touched = Touched::default();
+        let service = self.resolve(&document, Some(&before), origin, &mut touched)?;
+        if !touched.nodes.is_empty() {
+            return Err(Refusal::malformed("one of its nodes was not kept".to_owned()));
+        }
+        self.install(None, Some(service.into()), &mut touched)
+    }
+}
+
+impl Node {
+    /// What is to be kept of this node.
+    pub fn saved(&self) -> SavedNode {
+        SavedNode {
+            id: self.id,
+            generation: self.generation,
+            declared: self.declared,
+            zero: self.zero.as_deref().cloned(),
+            document: self.document(),
+        }
+    }
+}
+
+fn too_large(what: &str, id: u32, limit: u32) -> Refusal {
+    Refusal::malformed(format!(
+        "its {what} id {id} does not fit this agent's limit of {limit}: it was kept with a larger one"
+    ))
+}

@@ -1,0 +1,202 @@
+//! Documents that are read, and those that are refused with the field at fault.
+
+use crate::model::parse::{self, Format, documents, service, value};
+
+const SHOP: &str = r#"
+apiVersion: sluice.dev/v1
+kind: SteeredService
+metadata: {name: shop, labels: {team: web}}
+spec:
+  frontends: ["10.96.0.10:80", "[fd00:96::10]:80", "10.96.0.10:53/udp"]
+  balance: spread
+  onNoBackend: refuse
+  minReadyPercent: 0
+  groups:
+  - {name: stable, weight: 95}
+  - {name: canary, weight: 5}
+  backends:
+  - {name: n1, address: "10.0.0.1:8080", node: node-1, group: stable, weight: 100}
+  - {name: n2, address: "10.0.0.2:8080", node: node-2, group: canary}
+"#;
+
+fn refused(text: &str) -> String {
+    documents(text.as_bytes(), Format::Auto).unwrap_err().to_string()
+}
+
+#[test]
+fn documents_are_read_from_yaml_and_json_and_hash_the_same() {
+    let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
+    let several = format!("# a comment\n---\n{SHOP}---\n{node}---\n");
+    let parsed = documents(several.as_bytes(), Format::Auto).unwrap();
+    let keys: Vec<_> = parsed.iter().map(|parsed| parsed.document.key()).collect();
+    assert_eq!(keys, ["service/shop", "node/node-1"]);
+
+    let value = value(SHOP.as_bytes(), Format::Yaml).unwrap();
+    let json = serde_json::to_vec_pretty(&value).unwrap();
+    for format in [Format::Json, Format::Auto, Format::Yaml] {
+        assert_eq!(documents(&json, format).unwrap(), parsed[..1], "{format:?}");
+    }
+    let braces = b"{apiVersion: sluice.dev/v1, kind: Node, metadata: {name: node-1}}";
+    assert_eq!(documents(braces, Format::Auto).unwrap(), parsed[1..]);
+
+    let status = format!("{SHOP}status: {{generation: 7}}\n");
+    assert_eq!(documents(status.as_bytes(), Format::Yaml).unwrap(), parsed[..1]);
+    let other = SHOP.replace("weight: 95", "weight: 96");
+    assert_ne!(documents(other.as_bytes(), Format::Yaml).unwrap()[0].hash, parsed[0].hash);
+}
+
+#[test]
+fn what_is_no_document_is_refused() {
+    for (text, why) in [
+        ("", "there is no document here"),
+        ("\n# only a comment\n", "there is no document here"),
+        ("---\n---\n", "there is no document here"),
+        ("just text", "not a text"),
+        ("[1, 2]", "not a list"),
+        ("- a\n- b\n", "not a list"),
+        ("{}", "kind: is missing"),
+        ("kind: [Node]", "kind: must be SteeredService or Node, not a list"),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\n",
+            "kind: must be SteeredService or Node, not \"Deployment\"",
+        ),
+        ("{\"kind\": \"Node\"", "this is not JSON: EOF"),
+        ("apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: no", "this is not YAML"),
+        ("kind: Node\nkind: Node\n", "this is not YAML: "),
+        ("a: b: c\n", "this is not YAML"),
+        ("kind: Node\n\tmetadata: 1\n", "this is not YAML"),
+    ] {
+        let refusal = refused(text);
+        assert!(refusal.contains(why) && !refusal.contains('\n'), "{text:?}: {refusal}");
+    }
+    let refusal = documents(b"\xff\xfe", Format::Auto).unwrap_err().to_string();
+    assert!(refusal.contains("UTF-8"), "{refusal}");
+}
+
+#[test]
+fn a_refusal_names_the_field() {
+    for (from, to, why) in [
+        ("sluice.dev/v1", "sluice.dev/v2", "apiVersion: unknown variant `sluice.dev/v2`, expected `sluice.dev/v1`"),
+        ("balance: spread", "balanse: spread", "spec.balanse: unknown field `balanse`"),
+        ("balance: spread", "balance: even", "spec.balance: unknown variant `even`"),
+        ("{name: shop, labels", "{name: Shop, labels", "metadata.name: \"Shop\" is no name"),
+        (
+            "{name: shop, labels",
+            "{name: 7, labels",
+            "metadata.name: invalid type: integer `7`, expected a name (text; quote it",
+        ),
+        ("{name: shop, labels", "{name: node, labels", "metadata.name: \"node\" cannot name a service"),
+        ("{name: shop, labels", "{labels", "metadata.name: missing field `name`"),
+        ("{team: web}", "{\"\": web}", "metadata.labels: a label's key must not be empty"),
+        ("{team: web}", "{team: 7}", "metadata.labels.team: invalid type: integer"),
+        ("  frontends:", "  fronts:", "spec.fronts: unknown field `fronts`"),
+        ("10.96.0.10:80\"", "10.96.0.10:0\"", "spec.frontends[0]: port 0"),
+        ("10.96.0.10:80\"", "0.0.0.0:80\"", "spec.frontends[0]: 0.0.0.0 is the unspecified"),
+        ("10.96.0.10:80\"", "shop:80\"", "spec.frontends[0]: \"shop:80\" is no frontend"),
+        ("[fd00:96::10]:80", "[::ffff:10.96.0.10]:80", "spec.frontends[1]: 10.96.0.10:80 stands here twice"),
+        (
+            "minReadyPercent: 0",
+            "minReadyPercent: 101",
+            "spec.minReadyPercent: a percentage is a whole number from 0 to 100, not 101",
+        ),
+        ("weight: 95", "weight: -1", "spec.groups[0].weight: a weight is a whole number from 0 to 1000000, not -1"),
+        ("name: canary, w", "name: stable, w", "spec.groups[1].name: \"stable\" names two groups"),
+        (
+            "weight: 100",
+            "weight: 1000001",
+            "spec.backends[0].weight: a weight is a whole number from 0 to 1000000, not 1000001",
+        ),
+        ("weight: 100", "weight: 99999999999999999999999999", "spec.backends[0].weight: a weight is"),
+        (
+            "weight: 100",
+            "weight: 0.5",
+            "spec.backends[0].weight: a weight is a whole number from 0 to 1000000, not 0.5",
+        ),
+        ("weight: 100", "weight: heavy", "spec.backends[0].weight: invalid type: string \"heavy\", expected a weight"),
+        ("weight: 100", "wieght: 100", "spec.backends[0].wieght: unknown field `wieght`"),
+        ("10.0.0.2:8080", "10.0.0.2:0", "spec.backends[1].address: port 0"),
+        ("10.0.0.2:8080", "224.0.0.2:80", "spec.backends[1].address: 224.0.0.2 is a multicast"),
+        ("10.0.0.2:8080", "[fd00::2]:8080", "spec.backends[1].address: frontend 10.96.0.10:80 is IPv4"),
+        ("name: n2", "name: n1", "spec.backends[1].name: \"n1\" also names spec.backends[0]"),
+        (", group: canary", ", group: blue", "spec.backends[1].group: \"blue\" is none of spec.groups"),
+        (", group: canary", "", "spec.backends[1].group: the service has several groups"),
+        ("node: node-2", "node: \"node 2\"", "spec.backends[1].node: \"node 2\" is no name"),
+        ("name: n2, ", "", "spec.backends[1].name: missing field `name`"),
+    ] {
+        let text = SHOP.replacen(from, to, 1);
+        assert_ne!(text, SHOP, "{from}");
+        assert!(refused(&text).starts_with(why), "{to:?}: {}", refused(&text));
+    }
+}
+
+#[test]
+fn a_half_written_document_is_refused() {
+    let end = SHOP.find("  - {name: n1").unwrap();
+    for (length, why) in [
+        (SHOP.find("kind").unwrap(), "kind: is missing"),
+        (SHOP.find("spec").unwrap(), "spec: missing field"),
+        (SHOP.find("  groups").unwrap(), "spec.backends: missing field"),
+        (SHOP.find("  backends").unwrap(), "spec.backends: missing field"),
+        (end, "spec.backends: invalid type: null"),
+        (end + 20, "this is not YAML"),
+    ] {
+        let refusal = refused(&SHOP[..length]);
+        assert!(refusal.starts_with(why), "{length}: {refusal}");
+    }
+}
+
+#[test]
+fn address_families_must_fit() {
+    for (frontend, backend, fits) in [
+        ("10.0.0.9:80", "10.0.0.1:80", true),
+        ("10.0.0.9:80", "[fd00::1]:80", false),
+        ("10.0.0.9:80/udp", "[fd00::1]:80", false),
+        ("[fd00::9]:80", "10.0.0.1:80", true),
+        ("[fd00::9]:80", "[fd00::1]:80", true),
+        ("[fd00::9]:80/udp", "10.0.0.1:80", false),
+        ("[fd00::9]:80/udp", "[::ffff:10.0.0.1]:80", false),
+        ("[fd00::9]:80/udp", "[fd00::1]:80", true),
+        ("[::ffff:10.0.0.9]:80", "10.0.0.1:80", true),
+    ] {
+        let text = format!(
+            "{{apiVersion: sluice.dev/v1, kind: SteeredService, metadata: {{name: shop}}, \
+                 spec: {{frontends: [\"{frontend}\"], backends: [{{name: n1, address: \"{backend}\"}}]}}}}"
+        );
+        let found = documents(text.as_bytes(), Format::Auto);
+        assert_eq!(found.is_ok(), fits, "{frontend} -> {backend}: {found:?}");
+    }
+}
+
+#[test]
+fn limits_hold() {
+    let backend =
+        |index: usize| format!("  - {{name: b{index}, address: \"10.1.{}.{}:80\"}}\n", index / 250, index % 250 + 1);
+    let head = &SHOP[..SHOP.find("  groups").unwrap()];
+    let with = |count| format!("{head}  backends:\n{}", (0..count).map(backend).collect::<String>());
+    assert!(documents(with(10_000).as_bytes(), Format::Yaml).is_ok());
+    assert_eq!(refused(&with(10_001)), "spec.backends: 10001 backends; a service has at most 10000");
+
+    let frontends: Vec<_> = (1..=65).map(|port| format!("\"10.9.0.1:{port}\"")).collect();
+    let from = "\"10.96.0.10:80\", \"[fd00:96::10]:80\", \"10.96.0.10:53/udp\"";
+    let text = SHOP.replace(from, &frontends.join(","));
+    assert_eq!(refused(&text), "spec.frontends: 65 frontends; a service has at most 64");
+    assert!(refused(&SHOP.replace(from, "")).starts_with("spec.frontends: a service needs at least one"));
+
+    let node = "---\napiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
+    assert_eq!(documents(node.repeat(10_000).as_bytes(), Format::Yaml).unwrap().len(), 10_000);
+    assert!(documents(node.repeat(10_002).as_bytes(), Format::Yaml).is_err());
+    let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
+    assert!(documents(deep.as_bytes(), Format::Auto).is_err());
+}
+
+#[test]
+fn one_document_is_wanted_where_one_is() {
+    let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
+    assert!(service(SHOP.as_bytes(), Format::Yaml).is_ok());
+    assert_eq!(service(node.as_bytes(), Format::Yaml).unwrap_err().field.as_deref(), Some("kind"));
+    assert!(parse::node(node.as_bytes(), Format::Yaml).is_ok());
+    let two = format!("{node}---\n{SHOP}");
+    assert!(service(two.as_bytes(), Format::Yaml).unwrap_err().message.contains("2 documents"));
+    let refusal = documents(two.replace(":8080", ":0").as_bytes(), Format::Yaml).unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("document 2: spec.backends[0].address"));
+}

@@ -1,0 +1,174 @@
+//! Zero and restore: what they keep, and what guards capacity.
+
+use super::*;
+use crate::model::RefusalKind;
+
+#[test]
+fn a_zero_overlays_the_weight_and_survives() {
+    let mut world = World::new();
+    world.put("shop", shop());
+    world.apply(&zero("shop/n1"));
+    assert_eq!(world.open("shop"), ["n2"]);
+    assert_eq!(world.service("shop").backends[0].weight, 100);
+
+    // A repetition may change owner, reason and end, never the beginning.
+    world.now = at(60);
+    assert_eq!(world.apply(&zero_by("shop/n1", "pipeline", Some(at(90)), false)), Outcome::Replaced);
+    let held = world.service("shop").backends[0].zero.clone().unwrap();
+    assert_eq!((held.owner.as_str(), held.since, held.expires), ("pipeline", at(0), Some(at(90))));
+
+    // It survives another document, another weight and another address, as long as the backend keeps its name.
+    world.put(
+        "shop",
+        json!({"frontends": ["10.96.0.10:81"], "backends": [{"name": "n1", "address": "10.0.0.1:9090", "weight": 3}]}),
+    );
+    assert_eq!(world.open("shop"), [""; 0]);
+    assert_eq!(world.state.next_expiry(), Some(at(90)));
+    assert_eq!(world.state.expired(at(90)), [target("shop/n1")]);
+    world.apply(&restore("shop/n1"));
+    assert_eq!((world.open("shop"), world.state.next_expiry()), (vec!["n1"], None));
+    assert_eq!(world.service("shop").backends[0].weight, 3);
+
+    // It goes with its backend.
+    world.apply(&force("shop/n1"));
+    world.apply(&patch("shop", json!({"spec": {"backends": []}})));
+    world.put("shop", shop());
+    assert_eq!(world.open("shop"), ["n1", "n2"]);
+}
+
+#[test]
+fn a_node_zero_holds_for_backends_that_come_later() {
+    let mut world = World::new();
+    world.put("shop", shop());
+    world.apply(&zero("node/node-1"));
+    assert_eq!(world.open("shop"), ["n2"]);
+    assert!(world.touched.services.is_empty(), "one node, whatever the number of services");
+    assert_eq!(world.touched.nodes.len(), 1);
+    world.apply(&delete("shop"));
+    world.put("shop", shop());
+    assert_eq!(world.open("shop"), ["n2"]);
+    // Both overlays must go before the backend is open again.
+    world.apply(&zero("shop/n1"));
+    world.apply(&restore("node/node-1"));
+    assert_eq!(world.open("shop"), ["n2"]);
+    world.apply(&restore("shop/n1"));
+    assert_eq!(world.open("shop"), ["n1", "n2"]);
+}
+
+#[test]
+fn zeros_end_in_order() {
+    let mut world = World::new();
+    world.put("shop", shop());
+    world.apply(&zero_by("shop/n1", "a", Some(at(30)), true));
+    world.apply(&zero_by("node/node-2", "b", Some(at(10)), true));
+    assert_eq!(world.state.next_expiry(), Some(at(10)));
+    assert_eq!(world.state.expired(at(9)), []);
+    assert_eq!(world.state.expired(at(10)), [target("node/node-2")]);
+    assert_eq!(world.state.expired(at(99)), [target("node/node-2"), target("shop/n1")]);
+    world.apply(&zero_by("node/node-2", "b", None, true));
+    assert_eq!(world.state.expired(at(99)), [target("shop/n1")]);
+    world.apply(&delete("shop"));
+    assert_eq!(world.state.next_expiry(), None);
+}
+
+/// A service with backends `a`, `b`, ... of these weights, on nodes of the same names.
+fn weighted(index: u8, percent: u8, weights: &[u32]) -> Change {
+    let backends = weights.iter().zip('a'..).map(|(weight, name)| {
+        let address = format!("10.0.{index}.{}:80", u32::from(name) - u32::from('a') + 1);
+        json!({"name": name, "node": name, "address": address, "weight": weight})
+    });
+    let backends: Vec<_> = backends.collect();
+    let spec = json!({"frontends": [format!("10.96.0.{index}:80")], "minReadyPercent": percent, "backends": backends});
+    put(&format!("s{index}"), spec)
+}
+
+#[test]
+fn capacity_is_guarded() {
+    for (percent, weights, zeroed, then, allowed) in [
+        // The last open backend.
+        (0, &[100][..], &[][..], "a", false),
+        (0, &[100, 100], &[], "a", true),
+        (0, &[100, 100], &["b"], "a", false),
+        (0, &[100, 0], &[], "a", false),
+        // What is closed anyway may be zeroed.
+        (0, &[100, 0], &["a"], "b", true),
+        (100, &[0, 0], &[], "a", true),
+        // Exactly the percentage is enough.
+        (50, &[100, 100], &[], "a", true),
+        (51, &[100, 100], &[], "a", false),
+        (50, &[100, 100, 100], &["a"], "b", false),
+        (34, &[100, 100, 100], &["a"], "b", false),
+        (33, &[100, 100, 100], &["a"], "b", true),
+        (80, &[1, 9], &[], "a", true),
+        (80, &[1, 9], &[], "b", false),
+        (100, &[1, 9], &[], "a", false),
+    ] {
+        for kind in ["node/", "s1/"] {
+            let mut world = World::new();
+            world.apply(&weighted(1, percent, weights));
+            for target in zeroed {
+                world.apply(&force(&format!("{kind}{target}")));
+            }
+            let (change, forced) = (zero(&format!("{kind}{then}")), force(&format!("{kind}{then}")));
+            let outcome = world.try_apply(&change);
+            let case = format!("{percent} % of {weights:?} without {zeroed:?}: zero {kind}{then}");
+            match outcome {
+                Ok(_) => assert!(allowed, "{case}"),
+                Err(refusal) => {
+                    assert!(!allowed, "{case}: {refusal}");
+                    assert_eq!((refusal.kind, refusal.services), (RefusalKind::Conflict, vec![name("s1")]));
+                    assert_eq!(world.apply(&forced), Outcome::Replaced);
+                    // Once it is done, to repeat it makes nothing worse.
+                    assert_eq!(world.apply(&change), Outcome::Unchanged);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_guard_names_those_that_this_zero_makes_worse() {
+    let mut world = World::new();
+    world.apply(&weighted(1, 0, &[100]));
+    world.apply(&weighted(2, 0, &[100, 100]));
+    world.apply(&weighted(3, 60, &[100, 100]));
+    world.apply(&weighted(4, 100, &[0, 100]));
+    world.apply(&weighted(5, 0, &[100]));
+    world.apply(&force("s5/a"));
+    let refusal = world.try_apply(&zero("node/a")).unwrap_err();
+    assert_eq!(refusal.services, [name("s1"), name("s3")]);
+    assert!(refusal.message.contains("would leave s1, s3 without enough open capacity"), "{refusal}");
+    // A patch of a weight is no zero.
+    assert_eq!(world.apply(&patch_backend("s1", "a", json!({"weight": 0}))), Outcome::Replaced);
+}
+
+#[test]
+fn a_group_without_weight_is_no_capacity() {
+    let mut world = World::new();
+    let spec = |canary: u32| {
+        json!({
+            "frontends": ["10.96.0.10:80"],
+            "groups": [{"name": "stable", "weight": 95}, {"name": "canary", "weight": canary}],
+            "backends": [
+                {"name": "n1", "address": "10.0.0.1:80", "group": "stable", "node": "a"},
+                {"name": "n2", "address": "10.0.0.2:80", "group": "canary", "node": "b"},
+            ],
+        })
+    };
+    world.put("shop", spec(0));
+    for target in ["shop/n1", "node/a"] {
+        assert_eq!(world.try_apply(&zero(target)).unwrap_err().kind, RefusalKind::Conflict, "{target}");
+        assert_eq!(world.state.apply(&zero("shop/n2"), at(0)).unwrap().outcome, Outcome::Replaced);
+    }
+    world.put("shop", spec(5));
+    world.apply(&zero("node/a"));
+    assert_eq!(world.open("shop"), ["n2"]);
+}
+
+#[test]
+fn owner_and_reason_are_bounded() {
+    let mut world = World::new();
+    world.put("shop", shop());
+    let change = zero_by("shop/n1", &"x".repeat(300), None, false);
+    assert!(world.refusal(&change).starts_with("owner: 300 bytes"), "{}", world.refusal(&change));
+}

@@ -1,0 +1,136 @@
+//! The table of one service: which backend has which slots.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use sluice_common::{
+    pick::mix,
+    tables::{self, Balance as KernelBalance, MAX_DISTINCT},
+};
+
+use super::{
+    affinity::{self, Candidate},
+    spread,
+    table::Table,
+    weights::{self, Division, Member, Shares},
+};
+use crate::model::{Backend, Service, State, service::Balance, service::OnNoBackend};
+
+/// A table that was built and not yet written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Built {
+    /// Slots, then the list of distinct backends.
+    pub entries: Vec<u32>,
+    pub length: u32,
+    pub distinct: u32,
+    pub share_error: f64,
+    pub spilled: Vec<u32>,
+    /// In the order of the service's backends.
+    pub backends: Vec<BuiltBackend>,
+}
+
+/// What one backend gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BuiltBackend {
+    pub effective_weight: u32,
+    pub desired_share: f64,
+    pub programmed_share: f64,
+}
+
+/// Weight of a backend after zero and every other factor.
+pub fn effective_weight(state: &State, backend: &Backend) -> u32 {
+    if state.is_open(backend) { backend.weight } else { 0 }
+}
+
+/// Builds the table that the service should have now.
+pub fn build(state: &State, service: &Service) -> Built {
+    let effective: Vec<u32> = service.backends.iter().map(|backend| effective_weight(state, backend)).collect();
+    let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
+    let members: Vec<Member> = service
+        .backends
+        .iter()
+        .zip(&effective)
+        .map(|(backend, weight)| Member { group: backend.group as usize, weight: u64::from(*weight) })
+        .collect();
+    let (shares, spilled) = match weights::divide(&groups, &members) {
+        Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
+        Division::Closed => (vec![0; members.len()], Vec::new()),
+    };
+    let table = match service.balance {
+        Balance::Spread | Balance::Random => spread::spread(&shares),
+        Balance::Hash => {
+            let candidates: Vec<_> = service
+                .backends
+                .iter()
+                .zip(&shares)
+                .map(|(backend, share)| Candidate { identity: identity(service, backend), share: *share })
+                .collect();
+            affinity::affinity(&candidates)
+        }
+    };
+    finish(service, &effective, &shares, spilled, &table)
+}
+
+fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {
+    let id = |index: usize| service.backends[index].id.0;
+    let mut slots = vec![0u32; service.backends.len()];
+    for index in &table.slots {
+        slots[*index as usize] += 1;
+    }
+    let distinct: Vec<u32> = (0..slots.len()).filter(|i| slots[*i] > 0).take(MAX_DISTINCT as usize).map(id).collect();
+    let total: f64 = shares.iter().map(|share| *share as f64).sum();
+    let length = table.slots.len();
+    let ratio = |part: f64, whole: f64| if whole == 0.0 { 0.0 } else { part / whole };
+    let backends = effective
+        .iter()
+        .zip(shares)
+        .zip(&slots)
+        .map(|((weight, share), slots)| BuiltBackend {
+            effective_weight: *weight,
+            desired_share: ratio(*share as f64, total),
+            programmed_share: ratio(f64::from(*slots), length as f64),
+        })
+        .collect();
+    Built {
+        entries: table.slots.iter().map(|index| id(*index as usize)).chain(distinct.iter().copied()).collect(),
+        length: length as u32,
+        distinct: distinct.len() as u32,
+        share_error: f64::from(table.share_error_ppb) / 1e9,
+        spilled: spilled.iter().map(|group| *group as u32).collect(),
+        backends,
+    }
+}
+
+impl Built {
+    /// Equal for tables that steer alike.
+    pub fn fingerprint(&self, service: &Service) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.entries, self.length, balance(service) as u8, passes(service)).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The word that puts this table in force from `base` on.
+    pub fn word(&self, service: &Service, base: u32) -> tables::Table {
+        tables::Table::new(base, self.length, self.distinct, balance(service), passes(service))
+    }
+}
+
+fn balance(service: &Service) -> KernelBalance {
+    match service.balance {
+        Balance::Spread => KernelBalance::Spread,
+        Balance::Random => KernelBalance::Random,
+        Balance::Hash => KernelBalance::Hash,
+    }
+}
+
+fn passes(service: &Service) -> bool {
+    match service.on_no_backend {
+        OnNoBackend::Pass => true,
+        OnNoBackend::Refuse => false,
+    }
+}
+
+/// What `hash` knows a backend by: the same on every host, and for as long as it keeps its name. FNV-1a, mixed.
+fn identity(service: &Service, backend: &Backend) -> u64 {
+    let bytes = service.name.as_str().bytes().chain([b'/']).chain(backend.name.as_str().bytes());
+    mix(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+}

@@ -1,0 +1,11 @@
+//! The loop that ties the parts together: requests and timers go in, table writes and saved state come out.
+//! One thread owns the desired state, the tables and the store; nothing on the path of a packet ever waits for it.
+
+mod changes;
+mod keeper;
+mod start;
+mod steering;
+#[cfg(test)]
+mod tests;
+
+pub use start::{Config, Running, start};

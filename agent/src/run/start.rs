@@ -1,0 +1,181 @@
+//! From settings to a running steering thread.
+
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+
+use super::{
+    keeper,
+    steering::{Beginning, Steering},
+};
+use crate::{
+    handle::{Command, Handle, Options, Readiness},
+    kernel::{self, Kernel, Sizes},
+    model::{Change, Limits, State, Target, Zero},
+    observe::events::{EventKind, EventLog},
+    plan::{Machine, Programmed},
+    source::{
+        files::{FileEvent, Files},
+        store::Store,
+        watch::{Watch, watch},
+    },
+    telemetry::Instruments,
+};
+
+/// What the data plane and its owner are started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub kernel: kernel::Config,
+    pub state_dir: PathBuf,
+    /// Files and directories of documents, applied at start and watched.
+    pub apply: Vec<PathBuf>,
+    /// Time between two censuses that check the connection gauges.
+    pub census_interval: Duration,
+}
+
+/// A steering thread at work. Dropping this does not end it: see [`Running::stop`].
+pub struct Running {
+    pub handle: Handle,
+    commands: Sender<Command>,
+    thread: JoinHandle<()>,
+    _watches: Vec<Watch>,
+}
+
+impl Running {
+    /// Ends the thread after what it is doing. Steering goes on in the kernel.
+    pub fn stop(self) {
+        // A thread that has ended needs no telling.
+        let _ = self.commands.send(Command::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Opens the store, loads or adopts the data plane, brings it to the desired state, and starts to serve.
+///
+/// # Errors
+/// A sentence that says what is missing and what to do. Whatever was steered before goes on.
+pub fn start(config: &Config) -> Result<Running> {
+    let limits = limits(&config.kernel.sizes);
+    let (store, state) = Store::open(&config.state_dir, limits)?;
+    let kernel = Kernel::open(&config.kernel)?;
+    let meters = kernel.meters();
+    adopt_identity(&kernel, &store, &state)?;
+    let events = Arc::new(EventLog::default());
+    let (commands, requests) = mpsc::channel();
+    let beginning = Beginning {
+        state,
+        machine: kernel,
+        store,
+        events: events.clone(),
+        commands: commands.clone(),
+        slots: config.kernel.sizes.slots,
+    };
+    let (mut steering, published) = Steering::new(beginning);
+    let mut files = Vec::new();
+    for path in &config.apply {
+        files.push(Files::new(path, steering.store.files()?)?);
+    }
+    let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
+    steering.begin(found)?;
+    let thread = spawn(steering, requests)?;
+    let watches = files.into_iter().map(|files| {
+        let commands = commands.clone();
+        watch(files, move |events| match commands.send(Command::Files(events)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+    });
+    let watches = watches.collect::<Result<_>>()?;
+    keeper::heal(meters.clone(), commands.clone(), config.census_interval);
+    let instruments = Arc::new(Instruments::new()?);
+    let handle = Handle::new(commands.clone(), published, meters, events, instruments);
+    Ok(Running { handle, commands, thread, _watches: watches })
+}
+
+impl<M: Machine> Steering<M> {
+    /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
+    /// removed before both were read.
+    pub(super) fn begin(&mut self, files: Vec<Vec<FileEvent>>) -> Result<()> {
+        let held = self.machine.read().context("reading the tables")?;
+        let adopted = !held.services.is_empty();
+        self.programmed = Programmed::adopt(self.slots, held);
+        let known = self.programmed.ids();
+        self.state.reserve(&known.backends, &known.services, &known.nodes);
+        self.adopt_zeros()?;
+        for events in files {
+            self.files(&events);
+        }
+        self.reconcile()?;
+        self.load_proofs()?;
+        self.readiness = Readiness::Ready;
+        self.publish();
+        let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
+        self.note(if adopted { EventKind::Adopted } else { EventKind::AgentStarted }, None, message);
+        Ok(())
+    }
+
+    /// A zero that the kernel holds and the store does not was in force when an agent died before it could save it:
+    /// it stays.
+    fn adopt_zeros(&mut self) -> Result<()> {
+        let (nodes, backends) = self.programmed.zeroed();
+        let nodes = nodes.into_iter().filter_map(|id| {
+            let node = self.state.node_by_id(id).filter(|node| node.zero.is_none())?;
+            Some(Target::Node(node.name.clone()))
+        });
+        let backends = backends.into_iter().filter_map(|(id, _)| {
+            let (service, backend) = self.state.backend(id)?;
+            let target = || Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            backend.zero.is_none().then(target)
+        });
+        let targets: Vec<Target> = nodes.chain(backends).collect();
+        for target in targets {
+            let zero = Zero {
+                owner: "sluice".into(),
+                reason: "found in force in the kernel: the agent before this one ended before it could save the zero"
+                    .into(),
+                since: Timestamp::now(),
+                expires: None,
+            };
+            tracing::warn!(%target, "{}", zero.reason);
+            let change = Change::Zero { target, zero, force: true };
+            self.change(&[change], Options { dry_run: false, received: Instant::now() })
+                .context("keeping a zero that was found in the kernel")?;
+        }
+        Ok(())
+    }
+}
+
+/// Tables hold ids of one store. Those of another one mean something else: they are only safe to take over when our
+/// store gave none out yet, because then ours can begin where those end.
+fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
+    let (held, ours) = (kernel.store_identity(), store.identity());
+    if held == [0; 16] || held == ours || state.service_count() == 0 {
+        kernel.set_store_identity(ours);
+        return Ok(());
+    }
+    anyhow::bail!(
+        "the tables in the kernel belong to another store than the one in --state-dir: steering goes on as it is. Give \
+         the agent the --state-dir that it had before, or remove the tables with `sluice uninstall --keep-state`"
+    )
+}
+
+fn limits(sizes: &Sizes) -> Limits {
+    Limits { services: sizes.services, backends: sizes.backends, nodes: sizes.nodes, frontends: sizes.frontends }
+}
+
+fn spawn<M: Machine + Send + 'static>(steering: Steering<M>, requests: Receiver<Command>) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name("steering".into())
+        .spawn(move || steering.run(&requests))
+        .context("starting the steering thread")
+}

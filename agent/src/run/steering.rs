@@ -1,0 +1,331 @@
+//! The steering thread: owner of the desired state, of what the kernel acknowledged, and of the store.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::keeper::Keeper;
+use crate::{
+    handle::{Command, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+    model::{BackendId, Change, Service, ServiceId, State, Target},
+    observe::events::{EventKind, EventLog},
+    plan::{Machine, MapOp, Programmed, Retired, service::Built},
+    source::{reconcile::Reconciler, store::Store},
+};
+
+/// Tables built in one go between two looks at the requests.
+const BUILD_AT_ONCE: usize = 32;
+/// Time before a write that the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub struct Steering<M> {
+    pub(super) state: State,
+    pub(super) programmed: Programmed,
+    pub(super) machine: M,
+    pub(super) store: Store,
+    pub(super) events: Arc<EventLog>,
+    pub(super) keeper: Keeper,
+    pub(super) reconciler: Reconciler,
+    /// What readers see of the tables.
+    pub(super) view: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
+    pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
+    /// Services whose tables are to be built anew, at leisure.
+    pub(super) stale: BTreeSet<ServiceId>,
+    /// Proofs of zeros that the store does not hold yet.
+    pub(super) unsaved_proofs: Vec<Target>,
+    /// When to compare with the kernel again after a failure.
+    pub(super) retry_at: Option<Instant>,
+    pub(super) readiness: Readiness,
+    published: watch::Sender<Arc<Published>>,
+    pub(super) slots: u32,
+}
+
+/// Everything that a steering thread begins with.
+pub struct Beginning<M> {
+    pub state: State,
+    pub machine: M,
+    pub store: Store,
+    pub events: Arc<EventLog>,
+    /// To itself, for the threads that wait on its behalf.
+    pub commands: Sender<Command>,
+    /// Size of SLOTS.
+    pub slots: u32,
+}
+
+impl<M: Machine> Steering<M> {
+    pub fn new(beginning: Beginning<M>) -> (Self, watch::Receiver<Arc<Published>>) {
+        let Beginning { state, machine, store, events, commands, slots } = beginning;
+        let readiness = Readiness::NotReady("the tables are not compared with the configuration yet".into());
+        let (published, receiver) = watch::channel(Arc::new(Published {
+            state: state.clone(),
+            programmed: imbl::OrdMap::new(),
+            zeros: imbl::OrdMap::new(),
+            ready: readiness.clone(),
+        }));
+        let steering = Self {
+            state,
+            programmed: Programmed::new(slots),
+            machine,
+            store,
+            events,
+            keeper: Keeper::new(commands),
+            reconciler: Reconciler::default(),
+            view: imbl::OrdMap::new(),
+            zeros: imbl::OrdMap::new(),
+            stale: BTreeSet::new(),
+            unsaved_proofs: Vec::new(),
+            retry_at: None,
+            readiness,
+            published,
+            slots,
+        };
+        (steering, receiver)
+    }
+
+    /// Serves until a [`Command::Stop`] or until nobody can ask any more.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(self.time_to_wait()) {
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.work_at_leisure();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            // Whoever asked may have gone: the work is done all the same.
+            Command::Change { change, options, reply } => {
+                let _ = reply.send(self.change(std::slice::from_ref(&change), options));
+            }
+            Command::Batch { changes, options, reply } => {
+                let _ = reply.send(self.change(&changes, options));
+            }
+            Command::Files(events) => self.files(&events),
+            Command::Quiesced(retired) => self.reuse(retired),
+            Command::Lost(lost) => self.correct(&lost),
+            Command::Stop => {}
+        }
+    }
+
+    /// How long there is nothing to do unless somebody asks.
+    fn time_to_wait(&self) -> Duration {
+        if !self.stale.is_empty() || !self.unsaved_proofs.is_empty() {
+            return Duration::ZERO;
+        }
+        let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let expiry = self.state.next_expiry().map(|at| {
+            let left = at.duration_since(Timestamp::now());
+            Duration::try_from(left).unwrap_or(Duration::ZERO)
+        });
+        [retry, expiry].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+    }
+
+    pub(super) fn work_at_leisure(&mut self) {
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.recover();
+        }
+        self.expire();
+        if !self.stale.is_empty() {
+            let some: Vec<_> = self.stale.iter().copied().take(BUILD_AT_ONCE).collect();
+            if let Err(error) = self.rebuild(&some) {
+                self.failed(&error);
+            }
+            self.publish();
+        } else if let Some(target) = self.unsaved_proofs.pop() {
+            self.save_proof(&target);
+        }
+    }
+
+    /// Ends the zeros whose time has come.
+    fn expire(&mut self) {
+        for target in self.state.expired(Timestamp::now()) {
+            let options = crate::handle::Options { dry_run: false, received: Instant::now() };
+            let change = Change::Restore { target: target.clone() };
+            match self.change(&[change], options) {
+                Ok(_) => self.note(EventKind::ZeroExpired, Some(target.to_string()), "its zero has expired"),
+                Err(error) => {
+                    // Asked again after the pause that a failure sets.
+                    tracing::warn!(%target, %error, "cannot end an expired zero");
+                    self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes the kernel hold what is desired, whatever it holds now. At start, and after a failure.
+    pub(super) fn reconcile(&mut self) -> Result<()> {
+        let held = self.machine.read().context("reading the tables")?;
+        self.programmed = Programmed::adopt(self.slots, held);
+        let known = self.programmed.ids();
+        self.state.reserve(&known.backends, &known.services, &known.nodes);
+        let nodes: Vec<_> = self.state.nodes().filter_map(|node| self.programmed.plan_node(node)).collect();
+        self.run_all(&nodes)?;
+        let services: Vec<_> = self.state.services().map(|service| service.id).collect();
+        self.rebuild(&services)?;
+        let (unknown, retired) = self.programmed.plan_unknown(&self.state);
+        self.run_all(&unknown)?;
+        self.keeper.retire(retired);
+        Ok(())
+    }
+
+    /// After a failed write: back to the desired state, from what the kernel really holds.
+    pub(super) fn recover(&mut self) {
+        self.retry_at = None;
+        match self.reconcile() {
+            Ok(()) => self.readiness = Readiness::Ready,
+            Err(error) => self.failed(&error),
+        }
+        self.publish();
+    }
+
+    pub(super) fn failed(&mut self, error: &anyhow::Error) {
+        tracing::error!("the tables could not be written: {error:#}");
+        self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
+        self.readiness = Readiness::NotReady(format!("{error:#}"));
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    /// Builds, writes and publishes the tables of some services.
+    pub(super) fn rebuild(&mut self, services: &[ServiceId]) -> Result<()> {
+        let mut built = Vec::with_capacity(services.len());
+        for id in services {
+            self.stale.remove(id);
+            let Some(service) = self.state.service_by_id(*id).cloned() else { continue };
+            let table = self.program_service(&self.state.clone(), &service)?;
+            built.push((service, table));
+        }
+        self.show(built)
+    }
+
+    /// Writes one service's table and frontends.
+    pub(super) fn program_service(&mut self, state: &State, service: &Service) -> Result<Built> {
+        let (ops, built) = self.programmed.plan_service(state, service, random())?;
+        self.run_all(&ops)?;
+        self.programmed.settle(service, &built);
+        Ok(built)
+    }
+
+    /// Runs writes in order; each is noted when the kernel has acknowledged it.
+    pub(super) fn run_all(&mut self, ops: &[MapOp]) -> Result<()> {
+        let mut regions = Vec::new();
+        let mut result = Ok(());
+        for op in ops {
+            result = self.machine.run(op).with_context(|| format!("writing `{op}`"));
+            if result.is_err() {
+                break;
+            }
+            regions.extend(self.programmed.acknowledge(op));
+        }
+        self.keeper.retire(Retired { regions, ..Retired::default() });
+        result
+    }
+
+    /// Publishes tables that are in force now; their observed shares begin here.
+    pub(super) fn show(&mut self, built: Vec<(Arc<Service>, Built)>) -> Result<()> {
+        let ids: Vec<BackendId> =
+            built.iter().flat_map(|(service, _)| service.backends.iter().map(|backend| backend.id)).collect();
+        let mut counters = self.machine.counters(&ids)?.into_iter();
+        let since = Timestamp::now();
+        for (service, table) in built {
+            let picked: Vec<u64> = counters.by_ref().take(service.backends.len()).map(|c| c.picked).collect();
+            let backends = service.backends.iter().zip(&table.backends).zip(picked);
+            let shown = ProgrammedService {
+                generation: service.generation,
+                since,
+                length: table.length,
+                share_error: table.share_error,
+                spilled: table.spilled,
+                backends: backends
+                    .map(|((backend, built), picked_before)| ProgrammedBackend {
+                        id: backend.id,
+                        effective_weight: built.effective_weight,
+                        desired_share: built.desired_share,
+                        programmed_share: built.programmed_share,
+                        picked_before,
+                    })
+                    .collect(),
+            };
+            self.view.insert(service.id, Arc::new(shown));
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self) -> Arc<Published> {
+        let published = self.as_published(self.state.clone());
+        self.published.send_replace(published.clone());
+        published
+    }
+
+    pub(super) fn as_published(&self, state: State) -> Arc<Published> {
+        Arc::new(Published {
+            state,
+            programmed: self.view.clone(),
+            zeros: self.zeros.clone(),
+            ready: self.readiness.clone(),
+        })
+    }
+
+    pub(super) fn note(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) {
+        self.events.record(kind, object, message);
+    }
+
+    /// Gives back what no program can see any more, and what no connection uses.
+    fn reuse(&mut self, retired: Retired) {
+        let Retired { regions, services, backends, nodes, in_use: _ } = retired;
+        regions.into_iter().for_each(|region| self.programmed.give_back(region));
+        let services: Vec<_> = services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
+        let backends: Vec<_> = backends.into_iter().filter(|id| self.state.backend(*id).is_none()).collect();
+        let (used, free) = match self.split_by_use(&backends) {
+            Ok(split) => split,
+            Err(error) => return self.failed(&error),
+        };
+        let mut ops: Vec<_> = services.iter().map(|id| MapOp::ForgetService { service: id.0 }).collect();
+        ops.extend(free.iter().map(|id| MapOp::ForgetBackend { backend: id.0 }));
+        if let Err(error) = self.run_all(&ops) {
+            return self.failed(&error);
+        }
+        self.state.release(&free, &services, &nodes);
+        // Their connections end some day: asked again later.
+        self.keeper.wait_for(used);
+    }
+
+    /// Backends that still have connections, and those that have none.
+    fn split_by_use(&self, ids: &[BackendId]) -> Result<(Vec<BackendId>, Vec<BackendId>)> {
+        let counters: HashMap<BackendId, bool> = ids
+            .iter()
+            .zip(self.machine.counters(ids)?)
+            .map(|(id, counters)| (*id, crate::observe::gauges::open(&counters) != 0))
+            .collect();
+        Ok(ids.iter().partition(|id| counters.get(id).copied().unwrap_or(false)))
+    }
+
+    /// Adds connections whose end nobody saw, as a census found them.
+    fn correct(&mut self, lost: &[(BackendId, u64)]) {
+        let ops: Vec<_> = lost
+            .iter()
+            .map(|(backend, connections)| MapOp::AddLost { backend: backend.0, connections: *connections })
+            .collect();
+        if let Err(error) = self.run_all(&ops) {
+            self.failed(&error);
+        }
+    }
+}
+
+/// Where a new service's sequence begins: another place on every host, so that hosts do not march together.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

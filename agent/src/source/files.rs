@@ -1,0 +1,245 @@
+//! Documents from a file or a directory: what changed since the last look, as plain events.
+//! A directory's `*.yaml`, `*.yml` and `*.json` count; hidden names, other names and sub-directories do not.
+//! Symbolic links are followed, so that a directory whose content is swapped by one link is read as a whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::model::parse::{self, Format, Parsed};
+
+/// Largest file, in bytes.
+pub const MAX_FILE: u64 = 4 << 20;
+/// A file must be away for so long before what it brought is taken back: editors and deployment tools remove a file
+/// a moment before they write it anew.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileEvent {
+    /// The file is new, or its content is another. All of its documents, at least one.
+    Changed { file: PathBuf, documents: Vec<Parsed> },
+    /// The file cannot be used as it is; what it brought before stays. Said once for the same content.
+    Failed { file: PathBuf, error: String },
+    /// The file is away for good, and what it brought goes with it.
+    Removed { file: PathBuf },
+}
+
+/// Files as they were last seen.
+#[derive(Debug)]
+pub struct Files {
+    path: PathBuf,
+    is_directory: bool,
+    known: BTreeMap<PathBuf, Known>,
+    /// Why the directory could not be listed.
+    trouble: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Tells whether to read it again. `None`: read it at the next look.
+    stamp: Option<Stamp>,
+    /// Documents of the last good content.
+    keys: Vec<String>,
+    error: Option<String>,
+    /// When it was first seen to be away.
+    away: Option<Instant>,
+}
+
+/// Differs when a file was written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Files {
+    /// For a file or a directory at `path`. `brought` are the files that brought something in earlier runs: when one of
+    /// them was in this place and is away now, that is seen.
+    ///
+    /// # Errors
+    /// When there is nothing at `path`.
+    pub fn new(path: &Path, brought: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
+        let path = std::path::absolute(path).with_context(|| format!("finding {}", path.display()))?;
+        let metadata = fs::metadata(&path).with_context(|| {
+            format!(
+                "looking for documents in {}: make the file or directory, or leave it out of --apply",
+                path.display()
+            )
+        })?;
+        let is_directory = metadata.is_dir();
+        let here = |file: &PathBuf| *file == path || is_directory && file.parent() == Some(&path);
+        let known = brought.into_iter().filter(here).map(|file| (file, Known::default())).collect();
+        Ok(Self { path, is_directory, known, trouble: None })
+    }
+
+    /// The file or directory, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory to watch, so that a file that is replaced is seen too.
+    pub fn directory(&self) -> &Path {
+        if self.is_directory { &self.path } else { self.path.parent().unwrap_or(&self.path) }
+    }
+
+    /// Whether a file is away and its time of [`GRACE`] still runs, so that another look is due soon.
+    pub fn is_waiting(&self) -> bool {
+        self.known.values().any(|known| known.away.is_some())
+    }
+
+    /// What is different from the last look. Removals come last: a document that moved to another file is
+    /// taken over by that file first.
+    pub fn scan(&mut self, now: Instant) -> Vec<FileEvent> {
+        let listed = match self.list() {
+            Ok(listed) => listed,
+            Err(error) => {
+                // Without a list nothing is known to be away.
+                let error = format!("{error:#}");
+                let said = self.trouble.replace(error.clone()).is_some_and(|before| before == error);
+                return if said { Vec::new() } else { vec![FileEvent::Failed { file: self.path.clone(), error }] };
+            }
+        };
+        self.trouble = None;
+        let mut contents = BTreeMap::new();
+        for (file, stamp) in &listed {
+            let known = self.known.entry(file.clone()).or_default();
+            let stamp = Some(*stamp);
+            let is_back = known.away.take().is_some();
+            if known.stamp != stamp || is_back {
+                known.stamp = stamp;
+                contents.insert(file.clone(), read(file));
+            }
+        }
+        let mut events = self.judge(contents, &listed);
+        for (file, known) in &mut self.known {
+            if !listed.contains_key(file) {
+                let since = *known.away.get_or_insert(now);
+                if now.saturating_duration_since(since) >= GRACE {
+                    events.push(FileEvent::Removed { file: file.clone() });
+                }
+            }
+        }
+        for event in &events {
+            if let FileEvent::Removed { file } = event {
+                self.known.remove(file);
+            }
+        }
+        events
+    }
+
+    /// Events for files with new content. A document belongs to one file: the one that has it keeps it.
+    fn judge(
+        &mut self,
+        contents: BTreeMap<PathBuf, Result<Vec<Parsed>, String>>,
+        listed: &BTreeMap<PathBuf, Stamp>,
+    ) -> Vec<FileEvent> {
+        let mut claims: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for (file, known) in self.known.iter().filter(|(file, _)| listed.contains_key(*file)) {
+            // A file that cannot be read keeps what it brought; one that can says anew what it brings.
+            if contents.get(file).is_none_or(Result::is_err) {
+                claims.extend(known.keys.iter().map(|key| (key.clone(), file.clone())));
+            }
+        }
+        let mut order: Vec<_> = contents.into_iter().collect();
+        order.sort_by_key(|(file, _)| self.known.get(file).is_none_or(|known| known.keys.is_empty()));
+        let mut events = Vec::new();
+        for (file, content) in order {
+            let known = self.known.entry(file.clone()).or_default();
+            let content = content.and_then(|documents| {
+                claimed(&file, documents, &claims).inspect_err(|_| {
+                    // The other file may let go of it at any time.
+                    known.stamp = None;
+                })
+            });
+            match content {
+                Ok(documents) => {
+                    known.keys = documents.iter().map(|parsed| parsed.document.key()).collect();
+                    known.error = None;
+                    events.push(FileEvent::Changed { file: file.clone(), documents });
+                }
+                Err(error) if known.error.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    known.error = Some(error.clone());
+                    events.push(FileEvent::Failed { file: file.clone(), error });
+                }
+            }
+            claims.extend(known.keys.iter().map(|key| (key.clone(), file.clone())));
+        }
+        events
+    }
+
+    fn list(&self) -> Result<BTreeMap<PathBuf, Stamp>> {
+        let mut files = BTreeSet::new();
+        if self.is_directory {
+            let listing = || format!("listing {}", self.path.display());
+            for entry in fs::read_dir(&self.path).with_context(listing)? {
+                let path = entry.with_context(listing)?.path();
+                if counts(&path) {
+                    files.insert(path);
+                }
+            }
+        } else {
+            files.insert(self.path.clone());
+        }
+        // A file that goes between the listing and here is away.
+        let stamped = files.into_iter().filter_map(|file| Some((Stamp::of(&fs::metadata(&file).ok()?)?, file)));
+        Ok(stamped.map(|(stamp, file)| (file, stamp)).collect())
+    }
+}
+
+impl Stamp {
+    /// `None` for what is no regular file.
+    fn of(metadata: &fs::Metadata) -> Option<Self> {
+        metadata.is_file().then(|| Self {
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+fn counts(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn read(file: &Path) -> Result<Vec<Parsed>, String> {
+    if file.to_str().is_none() {
+        return Err("the file's name is not UTF-8: rename it".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|source| source.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("reading it: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("the file is larger than {} MiB: split it", MAX_FILE >> 20));
+    }
+    let is_json = file.extension().is_some_and(|extension| extension == "json");
+    let format = if is_json { Format::Json } else { Format::Yaml };
+    parse::documents(&bytes, format).map_err(|refusal| refusal.to_string())
+}
+
+/// `documents`, unless another file has one of them or one is there twice.
+fn claimed(file: &Path, documents: Vec<Parsed>, claims: &BTreeMap<String, PathBuf>) -> Result<Vec<Parsed>, String> {
+    let mut seen = BTreeSet::new();
+    for (index, parsed) in documents.iter().enumerate() {
+        let key = parsed.document.key();
+        if let Some(other) = claims.get(&key).filter(|other| *other != file) {
+            return Err(format!("{key} is also in {}: keep it in one of them", other.display()));
+        }
+        if !seen.insert(key.clone()) {
+            return Err(format!("document {}: {key} is in this file already", index + 1));
+        }
+    }
+    Ok(documents)
+}

@@ -1,0 +1,249 @@
+//! From what files hold to changes of the state. Pure: the same files, state and hashes give the same changes.
+//! A document is applied when its content changed since it was last applied from that file, so that what was changed
+//! over the API in between stays, also across restarts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::{files::FileEvent, store::Mark};
+use crate::model::{
+    Change, Name, Origin, Refusal, State, Touched,
+    document::Document,
+    parse::{ContentHash, Parsed},
+};
+
+/// Documents may depend on each other, as when a frontend moves between services. So many rounds are made as long as
+/// each gets something done.
+const ROUNDS: u32 = 16;
+
+/// What events came to. `touched` and `marks` belong into one transaction of the store.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub state: State,
+    pub touched: Touched,
+    pub marks: Vec<Mark>,
+    pub problems: Vec<Problem>,
+}
+
+/// A file or one of its documents that could not be applied; what was there before stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: PathBuf,
+    /// The document's key, as in `service/shop`. `None`: the file as a whole.
+    pub document: Option<String>,
+    pub message: String,
+}
+
+/// Applies the events of one look after another, and tries again what was refused when something else has changed.
+#[derive(Debug, Default)]
+pub struct Reconciler {
+    refused: BTreeMap<PathBuf, Vec<Parsed>>,
+    /// The file that declares each node, by document key. (A service knows its origin.)
+    nodes: BTreeMap<String, PathBuf>,
+}
+
+/// One document's part.
+#[derive(Debug)]
+struct Step {
+    /// To be kept once the change is made.
+    mark: Mark,
+    /// `None`: there is nothing to do but to keep the mark.
+    change: Option<Change>,
+}
+
+impl Reconciler {
+    /// Applies the events of one look at the files. Together, because a document may move from one file to another.
+    /// `applied` gives the hashes that are kept for a file.
+    ///
+    /// # Errors
+    /// That of `applied`.
+    pub fn handle(
+        &mut self,
+        events: &[FileEvent],
+        applied: impl Fn(&Path) -> Result<BTreeMap<String, ContentHash>>,
+        state: &State,
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome::new(state);
+        let mut contents = Vec::new();
+        for event in events {
+            match event {
+                FileEvent::Changed { file, documents } => contents.push((file, documents.as_slice())),
+                FileEvent::Removed { file } => contents.push((file, [].as_slice())),
+                FileEvent::Failed { file, error } => {
+                    outcome.problems.push(Problem { file: file.clone(), document: None, message: error.clone() });
+                }
+            }
+        }
+        let mut coming = BTreeSet::new();
+        for (file, documents) in &contents {
+            self.refused.remove(*file);
+            for parsed in *documents {
+                let key = parsed.document.key();
+                if matches!(parsed.document, Document::Node(_)) {
+                    self.nodes.insert(key.clone(), (*file).clone());
+                }
+                coming.insert(key);
+            }
+        }
+        let (mut going, mut puts) = (Vec::new(), Vec::new());
+        for (file, documents) in &contents {
+            let applied = applied(file)?;
+            let listed: BTreeSet<_> = documents.iter().map(|parsed| parsed.document.key()).collect();
+            for key in applied.keys().filter(|key| !listed.contains(*key)) {
+                let change = if coming.contains(key) { None } else { self.removal(state, file, key) };
+                going.push(Step { mark: mark(file, key.clone(), None), change });
+            }
+            puts.extend(documents.iter().filter_map(|parsed| step(state, &applied, file, parsed)));
+        }
+        // What goes may be in the way of what comes.
+        going.append(&mut puts);
+        let refused = outcome.run(going, now);
+        self.remember(&contents, &refused);
+        outcome.problems.extend(refused.into_iter().map(|(mark, refusal)| Problem {
+            file: mark.file,
+            document: Some(mark.document),
+            message: refusal.to_string(),
+        }));
+        if !outcome.is_empty() {
+            self.retry_into(&mut outcome, now);
+        }
+        Ok(outcome)
+    }
+
+    /// Tries again what was refused. Free when there is nothing of that kind.
+    pub fn retry(&mut self, state: &State, now: Timestamp) -> Outcome {
+        let mut outcome = Outcome::new(state);
+        self.retry_into(&mut outcome, now);
+        outcome
+    }
+
+    fn retry_into(&mut self, outcome: &mut Outcome, now: Timestamp) {
+        self.refused.retain(|file, documents| {
+            // They were reported when they came.
+            let refused = outcome.run(documents.iter().map(|parsed| put(file, parsed)).collect(), now);
+            documents.retain(|parsed| refused.iter().any(|(mark, _)| mark.document == parsed.document.key()));
+            !documents.is_empty()
+        });
+        let solved = |problem: &Problem| match (&problem.document, self.refused.get(&problem.file)) {
+            (Some(key), Some(refused)) => refused.iter().all(|parsed| parsed.document.key() != *key),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        outcome.problems.retain(|problem| !solved(problem));
+    }
+
+    fn remember(&mut self, contents: &[(&PathBuf, &[Parsed])], refused: &[(Mark, Refusal)]) {
+        let refused: BTreeSet<_> = refused.iter().map(|(mark, _)| (&mark.file, mark.document.as_str())).collect();
+        for (file, documents) in contents {
+            let is_refused = |parsed: &&Parsed| refused.contains(&(*file, parsed.document.key().as_str()));
+            let again: Vec<_> = documents.iter().filter(is_refused).cloned().collect();
+            if !again.is_empty() {
+                self.refused.insert((*file).clone(), again);
+            }
+        }
+    }
+
+    /// What takes back what `file` brought, unless another file took it over.
+    fn removal(&mut self, state: &State, file: &Path, key: &str) -> Option<Change> {
+        let (kind, name) = key.split_once('/')?;
+        let name = Name::new(name).ok()?;
+        if kind == "node" {
+            if self.nodes.get(key).is_some_and(|other| other != file) {
+                return None;
+            }
+            self.nodes.remove(key);
+            return state
+                .node(name.as_str())
+                .filter(|node| node.declared)
+                .map(|_| Change::UndeclareNode { node: name });
+        }
+        let service = state.service(name.as_str())?;
+        matches!(&service.origin, Origin::File(owner) if owner == file)
+            .then_some(Change::DeleteService { service: name, if_match: None })
+    }
+}
+
+impl Outcome {
+    fn new(state: &State) -> Self {
+        Self { state: state.clone(), touched: Touched::default(), marks: Vec::new(), problems: Vec::new() }
+    }
+
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty() && self.marks.is_empty()
+    }
+
+    /// Makes the changes that can be made; returns why the others were refused.
+    fn run(&mut self, mut steps: Vec<Step>, now: Timestamp) -> Vec<(Mark, Refusal)> {
+        let mut refused = Vec::new();
+        for _ in 0..ROUNDS {
+            let before = steps.len();
+            refused.clear();
+            steps.retain(|step| {
+                if let Some(change) = &step.change {
+                    match self.state.apply(change, now) {
+                        Ok(applied) => {
+                            self.state = applied.state;
+                            self.touched.extend(applied.touched);
+                        }
+                        Err(refusal) => {
+                            refused.push((step.mark.clone(), refusal));
+                            return true;
+                        }
+                    }
+                }
+                self.marks.push(step.mark.clone());
+                false
+            });
+            if steps.is_empty() || steps.len() == before {
+                break;
+            }
+        }
+        refused
+    }
+}
+
+fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> Mark {
+    Mark { file: file.to_owned(), document, hash }
+}
+
+/// What there is to do for a document that the file has, if anything.
+fn step(state: &State, applied: &BTreeMap<String, ContentHash>, file: &Path, parsed: &Parsed) -> Option<Step> {
+    let key = parsed.document.key();
+    if applied.get(&key) != Some(&parsed.hash) {
+        return Some(put(file, parsed));
+    }
+    let change = claim(state, file, &parsed.document)?;
+    Some(Step { mark: mark(file, key, Some(parsed.hash)), change: Some(change) })
+}
+
+fn put(file: &Path, parsed: &Parsed) -> Step {
+    let change = match &parsed.document {
+        Document::Service(document) => {
+            let (document, origin) = (document.clone(), Origin::File(file.to_owned()));
+            Change::PutService { document, origin, if_match: None }
+        }
+        Document::Node(document) => Change::PutNode { document: document.clone() },
+    };
+    Step { mark: mark(file, parsed.document.key(), Some(parsed.hash)), change: Some(change) }
+}
+
+/// An unchanged document whose service went to another file and came back: it is this file's again, as it is.
+fn claim(state: &State, file: &Path, document: &Document) -> Option<Change> {
+    let Document::Service(document) = document else { return None };
+    let service = state.service(document.metadata.name.as_str())?;
+    match &service.origin {
+        Origin::File(owner) if owner != file => Some(Change::PutService {
+            document: Box::new(state.document(service)),
+            origin: Origin::File(file.to_owned()),
+            if_match: None,
+        }),
+        Origin::File(_) | Origin::Api => None,
+    }
+}

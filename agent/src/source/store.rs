@@ -1,0 +1,301 @@
+//! The embedded store: what the agent knows survives restarts and power loss. Every commit is one durable transaction,
+//! so that what is found again is the state after some change, never half of one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::model::{Limits, State, Touched, parse::ContentHash};
+
+/// Name of the store's file in the state directory.
+pub const FILE: &str = "sluice.redb";
+/// Version of the records. A store of another version is refused.
+const FORMAT: u32 = 1;
+/// Enough for the pages of a change; the whole state is in memory anyway. Bytes.
+const CACHE: usize = 4 << 20;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const SERVICES: TableDefinition<u32, &[u8]> = TableDefinition::new("services");
+const NODES: TableDefinition<u32, &[u8]> = TableDefinition::new("nodes");
+const FILES: TableDefinition<(&str, &str), [u8; 16]> = TableDefinition::new("files");
+const EXTRAS: TableDefinition<&str, &[u8]> = TableDefinition::new("extras");
+
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    identity: [u8; 16],
+}
+
+/// What one transaction writes besides the revision.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch<'a> {
+    pub touched: &'a [Touched],
+    pub marks: &'a [Mark],
+    /// `None` removes.
+    pub extras: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+/// That a document of a file was applied, or (`None`) that the file no longer brings it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub file: PathBuf,
+    /// The document's key, as in `service/shop`.
+    pub document: String,
+    pub hash: Option<ContentHash>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, both made when missing, and reads the state from it.
+    ///
+    /// # Errors
+    /// When another process has it open, or it cannot be used; the message says what to do.
+    pub fn open(dir: &Path, limits: Limits) -> Result<(Self, State)> {
+        fs::create_dir_all(dir).with_context(|| format!("making the state directory {}", dir.display()))?;
+        let path = dir.join(FILE);
+        // redb 4 panics on some damaged pages: that is no reason to die without a word of advice.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(&path, limits)));
+        opened.unwrap_or_else(|_| Err(anyhow!("its pages are damaged").context(unreadable(&path))))
+    }
+
+    /// Made at random when the store was: tells agents apart that share a host, and a state directory that was replaced.
+    pub fn identity(&self) -> [u8; 16] {
+        self.identity
+    }
+
+    /// Keeps what `touched` names of `state`. On return it is on the disk.
+    ///
+    /// # Errors
+    /// When it could not be written: the store is as it was before.
+    pub fn commit(&self, state: &State, touched: &Touched) -> Result<()> {
+        self.commit_batch(state, Batch { touched: std::slice::from_ref(touched), ..Batch::default() })
+    }
+
+    /// Keeps several changes at the price of one; `state` is the one after the last.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit_many(&self, state: &State, touched: &[Touched]) -> Result<()> {
+        self.commit_batch(state, Batch { touched, ..Batch::default() })
+    }
+
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit_batch(&self, state: &State, batch: Batch<'_>) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(META)?.insert("revision", state.revision().to_be_bytes().as_slice())?;
+            write_touched(transaction, state, batch.touched)?;
+            if !batch.marks.is_empty() {
+                write_marks(transaction, batch.marks)?;
+            }
+            for (key, value) in batch.extras {
+                write_extra(transaction, key, *value)?;
+            }
+            Ok(())
+        })
+        .context("writing the state to the store")
+    }
+
+    /// Hashes of the documents that were last applied from `file`, by the documents' keys.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn applied(&self, file: &Path) -> Result<BTreeMap<String, ContentHash>> {
+        let file = text(file)?;
+        let table = self.database.begin_read()?.open_table(FILES)?;
+        let mut applied = BTreeMap::new();
+        for entry in table.range((file, "")..)? {
+            let (key, hash) = entry?;
+            let (of, document) = key.value();
+            if of != file {
+                break;
+            }
+            applied.insert(document.to_owned(), ContentHash(hash.value()));
+        }
+        Ok(applied)
+    }
+
+    /// All files that brought something that was not taken back yet.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn files(&self) -> Result<BTreeSet<PathBuf>> {
+        let table = self.database.begin_read()?.open_table(FILES)?;
+        table.iter()?.map(|entry| Ok(PathBuf::from(entry?.0.value().0))).collect()
+    }
+
+    /// What other parts of the agent keep under a name of theirs.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get_extra(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let table = self.database.begin_read()?.open_table(EXTRAS)?;
+        Ok(table.get(key)?.map(|value| value.value().to_vec()))
+    }
+
+    /// # Errors
+    /// When it could not be written.
+    pub fn put_extra(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.write(|transaction| write_extra(transaction, key, Some(value))).with_context(|| format!("keeping {key}"))
+    }
+
+    /// # Errors
+    /// When it could not be written.
+    pub fn remove_extra(&self, key: &str) -> Result<()> {
+        self.write(|transaction| write_extra(transaction, key, None)).with_context(|| format!("forgetting {key}"))
+    }
+
+    fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        change(&transaction)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn open_file(path: &Path, limits: Limits) -> Result<(Self, State)> {
+        let opened = Database::builder().set_cache_size(CACHE).create(path);
+        let database = opened.map_err(|error| explained(error, path))?;
+        let identity = prepared(&database).with_context(|| unreadable(path))?;
+        let store = Self { database, identity };
+        let state = store.load(limits).with_context(|| unreadable(path))?;
+        Ok((store, state))
+    }
+
+    fn load(&self, limits: Limits) -> Result<State> {
+        let read = self.database.begin_read()?;
+        let revision = read
+            .open_table(META)?
+            .get("revision")?
+            .map_or(Ok(0), |value| value.value().try_into().map(u64::from_be_bytes).context("reading the revision"))?;
+        let (nodes, services) = (read.open_table(NODES)?, read.open_table(SERVICES)?);
+        State::restored(limits, revision, records(&nodes)?, records(&services)?)
+    }
+}
+
+/// Makes the tables of a new store, checks the format of an old one; returns its identity.
+fn prepared(database: &Database) -> Result<[u8; 16]> {
+    let transaction = database.begin_write()?;
+    let identity = {
+        let mut meta = transaction.open_table(META)?;
+        let format = meta.get("format")?.map(|format| format.value().to_vec());
+        match format {
+            None => {
+                let mut identity = [0; 16];
+                let random = fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut identity));
+                random.context("reading /dev/urandom")?;
+                meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
+                meta.insert("identity", identity.as_slice())?;
+                identity
+            }
+            Some(format) if format == FORMAT.to_be_bytes() => {
+                let identity = meta.get("identity")?.context("it has no identity")?;
+                identity.value().try_into().context("reading its identity")?
+            }
+            Some(format) => {
+                let found = format.try_into().map(u32::from_be_bytes).map_or("unknown".into(), |f: u32| f.to_string());
+                bail!("its format is {found}, this version of sluice reads {FORMAT}: use the version that wrote it");
+            }
+        }
+    };
+    transaction.open_table(SERVICES)?;
+    transaction.open_table(NODES)?;
+    transaction.open_table(FILES)?;
+    transaction.open_table(EXTRAS)?;
+    transaction.commit()?;
+    Ok(identity)
+}
+
+/// Writes what `state` has under each id, and removes the ids that it has not. An id may be named more than once.
+fn write_touched(transaction: &WriteTransaction, state: &State, touched: &[Touched]) -> Result<()> {
+    let all = touched.iter();
+    let services: BTreeSet<_> =
+        all.clone().flat_map(|t| t.services.iter().chain(t.removed_services.iter().map(|(id, _)| id))).collect();
+    let nodes: BTreeSet<_> = all.flat_map(|t| t.nodes.iter().chain(t.removed_nodes.iter().map(|(id, _)| id))).collect();
+    if !services.is_empty() {
+        let mut table = transaction.open_table(SERVICES)?;
+        for id in services {
+            match state.service_by_id(*id) {
+                Some(service) => drop(table.insert(id.0, record(&state.saved(service))?.as_slice())?),
+                None => drop(table.remove(id.0)?),
+            }
+        }
+    }
+    if !nodes.is_empty() {
+        let mut table = transaction.open_table(NODES)?;
+        for id in nodes {
+            match state.node_by_id(*id) {
+                Some(node) => drop(table.insert(id.0, record(&node.saved())?.as_slice())?),
+                None => drop(table.remove(id.0)?),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_marks(transaction: &WriteTransaction, marks: &[Mark]) -> Result<()> {
+    let mut table = transaction.open_table(FILES)?;
+    for mark in marks {
+        let key = (text(&mark.file)?, mark.document.as_str());
+        match mark.hash {
+            Some(hash) => drop(table.insert(key, hash.0)?),
+            None => drop(table.remove(key)?),
+        }
+    }
+    Ok(())
+}
+
+fn write_extra(transaction: &WriteTransaction, key: &str, value: Option<&[u8]>) -> Result<()> {
+    let mut table = transaction.open_table(EXTRAS)?;
+    match value {
+        Some(value) => drop(table.insert(key, value)?),
+        None => drop(table.remove(key)?),
+    }
+    Ok(())
+}
+
+fn record(saved: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(saved).context("encoding a record")
+}
+
+/// One at a time: with all of them in memory, a start would take twice the memory that the agent needs later.
+fn records<T: DeserializeOwned>(
+    table: &impl ReadableTable<u32, &'static [u8]>,
+) -> Result<impl Iterator<Item = Result<T>>> {
+    let decoded = |entry: Result<_, StorageError>| {
+        let (id, value): (redb::AccessGuard<u32>, redb::AccessGuard<&[u8]>) = entry?;
+        serde_json::from_slice(value.value()).with_context(|| format!("decoding the record of id {}", id.value()))
+    };
+    Ok(table.iter()?.map(decoded))
+}
+
+fn text(file: &Path) -> Result<&str> {
+    file.to_str().with_context(|| format!("{} is not a path in UTF-8", file.display()))
+}
+
+fn explained(error: DatabaseError, path: &Path) -> anyhow::Error {
+    match &error {
+        DatabaseError::DatabaseAlreadyOpen => anyhow!(
+            "{} is in use by another process: stop the other agent, or give this one a --state-dir of its own",
+            path.display()
+        ),
+        DatabaseError::Storage(StorageError::Io(io)) if io.kind() == std::io::ErrorKind::PermissionDenied => {
+            anyhow!(error).context(format!("opening {}: run as root or choose another --state-dir", path.display()))
+        }
+        _ => anyhow!(error).context(unreadable(path)),
+    }
+}
+
+fn unreadable(path: &Path) -> String {
+    format!(
+        "the store {} cannot be read: bring it back from a backup, or move it away to start from nothing \
+         (documents and zeros that came over the API are lost then)",
+        path.display()
+    )
+}

@@ -1,0 +1,174 @@
+//! The address in a socket call, in both families.
+//!
+//! Context fields are read and written word by word and volatile: the verifier rejects the wider accesses into which
+//! the compiler would otherwise join them.
+
+use core::{marker::PhantomData, ptr};
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::bpf_set_retval,
+    programs::SockAddrContext,
+};
+use sluice_common::{
+    tables::{Endpoint, MAPPED, is_mapped},
+    verdict::{Program, Verdict},
+};
+
+use crate::maps::count;
+
+const ECONNREFUSED: i32 = 111;
+
+macro_rules! field {
+    ($call:expr, $name:ident) => {
+        // SAFETY: the context lives as long as the program runs.
+        unsafe { ptr::read_volatile(&raw const (*$call.context()).$name) }
+    };
+}
+
+/// How a family keeps its address in the context.
+pub trait Family {
+    fn read(context: *mut bpf_sock_addr) -> [u32; 4];
+    fn write(context: *mut bpf_sock_addr, address: &[u32; 4]);
+    /// Whether a socket of this family can speak with `address`.
+    fn reaches(address: &[u32; 4]) -> bool;
+    /// Where the kernel sends what is addressed to the wildcard: the loopback.
+    fn loopback() -> [u32; 4];
+    fn is_wildcard(address: &[u32; 4]) -> bool;
+}
+
+pub struct V4;
+pub struct V6;
+
+impl Family for V4 {
+    #[inline(always)]
+    fn read(context: *mut bpf_sock_addr) -> [u32; 4] {
+        // SAFETY: the context lives as long as the program runs.
+        [0, 0, MAPPED, unsafe { ptr::read_volatile(&raw const (*context).user_ip4) }]
+    }
+    #[inline(always)]
+    fn write(context: *mut bpf_sock_addr, address: &[u32; 4]) {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(&raw mut (*context).user_ip4, address[3]) }
+    }
+    #[inline(always)]
+    fn reaches(address: &[u32; 4]) -> bool {
+        is_mapped(address)
+    }
+    #[inline(always)]
+    fn loopback() -> [u32; 4] {
+        [0, 0, MAPPED, 0x7f00_0001_u32.to_be()]
+    }
+    #[inline(always)]
+    fn is_wildcard(address: &[u32; 4]) -> bool {
+        address[3] == 0
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn read(context: *mut bpf_sock_addr) -> [u32; 4] {
+        // SAFETY: the context lives as long as the program runs.
+        unsafe {
+            let words = &raw const (*context).user_ip6;
+            [
+                ptr::read_volatile(&raw const (*words)[0]),
+                ptr::read_volatile(&raw const (*words)[1]),
+                ptr::read_volatile(&raw const (*words)[2]),
+                ptr::read_volatile(&raw const (*words)[3]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn write(context: *mut bpf_sock_addr, address: &[u32; 4]) {
+        // SAFETY: as above.
+        unsafe {
+            let words = &raw mut (*context).user_ip6;
+            ptr::write_volatile(&raw mut (*words)[0], address[0]);
+            ptr::write_volatile(&raw mut (*words)[1], address[1]);
+            ptr::write_volatile(&raw mut (*words)[2], address[2]);
+            ptr::write_volatile(&raw mut (*words)[3], address[3]);
+        }
+    }
+    #[inline(always)]
+    fn reaches(_: &[u32; 4]) -> bool {
+        true
+    }
+    #[inline(always)]
+    fn loopback() -> [u32; 4] {
+        [0, 0, 0, 1_u32.to_be()]
+    }
+    #[inline(always)]
+    fn is_wildcard(address: &[u32; 4]) -> bool {
+        address[0] | address[1] | address[2] | address[3] == 0
+    }
+}
+
+/// One call of an application on a socket, and the way out of it.
+pub struct Call<F> {
+    context: SockAddrContext,
+    program: Program,
+    family: PhantomData<F>,
+}
+
+impl<F: Family> Call<F> {
+    #[inline(always)]
+    pub fn new(context: SockAddrContext, program: Program) -> Self {
+        Self { context, program, family: PhantomData }
+    }
+
+    #[inline(always)]
+    pub fn context(&self) -> *mut bpf_sock_addr {
+        self.context.sock_addr
+    }
+
+    #[inline(always)]
+    pub fn socket(&self) -> *mut bpf_sock {
+        // SAFETY: the context lives as long as the program runs.
+        unsafe { (*self.context()).__bindgen_anon_1.sk }
+    }
+
+    #[inline(always)]
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
+    /// The destination of a call, or the source of what was received.
+    #[inline(always)]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::v6(F::read(self.context()), field!(self, user_port) as u16, field!(self, protocol) as u16)
+    }
+
+    /// The destination under which a frontend is looked up: the wildcard means the loopback, as it does to the kernel.
+    #[inline(always)]
+    pub fn destination(&self) -> Endpoint {
+        let mut endpoint = self.endpoint();
+        if F::is_wildcard(&endpoint.address) {
+            endpoint.address = F::loopback();
+        }
+        endpoint
+    }
+
+    #[inline(always)]
+    pub fn redirect(&self, address: &[u32; 4], port: u16) {
+        F::write(self.context(), address);
+        // SAFETY: the context lives as long as the program runs.
+        unsafe { ptr::write_volatile(&raw mut (*self.context()).user_port, u32::from(port)) }
+    }
+
+    /// Lets the call go on.
+    #[inline(always)]
+    pub fn proceed(&self, verdict: Verdict) -> i32 {
+        count(self.program, verdict);
+        1
+    }
+
+    /// Ends the call with ECONNREFUSED.
+    #[inline(always)]
+    pub fn refuse(&self) -> i32 {
+        count(self.program, Verdict::Refused);
+        // SAFETY: a helper without pointers.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+        0
+    }
+}

@@ -1,0 +1,167 @@
+//! sendmsg() and recvmsg() of datagram sockets.
+//!
+//! A flow is a socket and the frontend it sends to. It stays with its backend while that is open and the flow is not
+//! idle for [`FLOW_IDLE`], so that protocols of several datagrams (QUIC, TFTP) hold together; a zero moves it with the
+//! next datagram. Answers carry the frontend's address as their source.
+
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
+use sluice_common::{
+    pick::open,
+    records::{Connection, FLOW_IDLE, Flow, FlowKey},
+    tables::{Backend, Endpoint},
+    verdict::Verdict,
+};
+
+use crate::{
+    address::{Call, Family},
+    connect::{Choice, choose, is_marked, service_of},
+    maps::{FLOWS, Kernel, connection, connection_or},
+};
+
+#[inline(always)]
+pub fn sendmsg<F: Family>(call: &Call<F>) -> i32 {
+    let frontend = call.destination();
+    let Some(service_id) = service_of(&frontend) else {
+        return call.proceed(Verdict::NotOurs);
+    };
+    if is_marked(call) {
+        return call.proceed(Verdict::Marked);
+    }
+    if let Some(backend) = connected_backend(call, &frontend) {
+        call.redirect(&backend.address, backend.port);
+        return call.proceed(Verdict::Kept);
+    }
+    // SAFETY: helper on the context.
+    let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
+    let to_frontend = key(socket, &frontend.address, frontend.port, false);
+    if let Some(flow) = FLOWS.get_ptr_mut(&to_frontend) {
+        // SAFETY: a live map value; a concurrent send on the same socket writes the same fields.
+        let flow = unsafe { &mut *flow };
+        // SAFETY: helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        if flow.service_id == service_id && now.wrapping_sub(flow.last) < FLOW_IDLE && is_same_and_open(flow) {
+            flow.last = now;
+            let answers = ensure_answers(socket, &frontend, flow);
+            call.redirect(&flow.address, flow.port);
+            return call.proceed(if answers { Verdict::Kept } else { Verdict::SteeredUntracked });
+        }
+    }
+    let choice = match choose(call, service_id) {
+        Ok(choice) => choice,
+        Err(way_out) => return way_out,
+    };
+    let stored = begin_flow(call, socket, &frontend, service_id, &choice);
+    call.redirect(&choice.backend.address, choice.backend.port);
+    call.proceed(if stored { Verdict::Steered } else { Verdict::SteeredUntracked })
+}
+
+#[inline(always)]
+pub fn recvmsg<F: Family>(call: &Call<F>) -> i32 {
+    let stored = connection(call.socket());
+    if stored.is_null() {
+        return call.proceed(Verdict::NotOurs);
+    }
+    // SAFETY: storage of a socket that this call holds.
+    let connection = unsafe { &*stored };
+    let source = call.endpoint();
+    if connection.has_flows != 0 {
+        // SAFETY: helper on the context.
+        let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
+        // SAFETY: the value is only read.
+        if let Some(flow) = unsafe { FLOWS.get(&key(socket, &source.address, source.port, true)) } {
+            call.redirect(&flow.address, flow.port);
+            return call.proceed(Verdict::Translated);
+        }
+    }
+    if connection.protocol != 0 && connection.went_to(&source.address, source.port) {
+        call.redirect(&connection.frontend, connection.frontend_port);
+        return call.proceed(Verdict::Translated);
+    }
+    call.proceed(Verdict::Stale)
+}
+
+/// The backend of a connected socket that sends to the frontend it is connected to, while that backend is open.
+#[inline(always)]
+fn connected_backend<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static Backend> {
+    let stored = connection(call.socket());
+    if stored.is_null() {
+        return None;
+    }
+    // SAFETY: storage of a socket that this call holds.
+    let connection = unsafe { &*stored };
+    if !connection.asked_for(frontend) {
+        return None;
+    }
+    let backend = open(&Kernel, connection.backend_id)?;
+    connection.went_to(&backend.address, backend.port).then_some(backend)
+}
+
+/// Whether the flow's backend is open and still is what it was when the flow began.
+#[inline(always)]
+fn is_same_and_open(flow: &Flow) -> bool {
+    open(&Kernel, flow.backend_id).is_some_and(|backend| {
+        backend.port == flow.port
+            && backend.address[3] == flow.address[3]
+            && backend.address[2] == flow.address[2]
+            && backend.address[1] == flow.address[1]
+            && backend.address[0] == flow.address[0]
+    })
+}
+
+#[inline(always)]
+fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, service_id: u32, choice: &Choice) -> bool {
+    let flow = Flow {
+        address: choice.backend.address,
+        port: choice.backend.port,
+        padding: 0,
+        service_id,
+        backend_id: choice.id,
+        padding2: 0,
+        last: choice.time,
+    };
+    let mut initial = Connection {
+        frontend: [0; 4],
+        backend: [0; 4],
+        frontend_port: 0,
+        backend_port: 0,
+        protocol: 0,
+        phase: 0,
+        has_flows: 1,
+        service_id: 0,
+        backend_id: 0,
+        pid: 0,
+        padding: 0,
+        since: 0,
+    };
+    let stored = connection_or(call.socket(), &mut initial);
+    if stored.is_null() {
+        return false;
+    }
+    // SAFETY: storage of a socket that this call holds.
+    unsafe { (*stored).has_flows = 1 };
+    ensure_answers(socket, frontend, &flow)
+        && FLOWS.insert(key(socket, &frontend.address, frontend.port, false), flow, 0).is_ok()
+}
+
+/// Makes sure that answers of the flow's backend are given the frontend's address.
+#[inline(always)]
+fn ensure_answers(socket: u64, frontend: &Endpoint, flow: &Flow) -> bool {
+    let key = key(socket, &flow.address, flow.port, true);
+    // SAFETY: the value is only read.
+    if let Some(answer) = unsafe { FLOWS.get(&key) }
+        && answer.port == frontend.port
+        && answer.address[3] == frontend.address[3]
+        && answer.address[2] == frontend.address[2]
+        && answer.address[1] == frontend.address[1]
+        && answer.address[0] == frontend.address[0]
+    {
+        return true;
+    }
+    let answer = Flow { address: frontend.address, port: frontend.port, ..*flow };
+    FLOWS.insert(key, answer, 0).is_ok()
+}
+
+#[inline(always)]
+fn key(socket: u64, address: &[u32; 4], port: u16, answer: bool) -> FlowKey {
+    FlowKey { socket, address: *address, port, answer: answer as u16, padding: 0 }
+}

@@ -1,0 +1,185 @@
+//! The maps, and the few ways in which programs touch them.
+
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE},
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use sluice_common::{
+    pick::{self, List, Tables},
+    records::{Connection, Flow, FlowKey, MEMBERS, Member},
+    tables::{Backend, Counters, Endpoint, Meta, Node, Service, Table},
+    verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
+};
+
+// The numbers of entries are those of an object loaded by hand; the agent sets its own before loading.
+#[map]
+pub static FRONTENDS: HashMap<Endpoint, u32> = HashMap::with_max_entries(1024, 0);
+#[map]
+pub static SERVICES: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+#[map]
+pub static SLOTS: Array<u32> = Array::with_max_entries(65536, BPF_F_MMAPABLE);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+#[map]
+pub static NODES: Array<Node> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+#[map]
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+#[map]
+pub static META: Array<Meta> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_COUNT, 0);
+/// Datagram flows of unconnected sockets. The only table that evicts: a socket may speak with any number of peers, so
+/// its flows cannot live in the socket; one that is evicted while in use is picked anew.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65536, 0);
+#[btf_map]
+pub static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
+
+/// Sockets with this SO_MARK pass untouched; 0 is no mark. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static MARK: u32 = 0;
+/// Offsets of [`Member`]s in this kernel. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
+
+#[inline(always)]
+pub fn bypass_mark() -> u32 {
+    // SAFETY: a static of this object; volatile, because the agent changes it after compilation.
+    unsafe { ptr::read_volatile(&raw const MARK) }
+}
+
+#[inline(always)]
+pub fn offset(member: Member) -> usize {
+    // SAFETY: as above; `member` is less than MEMBERS.
+    unsafe { ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(member as usize)) as usize }
+}
+
+/// The kernel's tables as [`sluice_common::pick`] wants them.
+pub struct Kernel;
+
+impl Tables for Kernel {
+    type Entry = &'static Backend;
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&'static Backend> {
+        BACKENDS.get(id)
+    }
+    #[inline(always)]
+    fn node_is_open(&self, id: u32) -> bool {
+        NODES.get(id).is_some_and(|node| node.closed == 0)
+    }
+    #[inline(always)]
+    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+        let id = skip_closed(table.0, draw);
+        (id != NONE).then_some(id)
+    }
+    #[inline(always)]
+    fn first_open(&self, list: List) -> Option<u32> {
+        let mut scan = Scan { list, found: NONE };
+        // SAFETY: the callback has the signature that the helper calls, and `scan` outlives the loop.
+        unsafe { bpf_loop(list.length, scan_step as *mut c_void, (&raw mut scan).cast(), 0) };
+        (scan.found != NONE).then_some(scan.found)
+    }
+}
+
+/// No backend has this id.
+const NONE: u32 = u32::MAX;
+
+/// Out of line: it runs only between a zero and the next table.
+#[inline(never)]
+fn skip_closed(table: u64, draw: u64) -> u32 {
+    pick::pick_open(&Kernel, Table(table), draw).unwrap_or(NONE)
+}
+
+#[repr(C)]
+struct Scan {
+    list: List,
+    found: u32,
+}
+
+/// Returns 1 to end the loop.
+extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
+    // SAFETY: `bpf_loop` passes what `first_open` gave it.
+    let scan = unsafe { &mut *scan };
+    match scan.list.open_at(&Kernel, index) {
+        Some(id) => {
+            scan.found = id;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// Counts a way out.
+#[inline(always)]
+pub fn count(program: Program, verdict: Verdict) {
+    if let Some(counter) = VERDICTS.get_ptr_mut(verdict::index(program, verdict)) {
+        // SAFETY: a live map value of this CPU; programs of one hook do not interleave on a CPU.
+        unsafe { *counter += 1 }
+    }
+}
+
+#[inline(always)]
+pub fn counters(backend_id: u32) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(backend_id)
+}
+
+/// Adds to a field that all CPUs share.
+#[inline(always)]
+pub fn add(field: *mut u64, amount: u64) {
+    // SAFETY: the callers pass fields of live map values. The old value is not used: a plain locked add.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(field, amount) };
+}
+
+/// As [`add`], for the buckets of histograms.
+#[inline(always)]
+pub fn add_one(field: *mut u32) {
+    // SAFETY: as in `add`.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(field, 1) };
+}
+
+/// The value of a shared counter, which this call moves on by one.
+#[inline(always)]
+pub fn next(field: *mut u64) -> u64 {
+    // SAFETY: as in `add`. Not relaxed: LLVM makes a locked add that returns nothing out of a relaxed one.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(field, 1) }
+}
+
+#[inline(always)]
+fn connections() -> *mut c_void {
+    (&raw const CONNECTIONS).cast_mut().cast()
+}
+
+/// The socket's record, or null.
+#[inline(always)]
+pub fn connection<S>(socket: *mut S) -> *mut Connection {
+    // SAFETY: `socket` comes from a context, and the helper takes null.
+    unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::null_mut(), 0).cast() }
+}
+
+/// The socket's record, made from `initial` when there is none; null when memory is short.
+#[inline(always)]
+pub fn connection_or<S>(socket: *mut S, initial: &mut Connection) -> *mut Connection {
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: as above; the helper copies `initial`.
+    unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::from_mut(initial).cast(), flags).cast() }
+}
+
+#[inline(always)]
+pub fn forget<S>(socket: *mut S) {
+    // SAFETY: as above.
+    unsafe { bpf_sk_storage_delete(connections(), socket.cast()) };
+}

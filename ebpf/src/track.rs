@@ -1,0 +1,216 @@
+//! From SYN to close: what becomes of a steered connection.
+//!
+//! A record moves Picked -> Opened -> Established -> Ended, and every move is counted once. An end that no callback
+//! showed (another sock_ops program may clear the callback flags) is settled when the socket is used again or
+//! released; what even that misses, the agent's census finds.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
+    },
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+    programs::{SockContext, SockOpsContext},
+};
+use sluice_common::{
+    records::{Connection, Member, Phase},
+    tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS, Failure, TCP},
+    verdict::{Program, Verdict},
+};
+
+use crate::maps::{add, add_one, connection, count, counters, offset};
+
+const TCP_CLOSE: u32 = 7;
+const ECONNRESET: i32 = 104;
+const ETIMEDOUT: i32 = 110;
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
+const ENETUNREACH: i32 = 101;
+const EPIPE: i32 = 32;
+
+/// Runs for every TCP socket of the host: everything but the five callbacks below leaves at once, uncounted.
+#[inline(always)]
+pub fn sock_ops(ctx: &SockOpsContext) {
+    let op = ctx.op();
+    match op {
+        BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_RETRANS_CB => {}
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {}
+        _ => return,
+    }
+    // SAFETY: the context lives as long as the program runs.
+    let ops = unsafe { &*ctx.ops };
+    // SAFETY: as above; null where there is no full socket.
+    let socket = unsafe { ops.__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    let stored = connection(socket);
+    if stored.is_null() {
+        return;
+    }
+    // SAFETY: storage of the socket that the callback is about; callbacks of one socket are serialized by its lock.
+    let connection = unsafe { &mut *stored };
+    let Some(counters) = counters(connection.backend_id) else {
+        return;
+    };
+    match op {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => opened(ctx, ops, connection, counters),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops, connection, counters),
+        BPF_SOCK_OPS_RETRANS_CB => {
+            // SAFETY: a live map value.
+            add(unsafe { &raw mut (*counters).retransmits }, u64::from(ctx.arg(1)));
+            count(Program::SockOps, Verdict::Retransmitted);
+        }
+        _ => {
+            sample_rtt(ops, counters);
+            end(Program::SockOps, connection, counters, socket_error(socket));
+        }
+    }
+}
+
+/// Datagram sockets end here. A TCP socket that is closed already ended unseen.
+#[inline(always)]
+pub fn sock_release(ctx: &SockContext) {
+    let stored = connection(ctx.sock);
+    if stored.is_null() {
+        return count(Program::SockRelease, Verdict::NotOurs);
+    }
+    // SAFETY: storage of the socket being released.
+    let record = unsafe { &mut *stored };
+    // SAFETY: the context is the socket.
+    if record.protocol == TCP && unsafe { ptr::read_volatile(&raw const (*ctx.sock).state) } != TCP_CLOSE {
+        return count(Program::SockRelease, Verdict::NotOurs);
+    }
+    if record.protocol == TCP {
+        return settle(Program::SockRelease, stored);
+    }
+    if record.phase == Phase::Established as u8
+        && let Some(counters) = counters(record.backend_id)
+    {
+        end(Program::SockRelease, record, counters, 0);
+    }
+}
+
+/// Counts the end of a connection that nobody saw.
+#[inline(always)]
+pub fn settle(program: Program, stored: *mut Connection) {
+    // SAFETY: the callers pass storage of a socket that they hold.
+    let record = unsafe { &mut *stored };
+    if record.phase != Phase::Opened as u8 && record.phase != Phase::Established as u8 {
+        return;
+    }
+    if let Some(counters) = counters(record.backend_id) {
+        count(program, Verdict::Recovered);
+        end(program, record, counters, 0);
+    }
+}
+
+#[inline(always)]
+fn opened(ctx: &SockOpsContext, ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) {
+    // A record of an earlier connect() that failed before its SYN: this SYN goes elsewhere. The context keeps the
+    // port in the upper half.
+    let port = (ops.remote_port >> 16) as u16;
+    if connection.phase != Phase::Picked as u8 || connection.backend_port != port {
+        return count(Program::SockOps, Verdict::Stale);
+    }
+    connection.phase = Phase::Opened as u8;
+    // SAFETY: a live map value.
+    add(unsafe { &raw mut (*counters).opened }, 1);
+    count(Program::SockOps, Verdict::Opened);
+    let flags = ops.bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
+}
+
+#[inline(always)]
+fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) {
+    if connection.phase != Phase::Opened as u8 {
+        return;
+    }
+    // SAFETY: helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let took = now.wrapping_sub(connection.since) / 1000;
+    connection.phase = Phase::Established as u8;
+    connection.since = now;
+    let bucket = bucket(took >> 6, CONNECT_BUCKETS, 1);
+    // SAFETY: a live map value; `bucket` is below the length of the array.
+    unsafe {
+        add(&raw mut (*counters).established, 1);
+        add(&raw mut (*counters).connect_sum, took);
+        add_one((&raw mut (*counters).connect_time).cast::<u32>().add(bucket));
+    }
+    sample_rtt(ops, counters);
+    count(Program::SockOps, Verdict::Established);
+}
+
+#[inline(always)]
+fn end(program: Program, connection: &mut Connection, counters: *mut Counters, error: i32) {
+    let phase = connection.phase;
+    connection.phase = Phase::Ended as u8;
+    if phase == Phase::Opened as u8 {
+        let reason = match error {
+            ECONNREFUSED | ECONNRESET => Failure::Refused,
+            ETIMEDOUT => Failure::TimedOut,
+            EHOSTUNREACH | ENETUNREACH => Failure::Unreachable,
+            _ => Failure::Abandoned,
+        };
+        // SAFETY: a live map value, an index below its length.
+        add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
+        count(program, Verdict::Failed);
+    } else if phase == Phase::Established as u8 {
+        // SAFETY: helper without arguments.
+        let lasted = unsafe { bpf_ktime_get_ns() }.wrapping_sub(connection.since) / 1_000_000;
+        let bucket = bucket(lasted, DURATION_BUCKETS, 2);
+        // SAFETY: a live map value, an index below its length.
+        unsafe {
+            add(&raw mut (*counters).closed, 1);
+            if error == ECONNRESET || error == EPIPE {
+                add(&raw mut (*counters).resets, 1);
+            }
+            add(&raw mut (*counters).duration_sum, lasted);
+            add_one((&raw mut (*counters).duration).cast::<u32>().add(bucket));
+        }
+        count(program, Verdict::Closed);
+    }
+}
+
+/// `sk_err`: why the kernel ended the connection; 0 when the application did.
+#[inline(always)]
+fn socket_error(socket: *mut bpf_sock) -> i32 {
+    let mut error = 0i32;
+    // SAFETY: reads four bytes inside the socket; the offset is from this kernel's BTF.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        if !tcp.is_null() {
+            let at = tcp.cast::<u8>().wrapping_add(offset(Member::SkErr));
+            bpf_probe_read_kernel((&raw mut error).cast(), 4, at.cast());
+        }
+    }
+    error
+}
+
+#[inline(always)]
+fn sample_rtt(ops: &bpf_sock_ops, counters: *mut Counters) {
+    // The kernel keeps it times eight.
+    let rtt = ops.srtt_us >> 3;
+    if rtt != 0 {
+        // SAFETY: a live map value.
+        unsafe {
+            add(&raw mut (*counters).rtt_sum, u64::from(rtt));
+            add(&raw mut (*counters).rtt_samples, 1);
+        }
+    }
+}
+
+/// Index of the first bucket whose bound `1 << (i * step)` is not below `value`... the last one has no bound.
+#[inline(always)]
+fn bucket(value: u64, buckets: usize, step: u32) -> usize {
+    let mut rest = value;
+    let mut index = 0;
+    while index < buckets - 1 && rest != 0 {
+        rest >>= step;
+        index += 1;
+    }
+    index
+}

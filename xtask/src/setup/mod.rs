@@ -1,0 +1,113 @@
+//! `cargo xtask setup`: finds what building and testing need, installs what is missing, and says why. When nothing is
+//! missing it takes a fraction of a second, so `cargo xtask test` starts with it.
+
+mod apt;
+mod compiler;
+mod programs;
+
+use std::{
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{test::KERNELS, vm};
+pub use apt::{Apt, download};
+use programs::Requirement;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Also what every test needs: real servers and clients, an emulator, other kernels
+    #[arg(long)]
+    tests: bool,
+}
+
+/// What is going to happen besides building.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// Format and lints.
+    pub checks: bool,
+    /// Black-box tests on this machine, with real servers and clients.
+    pub programs: bool,
+    /// Virtual machines.
+    pub machines: bool,
+}
+
+/// Makes everything ready and says what is there.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let start = Instant::now();
+    ensure_ready(Needs { checks: arguments.tests, programs: arguments.tests, machines: arguments.tests })?;
+    if arguments.tests {
+        for kernel in KERNELS {
+            let kernel = vm::obtain(kernel)?;
+            println!("virtual machines run Linux {}", kernel.release);
+        }
+    }
+    println!("Everything is there ({:.1} s).", start.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what is missing. The error, if that is not possible here, names the commands that a person has to run.
+pub fn ensure_ready(needs: Needs) -> Result<()> {
+    let apt = Apt::find();
+    ensure_programs(needs, apt.as_ref())?;
+    if needs.checks {
+        ensure_components()?;
+    }
+    compiler::ensure_ready(apt.as_ref())
+}
+
+fn ensure_programs(needs: Needs, apt: Option<&Apt>) -> Result<()> {
+    let missing: Vec<&Requirement> = programs::needed(needs).filter(|requirement| !requirement.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for Requirement { program, why, .. } in &missing {
+        println!("missing: {program}: {why}");
+    }
+    let Some(apt) = apt else {
+        let names: Vec<_> = missing.iter().map(|requirement| requirement.program).collect();
+        bail!("install these programs and try again: {}", names.join(", "));
+    };
+    let packages: Vec<&str> = missing.iter().map(|requirement| requirement.package).collect();
+    apt.install(&packages)?;
+    match missing.iter().find(|requirement| !requirement.is_there()) {
+        Some(still) => bail!("{} is still missing after its package {} was installed", still.program, still.package),
+        None => Ok(()),
+    }
+}
+
+/// The formatter and the linter of the toolchain that runs this.
+fn ensure_components() -> Result<()> {
+    let present = |tool: &str| {
+        let output = crate::build::cargo().args([tool, "--version"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<&str> = [("fmt", "rustfmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(tool, _)| !present(tool))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("missing: {}: the tests begin with format and lints", missing.join(" and "));
+    run_shown(Command::new("rustup").args(["component", "add"]).args(missing))
+}
+
+/// Runs a command after showing it.
+fn run_shown(command: &mut Command) -> Result<()> {
+    println!("running: {}", shown(command));
+    let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
+    ensure!(status.success(), "this failed: {}", shown(command));
+    Ok(())
+}
+
+/// A command as a person would type it.
+fn shown(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+    let variables = variables.map(|(name, value)| format!("{name}={value}"));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    variables.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,233 @@
+//! The initramfs: busybox, a few network tools, kernel modules and the tests. Its init runs the tests and powers off.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{MARK, kernel::Kernel};
+use crate::{
+    test::Binaries,
+    toolchain::{Toolchain, in_path},
+};
+
+/// Modules that tests may need; those that the kernel has built in, or lacks, are left out.
+const MODULES: [&str; 22] = [
+    "veth",
+    "dummy",
+    "tun",
+    "macvlan",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
+    "sch_netem",
+    "sch_fq",
+    "nf_tables",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nft_redir",
+    "nft_reject",
+    "nft_reject_inet",
+    "nft_counter",
+];
+
+/// Tools beside busybox, with the libraries that they need. Tests cannot do without the first.
+const TOOLS: [&str; 4] = ["ip", "tc", "nft", "ss"];
+
+/// Tests that run at the same time.
+const THREADS: &str = "2";
+
+/// How many times slower than a usual machine an emulated one is taken to be.
+const SLOWNESS: &str = "6";
+
+/// Makes the initramfs and returns its path.
+pub fn build(kernel: &Kernel, binaries: &Binaries, filter: Option<&str>, emulated: bool) -> Result<PathBuf> {
+    let root = kernel.work.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
+    }
+    for directory in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "usr/bin", "usr/local/bin"] {
+        let directory = root.join(directory);
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let busybox = in_path("busybox").context("busybox is not installed; run `cargo xtask setup`")?;
+    copy(&busybox, &root.join("bin/busybox"))?;
+    symlink("busybox", root.join("bin/sh")).context("linking the shell")?;
+
+    let objcopy = Toolchain::find().ok().and_then(|toolchain| toolchain.objcopy);
+    let programs = [(&binaries.agent, "sluice"), (&binaries.client, "sluice-test-client"), (&binaries.tests, "tests")];
+    for (program, name) in programs {
+        copy_stripped(program, &root.join("bin").join(name), objcopy.as_deref())?;
+    }
+    let mut tools = TOOLS.iter();
+    let needed = tools.next().and_then(|tool| in_path(tool)).context("iproute2 is not installed")?;
+    for tool in [needed].into_iter().chain(tools.filter_map(|tool| in_path(tool))) {
+        copy_with_libraries(&tool, &root)?;
+    }
+    let modules = copy_modules(kernel, &root.join("modules"))?;
+    let init = root.join("init");
+    fs::write(&init, script(&modules, filter, emulated)).context("writing the init script")?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("making the init script executable")?;
+    pack(&root, &kernel.work.join("initramfs"))
+}
+
+/// What the guest does, from the first process to the end.
+fn script(modules: &[String], filter: Option<&str>, emulated: bool) -> String {
+    let load: String = modules.iter().map(|name| format!("insmod /modules/{name}\n")).collect();
+    let filter = filter.map(|filter| format!("'{}'", filter.replace('\'', "'\\''"))).unwrap_or_default();
+    let slowness = if emulated { SLOWNESS } else { "1" };
+    format!(
+        "#!/bin/sh
+/bin/busybox --install -s /bin
+export PATH=/usr/local/bin:/bin HOME=/tmp TMPDIR=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+exec </dev/null >/dev/ttyS1 2>&1
+ip link set lo up
+echo \"{MARK}kernel $(uname -r)\"
+{load}ulimit -n 65536
+export SLUICE_BIN=/bin/sluice SLUICE_TEST_CLIENT=/bin/sluice-test-client
+export SLUICE_TEST_SLOWNESS={slowness} RUST_BACKTRACE=1
+tests --test-threads {THREADS} --skip ::host_ {filter}
+echo \"{MARK}exit $?\"
+sync
+poweroff -f
+"
+    )
+}
+
+/// Copies the modules and what they depend on; returns the file names in the order of loading.
+fn copy_modules(kernel: &Kernel, to: &Path) -> Result<Vec<String>> {
+    let table = kernel.modules.join("modules.dep");
+    let table = fs::read_to_string(&table).with_context(|| format!("reading {}", table.display()))?;
+    let mut names = Vec::new();
+    for file in loading_order(&table, &MODULES) {
+        let from = kernel.modules.join(file);
+        let name = format!("{:03}-{}.ko", names.len(), module_name(file));
+        unpack_module(&from, &to.join(&name))?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// The files of these modules, each after what it depends on. A line of `modules.dep` is "file: file file", where the
+/// last is to be loaded first.
+fn loading_order<'a>(table: &'a str, wanted: &[&str]) -> Vec<&'a str> {
+    let lines = table.lines().filter_map(|line| line.split_once(':'));
+    let by_name: BTreeMap<String, (&str, &str)> =
+        lines.map(|(file, needs)| (module_name(file), (file, needs))).collect();
+    let mut order = Vec::new();
+    for (file, needs) in wanted.iter().filter_map(|name| by_name.get(*name)) {
+        for next in needs.split_whitespace().rev().chain([*file]) {
+            if !order.contains(&next) {
+                order.push(next);
+            }
+        }
+    }
+    order
+}
+
+/// "kernel/net/ipv4/inet_diag.ko.xz" is the module inet_diag; dashes in file names are underscores in module names.
+fn module_name(file: &str) -> String {
+    let file = file.rsplit('/').next().unwrap_or(file);
+    file.split('.').next().unwrap_or(file).replace('-', "_")
+}
+
+fn unpack_module(from: &Path, to: &Path) -> Result<()> {
+    let program = match from.extension().and_then(|extension| extension.to_str()) {
+        Some("ko") => return copy(from, to),
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => bail!("{} is packed in an unknown way", from.display()),
+    };
+    let output = fs::File::create(to).with_context(|| format!("making {}", to.display()))?;
+    let status = Command::new(program).args(["--decompress", "--stdout"]).arg(from).stdout(output).status();
+    ensure!(status.with_context(|| format!("starting {program}"))?.success(), "{program} failed on {}", from.display());
+    Ok(())
+}
+
+/// Puts a program into /usr/local/bin, before busybox's own, and its libraries where it looks for them.
+fn copy_with_libraries(program: &Path, root: &Path) -> Result<()> {
+    let name = program.file_name().context("a program without a name")?;
+    copy(program, &root.join("usr/local/bin").join(name))?;
+    let output = Command::new("ldd").arg(program).output().context("starting ldd")?;
+    let text = String::from_utf8(output.stdout).context("reading what ldd says")?;
+    for library in libraries(&text) {
+        let to = root.join(library.trim_start_matches('/'));
+        if let Some(directory) = to.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+        }
+        copy(Path::new(library), &to)?;
+    }
+    Ok(())
+}
+
+/// Lines like "libmnl.so.0 => /lib/libmnl.so.0 (0x7f)" and "/lib64/ld-linux-x86-64.so.2 (0x7f)".
+fn libraries(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+}
+
+/// Debug information would double the size of what the guest has to unpack.
+fn copy_stripped(from: &Path, to: &Path, objcopy: Option<&Path>) -> Result<()> {
+    let Some(objcopy) = objcopy else { return copy(from, to) };
+    let status = Command::new(objcopy).arg("--strip-debug").arg(from).arg(to).stderr(Stdio::inherit()).status();
+    ensure!(status.context("starting objcopy")?.success(), "objcopy failed on {}", from.display());
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("copying {} to {}", from.display(), to.display()))
+}
+
+/// Uncompressed: unpacking takes an emulated processor longer than reading.
+fn pack(root: &Path, to: &Path) -> Result<PathBuf> {
+    let output = fs::File::create(to).with_context(|| format!("making {}", to.display()))?;
+    let pipeline = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";
+    let status = Command::new("sh").args(["-c", pipeline]).current_dir(root).stdout(output).status();
+    ensure!(status.context("starting cpio")?.success(), "cpio failed on {}", root.display());
+    Ok(to.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_come_after_what_they_need() {
+        let table = "kernel/a/nft-x.ko.xz: kernel/b/core.ko.xz kernel/c/base.ko.xz\nkernel/b/core.ko.xz: \
+                     kernel/c/base.ko.xz\nkernel/c/base.ko.xz:\nkernel/d/other.ko.xz:\n";
+        let order = loading_order(table, &["nft_x", "missing", "core"]);
+        assert_eq!(order, ["kernel/c/base.ko.xz", "kernel/b/core.ko.xz", "kernel/a/nft-x.ko.xz"]);
+    }
+
+    #[test]
+    fn reads_what_ldd_says() {
+        let text =
+            "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\t/lib64/ld.so (0x3)\n\tstatically linked\n";
+        assert_eq!(libraries(text).collect::<Vec<_>>(), ["/lib/libc.so.6", "/lib64/ld.so"]);
+    }
+
+    #[test]
+    fn a_filter_is_quoted() {
+        assert!(script(&[], Some("a'b"), true).contains("--skip ::host_ 'a'\\''b'\n"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Runs the black-box tests under another kernel: qemu boots a Debian kernel with an initramfs that holds the tests.
+//! The guest has two serial ports: the kernel's messages go to the first, what the tests say to the second.
+
+mod image;
+mod kernel;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write, stdout},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::test::{Binaries, Counter, Outcome};
+pub use kernel::obtain;
+
+/// A machine that says nothing for this long hangs. A single test may be slow under emulation.
+const SILENCE: Duration = Duration::from_secs(300);
+/// The longest that all tests in one machine may take.
+const LIMIT: Duration = Duration::from_secs(1500);
+/// How much of the kernel's messages is shown when something went wrong.
+const TAIL: usize = 60;
+/// What the guest's init puts before what it says itself.
+const MARK: &str = "sluice-vm: ";
+
+/// Boots the kernel, for example "6.12", and runs the tests there.
+pub fn test(series: &str, binaries: &Binaries, filter: Option<&str>, accelerator: &str) -> Result<Outcome> {
+    let kernel = kernel::obtain(series)?;
+    println!("Linux {}", kernel.release);
+    let initramfs = image::build(&kernel, binaries, filter, accelerator == "tcg")?;
+    let console = initramfs.with_file_name("console.log");
+    let mut machine = boot(&kernel.image, &initramfs, &console, accelerator)?;
+    let seen = follow(&mut machine.0, series);
+    drop(machine);
+    let (counter, exit) = match seen {
+        Ok(seen) => seen,
+        Err(error) => {
+            show_tail(&console);
+            return Err(error);
+        }
+    };
+    if exit.is_none() || !counter.failures().is_empty() {
+        show_tail(&console);
+    }
+    let mut outcome = counter.finish(exit == Some(0), filter);
+    match exit {
+        None => outcome.note = format!("the machine stopped before the tests were through; {}", outcome.note),
+        Some(_) if outcome.skipped > 0 && filter.is_none() => {
+            let words = format!("{} need programs of the host", outcome.skipped);
+            outcome.note = if outcome.note.is_empty() { words } else { format!("{words}; {}", outcome.note) };
+        }
+        Some(_) => {}
+    }
+    Ok(outcome)
+}
+
+/// A running qemu, ended when dropped.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn boot(kernel: &Path, initramfs: &Path, console: &Path, accelerator: &str) -> Result<Machine> {
+    let accelerator = if accelerator == "tcg" { "tcg,thread=multi" } else { accelerator };
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "2048"]);
+    command.args(["-nodefaults", "-nographic", "-monitor", "none", "-no-reboot"]);
+    command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    // panic=-1: a panic ends the machine at once.
+    command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    Ok(Machine(child.context("starting qemu-system-x86_64")?))
+}
+
+/// Shows and counts what the tests say until the machine stops; also the exit code of the tests, if they came to it.
+fn follow(child: &mut Child, series: &str) -> Result<(Counter, Option<i32>)> {
+    let output = child.stdout.take().context("qemu has no output")?;
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let (start, mut counter, mut exit) = (Instant::now(), Counter::default(), None);
+    loop {
+        let line = match lines.recv_timeout(SILENCE.min(LIMIT.saturating_sub(start.elapsed()))) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => return Ok((counter, exit)),
+            Err(RecvTimeoutError::Timeout) if start.elapsed() >= LIMIT => bail!("not through after {LIMIT:?}"),
+            Err(RecvTimeoutError::Timeout) => bail!("the machine has said nothing for {SILENCE:?}"),
+        };
+        let _ = writeln!(stdout(), "{line}");
+        match line.strip_prefix(MARK).and_then(|said| said.split_once(' ')) {
+            Some(("kernel", release)) => {
+                if !kernel::is_of_series(release, series) {
+                    bail!("Linux {release} has booted instead of {series}");
+                }
+                println!("booted in {:.1} s", start.elapsed().as_secs_f64());
+            }
+            Some(("exit", code)) => exit = code.parse().ok(),
+            _ => counter.line(&line),
+        }
+    }
+}
+
+fn show_tail(console: &Path) {
+    let Ok(bytes) = fs::read(console) else { return };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    println!("--- the last messages of the kernel ({})", console.display());
+    for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
+        println!("{line}");
+    }
+    println!("---");
+}
