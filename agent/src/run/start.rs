@@ -29,6 +29,7 @@ use crate::{
         store::Store,
         watch::{Watch, watch},
     },
+    telemetry::Instruments,
 };
 
 /// What the data plane and its owner are started with.
@@ -97,7 +98,8 @@ pub fn start(config: &Config) -> Result<Running> {
     });
     let watches = watches.collect::<Result<_>>()?;
     keeper::heal(meters.clone(), commands.clone(), config.census_interval);
-    let handle = Handle::new(commands.clone(), published, meters, events);
+    let instruments = Arc::new(Instruments::new()?);
+    let handle = Handle::new(commands.clone(), published, meters, events, instruments);
     Ok(Running { handle, commands, thread, _watches: watches })
 }
 
