@@ -1,7 +1,7 @@
 //! The daemon's settings. Each is a flag, an environment variable `SLUICE_...` and a key of the TOML file that
 //! `--config` names; a flag beats the environment, which beats the file, which beats the default.
 
-use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -37,6 +37,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Size of SLOTS.
     pub max_slots: u32,
+    /// Time between two censuses that check the connection gauges.
+    pub census_interval: Duration,
 }
 
 /// Where the API is served over TCP.
@@ -105,6 +107,9 @@ pub struct Layer {
     /// [default: 4194304]
     #[arg(long, env = "SLUICE_MAX_SLOTS", value_name = "N", help_heading = "Table sizes")]
     pub max_slots: Option<u32>,
+    /// Seconds between two checks of the connection gauges against the sockets that there are [default: 30]
+    #[arg(long, env = "SLUICE_CENSUS_SECONDS", value_name = "SECONDS")]
+    pub census_seconds: Option<u32>,
 }
 
 impl Settings {
@@ -144,6 +149,7 @@ impl Layer {
             max_nodes: self.max_nodes.or(other.max_nodes),
             max_frontends: self.max_frontends.or(other.max_frontends),
             max_slots: self.max_slots.or(other.max_slots),
+            census_seconds: self.census_seconds.or(other.census_seconds),
         }
     }
 
@@ -174,6 +180,7 @@ impl Layer {
             mark: self.mark.unwrap_or(MARK),
             limits,
             max_slots: size("max-slots", self.max_slots, 4_194_304, 16..=MAX_SLOTS)?,
+            census_interval: Duration::from_secs(size("census-seconds", self.census_seconds, 30, 1..=86_400)?.into()),
         })
     }
 }
