@@ -123,12 +123,12 @@ extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
-/// Counts a way out.
+/// Counts a way out. Atomic though the counter is this CPU's own: programs can be preempted, and a softirq can run the
+/// same one in between.
 #[inline(always)]
 pub fn count(program: Program, verdict: Verdict) {
     if let Some(counter) = VERDICTS.get_ptr_mut(verdict::index(program, verdict)) {
-        // SAFETY: a live map value of this CPU; programs of one hook do not interleave on a CPU.
-        unsafe { *counter += 1 }
+        add(counter, 1);
     }
 }
 
