@@ -77,8 +77,7 @@ fn open(pin: &Path) -> Result<OwnedFd> {
 fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<RawFd> {
     // SAFETY: pointers inside the attributes are to values of the callers that live until the call returns, and that are
     // as large as the command needs.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -24,7 +24,13 @@ const ROWS: [Row; 17] = [
     ("IPv4, bound to an address", "10.96.0.10:80", Some("10.9.0.50:0"), "four", "10.96.0.10:80"),
     ("mapped", "[::ffff:10.96.0.10]:80", None, "four", "[::ffff:10.96.0.10]:80"),
     ("mapped, bound to the wildcard", "[::ffff:10.96.0.10]:80", Some("[::]:0"), "four", "[::ffff:10.96.0.10]:80"),
-    ("mapped, bound to an address", "[::ffff:10.96.0.10]:80", Some("[::ffff:10.9.0.50]:0"), "four", "[::ffff:10.96.0.10]:80"),
+    (
+        "mapped, bound to an address",
+        "[::ffff:10.96.0.10]:80",
+        Some("[::ffff:10.9.0.50]:0"),
+        "four",
+        "[::ffff:10.96.0.10]:80",
+    ),
     ("IPv6", "[fd00:96::10]:80", None, "six", "[fd00:96::10]:80"),
     ("IPv6, bound to the wildcard", "[fd00:96::10]:80", Some("[::]:0"), "six", "[fd00:96::10]:80"),
     ("IPv6, bound to an address", "[fd00:96::10]:80", Some("[fd00:9::50]:0"), "six", "[fd00:96::10]:80"),
@@ -34,7 +40,13 @@ const ROWS: [Row; 17] = [
     ("IPv6 wildcard", "[::]:80", None, "near-six", "[::1]:80"),
     ("IPv6 wildcard, bound to the wildcard", "[::]:80", Some("[::]:0"), "near-six", "[::1]:80"),
     ("mapped wildcard", "[::ffff:0.0.0.0]:80", None, "near-four", "[::ffff:127.0.0.1]:80"),
-    ("IPv6 wildcard, bound to a mapped address", "[::]:80", Some("[::ffff:127.0.0.1]:0"), "near-four", "[::ffff:127.0.0.1]:80"),
+    (
+        "IPv6 wildcard, bound to a mapped address",
+        "[::]:80",
+        Some("[::ffff:127.0.0.1]:0"),
+        "near-four",
+        "[::ffff:127.0.0.1]:80",
+    ),
     // The kernel takes the wildcard for the socket's own address where it has one.
     ("IPv4 wildcard, bound to an address", "0.0.0.0:80", Some("10.9.0.50:0"), "own", "10.9.0.50:80"),
 ];
@@ -45,7 +57,11 @@ fn stage(label: &str, suffix: &str) -> Result<Stage> {
         stage.world.namespace.address(address.parse()?)?;
     }
     for (name, frontend, backend) in FRONTENDS {
-        if suffix.is_empty() { stage.tcp(backend, name)? } else { stage.udp(backend, name)? }
+        if suffix.is_empty() {
+            stage.tcp(backend, name)?
+        } else {
+            stage.udp(backend, name)?
+        }
         stage.put(&Service::new(name, &format!("{frontend}{suffix}")).backend(name, backend, 100))?;
     }
     Ok(stage)

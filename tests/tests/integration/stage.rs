@@ -159,7 +159,10 @@ pub fn assert_exact(report: &Report, window: usize, shares: &[(&str, f64)]) {
             let wanted = share * window as f64;
             // The sum of many small shares is not exact.
             let off = (count as f64 - wanted).abs();
-            assert!(off < 1.0 + 1e-9, "{server} answered {count} of {window} from {start} on, and {wanted} is its share");
+            assert!(
+                off < 1.0 + 1e-9,
+                "{server} answered {count} of {window} from {start} on, and {wanted} is its share"
+            );
         }
     }
 }
