@@ -1,6 +1,7 @@
 //! Sluice: steers connections to weighted backends inside the Linux kernel.
 #![allow(dead_code)]
 
+mod cli;
 mod handle;
 mod http;
 mod kernel;
@@ -12,4 +13,6 @@ mod settings;
 mod source;
 mod telemetry;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::run()
+}
