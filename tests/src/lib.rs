@@ -9,8 +9,10 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod document;
 pub mod http;
 pub mod namespace;
+pub mod pins;
 pub mod program;
 pub mod server;
 pub mod system;
@@ -19,6 +21,7 @@ mod world;
 pub use agent::Agent;
 pub use cgroup::Cgroup;
 pub use client::{Client, Connection, Datagrams, Load, Options, Report};
+pub use document::Service;
 pub use namespace::Namespace;
 pub use nix::errno::Errno;
 pub use program::Program;
