@@ -113,9 +113,6 @@ pub struct Layer {
     /// [default: 4194304]
     #[arg(long, env = "SLUICE_MAX_SLOTS", value_name = "N", help_heading = "Table sizes")]
     pub max_slots: Option<u32>,
-    /// Seconds between two checks of the connection gauges against the sockets that there are [default: 30]
-    #[arg(long, env = "SLUICE_CENSUS_SECONDS", value_name = "SECONDS")]
-    pub census_seconds: Option<u32>,
 }
 
 impl Settings {
@@ -156,7 +153,6 @@ impl Layer {
             max_nodes: self.max_nodes.or(other.max_nodes),
             max_frontends: self.max_frontends.or(other.max_frontends),
             max_slots: self.max_slots.or(other.max_slots),
-            census_seconds: self.census_seconds.or(other.census_seconds),
         }
     }
 
@@ -188,7 +184,6 @@ impl Layer {
             limits,
             census_interval: self.census_interval.unwrap_or(CENSUS_INTERVAL),
             max_slots: size("max-slots", self.max_slots, 4_194_304, 16..=MAX_SLOTS)?,
-            census_interval: Duration::from_secs(size("census-seconds", self.census_seconds, 30, 1..=86_400)?.into()),
         })
     }
 }

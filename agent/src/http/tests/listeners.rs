@@ -18,7 +18,6 @@ use crate::{
 
 fn settings(directory: &Path) -> Settings {
     Settings {
-        census_interval: std::time::Duration::from_secs(30),
         socket: directory.join("run").join("sluice.sock"),
         listen: Listen::On("127.0.0.1:0".parse().unwrap()),
         token_file: None,
