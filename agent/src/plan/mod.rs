@@ -1,0 +1,4 @@
+//! From weights to slot tables. Everything here is a pure function.
+
+pub mod table;
+pub mod weights;
