@@ -10,6 +10,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod client;
 pub mod http;
+pub mod interrupt;
 pub mod namespace;
 pub mod program;
 pub mod server;

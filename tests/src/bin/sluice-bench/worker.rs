@@ -1,0 +1,300 @@
+//! The process that makes the measured calls. It sits in the cgroup and the namespace of its case, and does one task for
+//! each line on its standard input. Where a task needs the other end of a connection, this thread plays it too: with no
+//! second thread to wake up, what is measured is the work and not the scheduler.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{self, Child, ChildStdin, ChildStdout, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
+        getpeername, recv, recvfrom, recvmsg, sendmsg, sendto, setsockopt, socket, sockopt,
+    },
+};
+use serde::{Deserialize, Serialize};
+use sluice_tests::{Cgroup, Namespace, program};
+
+/// Port on which every backend of the bench listens.
+pub const PORT: u16 = 8080;
+
+/// What a worker does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// connect() of one datagram socket, again and again.
+    UdpConnects { to: Vec<SocketAddr>, calls: u64 },
+    /// socket(), connect() and close() of datagram sockets.
+    UdpSockets { to: Vec<SocketAddr>, calls: u64 },
+    /// TCP connections from socket() to both close(), accepted by this thread.
+    TcpConnections { to: Vec<SocketAddr>, calls: u64 },
+    /// getpeername() of one TCP connection.
+    PeerNames { to: SocketAddr, calls: u64 },
+    /// sendto() from a socket without a peer, an answer, and its receipt.
+    Exchanges { to: Vec<SocketAddr>, calls: u64 },
+    /// TCP connections from several threads to a server elsewhere, opened and closed for some time.
+    Connections { to: SocketAddr, threads: u64, millis: u64 },
+    /// Sends over one TCP connection for some time; `calls` of the answer are bytes.
+    Stream { to: SocketAddr, millis: u64 },
+    /// One byte there and one back over one TCP connection.
+    RoundTrips { to: SocketAddr, calls: u64 },
+}
+
+/// What became of a task.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// How often.
+    pub calls: u64,
+    /// In this time.
+    pub nanos: u64,
+}
+
+impl Answer {
+    /// Nanoseconds each.
+    pub fn each(self) -> f64 {
+        self.nanos as f64 / self.calls.max(1) as f64
+    }
+
+    /// How many a second.
+    pub fn rate(self) -> f64 {
+        self.calls as f64 * 1e9 / self.nanos.max(1) as f64
+    }
+}
+
+/// A running worker. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Starts one. What listens for it belongs to no cgroup of the bench, as a server on another host would.
+    pub fn start(cgroup: &Cgroup, namespace: &Namespace) -> Result<Self> {
+        let bench = std::env::current_exe().context("finding the running program")?;
+        let words = [bench.as_os_str(), "worker".as_ref(), cgroup.path().as_os_str()];
+        let mut command = program::command(None, Some(namespace), &words)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a worker")?;
+        let requests = child.stdin.take().context("a worker has no input")?;
+        let answers = BufReader::new(child.stdout.take().context("a worker has no output")?);
+        let mut worker = Self { child, requests, answers };
+        worker.read().context("waiting for a worker")?;
+        Ok(worker)
+    }
+
+    /// Does a task.
+    pub fn run(&mut self, task: &Task) -> Result<Answer> {
+        let line = serde_json::to_string(task).context("writing down a task")?;
+        writeln!(self.requests, "{line}").context("giving a worker its task")?;
+        self.read().with_context(|| format!("doing {line:.80}"))
+    }
+
+    fn read(&mut self) -> Result<Answer> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("reading a worker's answer")?;
+        let answer: Result<Answer, String> = serde_json::from_str(&line).context("a worker has ended")?;
+        answer.map_err(anyhow::Error::msg)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The worker's process: the argument is its cgroup.
+pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let cgroup = PathBuf::from(arguments.next().context("no cgroup given")?);
+    let inside = Inside::new()?;
+    enter(&cgroup)?;
+    let mut output = io::stdout().lock();
+    let mut answer = |answer: Result<Answer, String>| -> Result<()> {
+        writeln!(output, "{}", serde_json::to_string(&answer)?).context("answering")
+    };
+    answer(Ok(Answer::default()))?;
+    for line in io::stdin().lock().lines() {
+        let task = serde_json::from_str(&line.context("reading a task")?).context("understanding a task")?;
+        answer(inside.run(&task).map_err(|error| format!("{error:#}")))?;
+    }
+    Ok(())
+}
+
+fn enter(cgroup: &Path) -> Result<()> {
+    let file = cgroup.join("cgroup.procs");
+    fs::write(&file, process::id().to_string()).with_context(|| format!("entering {}", cgroup.display()))
+}
+
+/// The other ends: made before the process enters its cgroup, so that they do not belong to it.
+struct Inside {
+    listener: TcpListener,
+    echo: UdpSocket,
+}
+
+impl Inside {
+    fn new() -> Result<Self> {
+        // IPv4 comes to it too.
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).context("listening")?;
+        let echo = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("binding an echo")?;
+        setsockopt(&echo, sockopt::Ipv4PacketInfo, &true).context("asking where datagrams were sent to")?;
+        Ok(Self { listener, echo })
+    }
+
+    fn run(&self, task: &Task) -> Result<Answer> {
+        match task {
+            Task::UdpConnects { to, calls } => {
+                let to = Targets::new(to)?;
+                let socket = open(&to.first, SockType::Datagram)?;
+                timed(*calls, |i| connect(socket.as_raw_fd(), to.at(i)))
+            }
+            Task::UdpSockets { to, calls } => {
+                let to = Targets::new(to)?;
+                timed(*calls, |i| {
+                    let socket = open(&to.first, SockType::Datagram)?;
+                    connect(socket.as_raw_fd(), to.at(i))
+                })
+            }
+            Task::TcpConnections { to, calls } => {
+                let to = Targets::new(to)?;
+                timed(*calls, |i| self.connection(to.at(i)).map(drop))
+            }
+            Task::PeerNames { to, calls } => {
+                let (ours, _theirs) = self.connection(&SockaddrStorage::from(*to))?;
+                timed(*calls, |_| getpeername::<SockaddrStorage>(ours.as_raw_fd()).map(drop))
+            }
+            Task::Exchanges { to, calls } => {
+                let to = Targets::new(to)?;
+                let socket = open(&to.first, SockType::Datagram)?;
+                timed(*calls, |i| {
+                    sendto(socket.as_raw_fd(), b"?", to.at(i), MsgFlags::empty())?;
+                    self.answer()?;
+                    let mut buffer = [0; 8];
+                    // With the address, as it is that which is translated.
+                    recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer).map(drop)
+                })
+            }
+            Task::Connections { to, threads, millis } => connections(*to, *threads, Duration::from_millis(*millis)),
+            Task::Stream { to, millis } => stream(*to, Duration::from_millis(*millis)),
+            Task::RoundTrips { to, calls } => round_trips(*to, *calls),
+        }
+    }
+
+    /// Both ends of a new connection; dropped in this order, so that the client closes first.
+    fn connection(&self, to: &SockaddrStorage) -> Result<(OwnedFd, TcpStream)> {
+        let family = if to.as_sockaddr_in().is_some() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let ours = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).context("making a socket")?;
+        connect(ours.as_raw_fd(), to).context("connecting")?;
+        let (theirs, _) = self.listener.accept().context("accepting")?;
+        Ok((ours, theirs))
+    }
+
+    /// Answers one datagram from the address that it was sent to.
+    fn answer(&self) -> nix::Result<()> {
+        let mut buffer = [0; 8];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut space = nix::cmsg_space!(libc::in_pktinfo);
+        let echo = self.echo.as_raw_fd();
+        let message = recvmsg::<SockaddrStorage>(echo, &mut parts, Some(&mut space), MsgFlags::empty())?;
+        let source = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let info = source.ok_or(Errno::EBADMSG)?;
+        let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
+        let control = [ControlMessage::Ipv4PacketInfo(&info)];
+        sendmsg(echo, &[IoSlice::new(b"!")], &control, MsgFlags::empty(), message.address.as_ref()).map(drop)
+    }
+}
+
+/// Destinations, ready for the kernel, in an order that no cache foresees.
+struct Targets {
+    first: SocketAddr,
+    addresses: Vec<SockaddrStorage>,
+}
+
+impl Targets {
+    fn new(to: &[SocketAddr]) -> Result<Self> {
+        let first = *to.first().context("no destination given")?;
+        Ok(Self { first, addresses: to.iter().copied().map(SockaddrStorage::from).collect() })
+    }
+
+    fn at(&self, call: u64) -> &SockaddrStorage {
+        // A prime larger than any number of services steps through all of them, far apart.
+        let index = call.wrapping_mul(15_485_863) % self.addresses.len() as u64;
+        &self.addresses[index as usize]
+    }
+}
+
+fn open(like: &SocketAddr, kind: SockType) -> nix::Result<OwnedFd> {
+    let family = if like.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn timed<E>(calls: u64, mut call: impl FnMut(u64) -> Result<(), E>) -> Result<Answer>
+where
+    Result<(), E>: Context<(), E>,
+{
+    let start = Instant::now();
+    for i in 0..calls {
+        call(i).with_context(|| format!("call {i}"))?;
+    }
+    Ok(Answer { calls, nanos: nanos(start.elapsed()) })
+}
+
+fn connections(to: SocketAddr, threads: u64, time: Duration) -> Result<Answer> {
+    let address = SockaddrStorage::from(to);
+    let start = Instant::now();
+    let work = || -> nix::Result<u64> {
+        let mut calls = 0;
+        while start.elapsed() < time {
+            let socket = open(&to, SockType::Stream)?;
+            connect(socket.as_raw_fd(), &address)?;
+            // Until the server has taken and closed it: a backlog that only grows would measure nothing.
+            recv(socket.as_raw_fd(), &mut [0], MsgFlags::empty())?;
+            calls += 1;
+        }
+        Ok(calls)
+    };
+    let calls = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::ECANCELED))).sum::<nix::Result<u64>>()
+    });
+    Ok(Answer { calls: calls.context("opening connections")?, nanos: nanos(start.elapsed()) })
+}
+
+fn stream(to: SocketAddr, time: Duration) -> Result<Answer> {
+    let mut stream = TcpStream::connect(to).context("connecting")?;
+    let block = vec![0; 128 * 1024];
+    let (start, mut sent) = (Instant::now(), 0);
+    while start.elapsed() < time {
+        sent += stream.write(&block).context("sending")? as u64;
+    }
+    Ok(Answer { calls: sent, nanos: nanos(start.elapsed()) })
+}
+
+fn round_trips(to: SocketAddr, calls: u64) -> Result<Answer> {
+    let mut stream = TcpStream::connect(to).context("connecting")?;
+    stream.set_nodelay(true).context("setting up a socket")?;
+    let start = Instant::now();
+    for _ in 0..calls {
+        stream.write_all(b"?").context("sending")?;
+        if stream.read(&mut [0]).context("receiving")? == 0 {
+            bail!("the server has closed the connection");
+        }
+    }
+    Ok(Answer { calls, nanos: nanos(start.elapsed()) })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
