@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    kernel::Meters,
     model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
-    observe::{census::Census, events::EventLog},
+    observe::{census::Census, events::EventLog, readings::Readings},
     plan::Retired,
     source::files::FileEvent,
+    telemetry::Instruments,
 };
 
 /// Cheap to clone; one for every part of the agent that asks something of the steering thread.
@@ -23,8 +23,9 @@ use crate::{
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Arc<Published>>,
-    meters: Arc<Meters>,
+    readings: Arc<dyn Readings>,
     events: Arc<EventLog>,
+    instruments: Arc<Instruments>,
 }
 
 /// What the steering thread is asked to do.
@@ -146,10 +147,11 @@ impl Handle {
     pub fn new(
         commands: mpsc::Sender<Command>,
         published: watch::Receiver<Arc<Published>>,
-        meters: Arc<Meters>,
+        readings: Arc<dyn Readings>,
         events: Arc<EventLog>,
+        instruments: Arc<Instruments>,
     ) -> Self {
-        Self { commands, published, meters, events }
+        Self { commands, published, readings, events, instruments }
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -161,8 +163,13 @@ impl Handle {
     }
 
     /// Read-only view of the kernel's counters and tables.
-    pub fn meters(&self) -> &Arc<Meters> {
-        &self.meters
+    pub fn readings(&self) -> &Arc<dyn Readings> {
+        &self.readings
+    }
+
+    /// What the agent counts about its own work.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        &self.instruments
     }
 
     /// Carries out a change; returns when the kernel has it and the store holds it.
@@ -170,7 +177,11 @@ impl Handle {
     /// # Errors
     /// Refused: nothing changed. Failed: the kernel or the disk said no.
     pub async fn change(&self, change: Change, options: Options) -> Result<Done, ChangeError> {
-        self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)?
+        let is_zero = matches!(change, Change::Zero { .. });
+        let done =
+            self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)??;
+        self.note(&done, options, is_zero);
+        Ok(done)
     }
 
     /// Carries out several changes as one: all or none.
@@ -178,7 +189,10 @@ impl Handle {
     /// # Errors
     /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
     pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
-        self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+        let done =
+            self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)??;
+        self.note(&done, options, false);
+        Ok(done)
     }
 
     /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.
@@ -186,8 +200,18 @@ impl Handle {
     /// # Errors
     /// When the kernel cannot iterate over socket storage.
     pub async fn census(&self) -> anyhow::Result<Census> {
-        let meters = self.meters.clone();
-        tokio::task::spawn_blocking(move || meters.census()).await.context("the census was interrupted")?
+        let readings = self.readings.clone();
+        tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
+    }
+
+    fn note(&self, done: &Done, options: Options, is_zero: bool) {
+        if options.dry_run || done.outcome == Outcome::Unchanged {
+            return;
+        }
+        self.instruments.applied(done.programmed_in);
+        if is_zero {
+            self.instruments.zeroed(done.programmed_in);
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use anyhow::{Result, ensure};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use aya_obj::btf::BtfKind;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -61,13 +62,30 @@ fn kernel() -> Finding {
     finding("Linux 6.1", "everything", result, Status::Degraded)
 }
 
-fn rights() -> Finding {
+/// # Errors
+/// When this process may not load programs: before anything else is tried, and in words that say what to do.
+pub fn require_rights() -> Result<()> {
+    let missing = missing_rights();
+    ensure!(
+        missing.is_empty(),
+        "the agent may not load eBPF programs, it lacks {}: run it as root (`sudo sluice agent`), or as a privileged \
+         container",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
+fn missing_rights() -> Vec<&'static str> {
     const NEEDED: [(u32, &str); 4] =
         [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let missing: Vec<_> = NEEDED.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    NEEDED.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect()
+}
+
+fn rights() -> Finding {
+    let missing = missing_rights();
     let result = if missing.is_empty() {
         Ok("all there".into())
     } else {
@@ -113,14 +131,21 @@ fn programs() -> Vec<Finding> {
     let mut findings = vec![finding("tables", "everything", Ok("made and thrown away".into()), Status::Missing)];
     for program in Program::ALL {
         let result = match ebpf.program_mut(program.name()) {
-            Some(found) => object::load_program(found).map(|_| "accepted".into()).map_err(|e| format!("{e:#}")),
+            Some(found) => object::load_program(found).map(|_| "accepted".into()).map_err(last_words),
             None => Err("not in the object".into()),
         };
         findings.push(finding(program.name(), purpose(program), result, Status::Missing));
     }
-    let result = object::load_census(&mut ebpf).map(|_| "accepted".into()).map_err(|error| format!("{error:#}"));
+    let result = object::load_census(&mut ebpf).map(|_| "accepted".into()).map_err(last_words);
     findings.push(finding("iter/bpf_sk_storage_map", "connection lists, healing of gauges", result, Status::Missing));
     findings
+}
+
+/// The verifier's log is long; why it refused stands at its end.
+fn last_words(error: anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
 }
 
 fn purpose(program: Program) -> &'static str {

@@ -1,8 +1,15 @@
 //! What really happens: counters, connections and events, read from the kernel and told to whoever asks.
 
+pub mod caller;
 pub mod census;
 pub mod cgroups;
 pub mod clock;
+pub mod connections;
 pub mod events;
+pub mod explain;
 pub mod gauges;
+pub mod proof;
+pub mod readings;
+pub mod report;
 pub mod share;
+pub mod status;

@@ -14,6 +14,7 @@ use crate::{
     observe::{clock, events::EventKind},
     plan::{Machine, MapOp, Retired},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
+    telemetry::Source,
 };
 
 impl<M: Machine> Steering<M> {
@@ -45,6 +46,10 @@ impl<M: Machine> Steering<M> {
         }
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
             self.drop_proofs();
+        }
+        self.instruments.applied(acknowledged.saturating_duration_since(options.received));
+        if changes.iter().any(|change| matches!(change, Change::Zero { .. })) {
+            self.instruments.zeroed(acknowledged.saturating_duration_since(options.received));
         }
         self.tell(changes, outcome);
         self.retry_files();
@@ -86,6 +91,7 @@ impl<M: Machine> Steering<M> {
         for problem in problems {
             let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
             let message = format!("{}{place}: {}", problem.file.display(), problem.message);
+            self.instruments.refused(Source::File);
             tracing::error!("a document is not applied, what was there before stays: {message}");
             self.note(EventKind::SourceFailed, None, message);
         }

@@ -8,4 +8,4 @@ mod steering;
 #[cfg(test)]
 mod tests;
 
-pub use start::{Config, Running, start};
+pub use start::{Running, start};

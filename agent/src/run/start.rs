@@ -2,13 +2,12 @@
 
 use std::{
     ops::ControlFlow,
-    path::PathBuf,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -21,26 +20,17 @@ use super::{
 use crate::{
     handle::{Command, Handle, Options, Readiness},
     kernel::{self, Kernel, Sizes},
-    model::{Change, Limits, State, Target, Zero},
+    model::{Change, State, Target, Zero},
     observe::events::{EventKind, EventLog},
     plan::{Machine, Programmed},
+    settings::Settings,
     source::{
         files::{FileEvent, Files},
         store::Store,
         watch::{Watch, watch},
     },
+    telemetry::Instruments,
 };
-
-/// What the data plane and its owner are started with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub kernel: kernel::Config,
-    pub state_dir: PathBuf,
-    /// Files and directories of documents, applied at start and watched.
-    pub apply: Vec<PathBuf>,
-    /// Time between two censuses that check the connection gauges.
-    pub census_interval: Duration,
-}
 
 /// A steering thread at work. Dropping this does not end it: see [`Running::stop`].
 pub struct Running {
@@ -63,10 +53,11 @@ impl Running {
 ///
 /// # Errors
 /// A sentence that says what is missing and what to do. Whatever was steered before goes on.
-pub fn start(config: &Config) -> Result<Running> {
-    let limits = limits(&config.kernel.sizes);
-    let (store, state) = Store::open(&config.state_dir, limits)?;
-    let kernel = Kernel::open(&config.kernel)?;
+pub fn start(settings: &Settings) -> Result<Running> {
+    let instruments = Arc::new(Instruments::new()?);
+    kernel::probe::require_rights()?;
+    let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
+    let kernel = Kernel::open(&kernel_config(settings))?;
     let meters = kernel.meters();
     adopt_identity(&kernel, &store, &state)?;
     let events = Arc::new(EventLog::default());
@@ -76,12 +67,13 @@ pub fn start(config: &Config) -> Result<Running> {
         machine: kernel,
         store,
         events: events.clone(),
+        instruments: instruments.clone(),
         commands: commands.clone(),
-        slots: config.kernel.sizes.slots,
+        slots: settings.max_slots,
     };
     let (mut steering, published) = Steering::new(beginning);
     let mut files = Vec::new();
-    for path in &config.apply {
+    for path in &settings.apply {
         files.push(Files::new(path, steering.store.files()?)?);
     }
     let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
@@ -95,8 +87,8 @@ pub fn start(config: &Config) -> Result<Running> {
         })
     });
     let watches = watches.collect::<Result<_>>()?;
-    keeper::heal(meters.clone(), commands.clone(), config.census_interval);
-    let handle = Handle::new(commands.clone(), published, meters, events);
+    keeper::heal(meters.clone(), commands.clone(), settings.census_interval);
+    let handle = Handle::new(commands.clone(), published, meters, events, instruments);
     Ok(Running { handle, commands, thread, _watches: watches })
 }
 
@@ -167,8 +159,20 @@ fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
     )
 }
 
-fn limits(sizes: &Sizes) -> Limits {
-    Limits { services: sizes.services, backends: sizes.backends, nodes: sizes.nodes, frontends: sizes.frontends }
+fn kernel_config(settings: &Settings) -> kernel::Config {
+    let limits = settings.limits;
+    kernel::Config {
+        bpffs: settings.bpffs.clone(),
+        cgroup: settings.cgroup.clone(),
+        mark: settings.mark,
+        sizes: Sizes {
+            services: limits.services,
+            backends: limits.backends,
+            nodes: limits.nodes,
+            frontends: limits.frontends,
+            slots: settings.max_slots,
+        },
+    }
 }
 
 fn spawn<M: Machine + Send + 'static>(steering: Steering<M>, requests: Receiver<Command>) -> Result<JoinHandle<()>> {

@@ -20,6 +20,7 @@ use crate::{
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
     source::{reconcile::Reconciler, store::Store},
+    telemetry::Instruments,
 };
 
 /// Tables built in one go between two looks at the requests.
@@ -33,6 +34,7 @@ pub struct Steering<M> {
     pub(super) machine: M,
     pub(super) store: Store,
     pub(super) events: Arc<EventLog>,
+    pub(super) instruments: Arc<Instruments>,
     pub(super) keeper: Keeper,
     pub(super) reconciler: Reconciler,
     /// What readers see of the tables.
@@ -55,6 +57,7 @@ pub struct Beginning<M> {
     pub machine: M,
     pub store: Store,
     pub events: Arc<EventLog>,
+    pub instruments: Arc<Instruments>,
     /// To itself, for the threads that wait on its behalf.
     pub commands: Sender<Command>,
     /// Size of SLOTS.
@@ -63,7 +66,7 @@ pub struct Beginning<M> {
 
 impl<M: Machine> Steering<M> {
     pub fn new(beginning: Beginning<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let Beginning { state, machine, store, events, commands, slots } = beginning;
+        let Beginning { state, machine, store, events, instruments, commands, slots } = beginning;
         let readiness = Readiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
@@ -77,6 +80,7 @@ impl<M: Machine> Steering<M> {
             machine,
             store,
             events,
+            instruments,
             keeper: Keeper::new(commands),
             reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),

@@ -17,6 +17,7 @@ use crate::{
     observe::events::EventLog,
     plan::{Machine, MapOp, fake::Fake},
     source::store::Store,
+    telemetry::Instruments,
 };
 
 const LIMITS: Limits = Limits { services: 64, backends: 256, nodes: 64, frontends: 256 };
@@ -25,7 +26,15 @@ const SLOTS: u32 = 16384;
 fn steering(dir: &TempDir, machine: Fake) -> Steering<Fake> {
     let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let (commands, _) = mpsc::channel();
-    let beginning = Beginning { state, machine, store, events: Arc::new(EventLog::default()), commands, slots: SLOTS };
+    let beginning = Beginning {
+        state,
+        machine,
+        store,
+        events: Arc::new(EventLog::default()),
+        instruments: Arc::new(Instruments::new().unwrap()),
+        commands,
+        slots: SLOTS,
+    };
     let mut steering = Steering::new(beginning).0;
     steering.begin(Vec::new()).unwrap();
     steering

@@ -1,0 +1,104 @@
+//! /v1/apply: many documents as one change, all or none.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use serde_json::Value;
+
+use super::{
+    App,
+    body::BulkInput,
+    parameters::{Ask, WriteQuery},
+    problem::{Problem, WriteProblems},
+    views::{ApplyItem, ApplyView, Effect},
+};
+use crate::{
+    handle::Options,
+    model::{Change, Origin, State as Desired, document::Document, parse},
+};
+
+/// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
+/// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
+#[utoipa::path(post, path = "/v1/apply", tag = "services", params(WriteQuery),
+    request_body(content((String = "application/yaml"), (Object = "application/json"))),
+    responses((status = 200, body = ApplyView), WriteProblems))]
+pub async fn apply(
+    State(app): State<App>,
+    Ask(query): Ask<WriteQuery>,
+    BulkInput(input): BulkInput,
+) -> Result<Json<ApplyView>, Problem> {
+    let (bytes, format) = input.documents()?;
+    let documents: Vec<Document> = parse::documents(bytes, format)?.into_iter().map(|parsed| parsed.document).collect();
+    let keys = unique(&documents)?;
+    let changes = documents.into_iter().map(change).collect();
+    let options = Options { dry_run: query.dry_run, received: input.received };
+    let before = app.handle.published();
+    let done = app.handle.batch(changes, options).await?;
+    let items = keys.into_iter().map(|object| item(object, &before.state, &done.published.state, query.dry_run));
+    Ok(Json(ApplyView {
+        dry_run: query.dry_run,
+        items: items.collect::<Result<_, _>>()?,
+        programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
+        plan: done.plan,
+    }))
+}
+
+fn change(document: Document) -> Change {
+    match document {
+        Document::Service(document) => Change::PutService { document, origin: Origin::Api, if_match: None },
+        Document::Node(document) => Change::PutNode { document },
+    }
+}
+
+/// Keys of the documents. That one thing is described twice is a mistake: only one of them could hold.
+fn unique(documents: &[Document]) -> Result<Vec<String>, Problem> {
+    let mut places = BTreeMap::new();
+    let mut keys = Vec::with_capacity(documents.len());
+    for (index, document) in documents.iter().enumerate() {
+        let key = document.key();
+        if let Some(first) = places.insert(key.clone(), index + 1) {
+            let detail = format!("documents {first} and {} both describe {key}: keep one", index + 1);
+            return Err(Problem::invalid("metadata.name", detail));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn item(object: String, before: &Desired, after: &Desired, show: bool) -> Result<ApplyItem, Problem> {
+    let (old, new) = (held(&object, before), held(&object, after));
+    let effect = match (&old, &new) {
+        (None, _) => Effect::Created,
+        (Some(old), Some(new)) if old.generation == new.generation => Effect::Unchanged,
+        (Some(_), _) => Effect::Replaced,
+    };
+    let show = show && effect != Effect::Unchanged;
+    let shown = |held: Option<Held<'_>>| held.filter(|_| show).map(|held| held.document()).transpose();
+    Ok(ApplyItem { effect, before: shown(old)?, after: shown(new)?, object })
+}
+
+/// Something that a document describes.
+struct Held<'a> {
+    generation: u64,
+    state: &'a Desired,
+    object: &'a str,
+}
+
+fn held<'a>(object: &'a str, state: &'a Desired) -> Option<Held<'a>> {
+    let generation = match object.split_once('/')? {
+        ("node", name) => state.node(name)?.generation,
+        (_, name) => state.service(name)?.generation,
+    };
+    Some(Held { generation, state, object })
+}
+
+impl Held<'_> {
+    fn document(&self) -> Result<Value, Problem> {
+        let (kind, name) = self.object.split_once('/').unwrap_or_default();
+        let document = match kind {
+            "node" => self.state.node(name).map(|node| serde_json::to_value(node.document())),
+            _ => self.state.service(name).map(|service| serde_json::to_value(self.state.document(service))),
+        };
+        Ok(document.transpose().map_err(anyhow::Error::new)?.unwrap_or(Value::Null))
+    }
+}

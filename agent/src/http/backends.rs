@@ -1,0 +1,85 @@
+//! /v1/services/{service}/backends/{backend}: one backend of a service.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    App,
+    body::Input,
+    conditions::{Conditions, etag},
+    parameters::{self, Ask, At, NoQuery, WriteQuery},
+    problem::{Problem, ReadProblems, WriteProblems},
+    services,
+    views::BackendView,
+};
+use crate::{
+    handle::{Options, Published},
+    model::{Backend, Change, Name, Service, Target},
+};
+
+/// One backend with its status. The ETag is the generation of the service.
+#[utoipa::path(get, path = "/v1/services/{service}/backends/{backend}", tag = "services",
+    params(("service" = Name, Path), ("backend" = Name, Path)),
+    responses((status = 200, body = BackendView), ReadProblems))]
+pub async fn get(
+    State(app): State<App>,
+    At((service, backend)): At<(String, String)>,
+    _: Ask<NoQuery>,
+) -> Result<Response, Problem> {
+    let target = parameters::backend(&service, &backend)?;
+    show(&app, &app.handle.published(), &target)
+}
+
+/// Changes parts of one backend by a merge patch (RFC 7396): `{"weight": 5}` changes its weight.
+#[utoipa::path(patch, path = "/v1/services/{service}/backends/{backend}", tag = "services",
+    params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
+    request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
+    responses((status = 200, body = BackendView), WriteProblems))]
+pub async fn patch(
+    State(app): State<App>,
+    At((service, backend)): At<(String, String)>,
+    Ask(query): Ask<WriteQuery>,
+    conditions: Conditions,
+    input: Input,
+) -> Result<Response, Problem> {
+    let target = parameters::backend(&service, &backend)?;
+    let Target::Backend { service, backend } = target.clone() else { return Err(missing(&target)) };
+    let if_match = services::expected(&app, &service, &conditions)?;
+    let change = Change::PatchBackend { service, backend, patch: input.patch()?, if_match };
+    let options = Options { dry_run: query.dry_run, received: input.received };
+    let done = app.handle.change(change, options).await?;
+    if options.dry_run {
+        let (service, backend) = find(&done.published, &target)?;
+        let document = serde_json::to_value(done.published.state.backend_document(service, backend));
+        return Ok(services::dry_run(&done, Some(document.map_err(anyhow::Error::new)?)));
+    }
+    show(&app, &done.published, &target)
+}
+
+/// The backend of a target.
+///
+/// # Errors
+/// 404.
+pub fn find<'a>(published: &'a Published, target: &Target) -> Result<(&'a Service, &'a Backend), Problem> {
+    let Target::Backend { service, backend } = target else { return Err(missing(target)) };
+    let found = published.state.service(service.as_str());
+    let service = found.ok_or_else(|| Problem::not_found(format!("there is no service {service}")))?;
+    let found = service.backends.iter().find(|held| held.name == *backend);
+    let backend =
+        found.ok_or_else(|| Problem::not_found(format!("service {} has no backend {backend}", service.name)))?;
+    Ok((service, backend))
+}
+
+fn show(app: &App, published: &Published, target: &Target) -> Result<Response, Problem> {
+    let (service, backend) = find(published, target)?;
+    let status = app.reporter(published).backend(service, backend)?.ok_or_else(|| missing(target))?;
+    let view = BackendView::new(published.state.backend_document(service, backend), status);
+    Ok(([etag(service.generation)], Json(view)).into_response())
+}
+
+fn missing(target: &Target) -> Problem {
+    Problem::not_found(format!("there is no backend {target}"))
+}

@@ -1,0 +1,55 @@
+//! /v1/connections: steered connections with their processes.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    parameters::Ask,
+    problem::{Problem, ReadProblems},
+};
+use crate::observe::connections::{self, Connection, Filter, SocketState};
+
+/// Connections of an answer when nobody says how many.
+const LIMIT: usize = 1000;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ConnectionsQuery {
+    #[param(required = false)]
+    service: Option<String>,
+    #[param(required = false)]
+    backend: Option<String>,
+    #[param(required = false)]
+    node: Option<String>,
+    #[param(required = false, inline)]
+    state: Option<SocketState>,
+    /// Most connections to list; 1000 when not said.
+    #[param(required = false)]
+    limit: Option<usize>,
+}
+
+/// Steered connections that fit, in no order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    pub items: Vec<Connection>,
+    /// How many fit in all; more than there are items when `limit` cut them off.
+    pub total: usize,
+}
+
+/// The steered connections of this host, in all network namespaces.
+#[utoipa::path(get, path = "/v1/connections", tag = "traffic", params(ConnectionsQuery),
+    responses((status = 200, body = Connections), ReadProblems))]
+pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> Result<Json<Connections>, Problem> {
+    let census = app.handle.census().await?;
+    let ConnectionsQuery { service, backend, node, state, limit } = query;
+    let published = app.handle.published();
+    let read = tokio::task::spawn_blocking(move || {
+        let filter = Filter { service, backend, node, state };
+        connections::list(&census, &published.state, &filter, limit.unwrap_or(LIMIT))
+    });
+    let (items, total) = read.await.map_err(anyhow::Error::new)?;
+    Ok(Json(Connections { items, total }))
+}

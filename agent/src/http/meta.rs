@@ -1,0 +1,57 @@
+//! What monitors and tools ask: health, readiness, metrics, the OpenAPI document.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use utoipa::openapi::OpenApi;
+
+use super::{
+    App,
+    parameters::{Ask, NoQuery},
+    problem::{Problem, ReadProblems},
+    stream,
+};
+use crate::{handle::Readiness, telemetry::scrape::Scrape};
+
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The agent runs.
+#[utoipa::path(get, path = "/healthz", tag = "agent", responses((status = 200, description = "It does", body = String)))]
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The kernel's tables hold what is desired.
+#[utoipa::path(get, path = "/readyz", tag = "agent",
+    responses((status = 200, description = "They do", body = String),
+        (status = 503, description = "Not yet, or not any more", body = Problem, content_type = "application/problem+json")))]
+pub async fn readyz(State(app): State<App>) -> Response {
+    match &app.handle.published().ready {
+        Readiness::Ready => "ready\n".into_response(),
+        Readiness::NotReady(why) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")).into_response()
+        }
+    }
+}
+
+/// Metrics in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "agent",
+    responses((status = 200, body = String, content_type = "text/plain"), ReadProblems))]
+pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    stream::respond(METRICS, move |out| {
+        let published = app.handle.published();
+        let scrape =
+            Scrape { published: &published, readings: &**app.handle.readings(), instruments: app.handle.instruments() };
+        scrape.write(out)
+    })
+    .await
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "agent", responses((status = 200, body = Object), ReadProblems))]
+pub async fn openapi(_: Ask<NoQuery>) -> Json<OpenApi> {
+    Json(super::document())
+}

@@ -1,0 +1,83 @@
+//! What stands in the path and the query of a request.
+
+use axum::{
+    extract::{FromRequestParts, Path, Query},
+    http::request::Parts,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::IntoParams;
+
+use super::problem::Problem;
+use crate::model::{Name, Target};
+
+/// Parts of the path.
+#[derive(Debug)]
+pub struct At<T>(pub T);
+
+/// Parameters of the query. An unknown one is an error: `?dryrun=true` must not do what `?dryRun=true` would not.
+#[derive(Debug)]
+pub struct Ask<T>(pub T);
+
+/// Parameters of a write.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct WriteQuery {
+    /// Validate, show the plan, change nothing.
+    #[param(required = false)]
+    pub dry_run: bool,
+}
+
+/// Parameters of a read that has none.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NoQuery {}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(found)) => Ok(Self(found)),
+            Err(rejection) => Err(Problem::not_found(rejection.body_text())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Ask<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(found)) => Ok(Self(found)),
+            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+/// The service of a path. What cannot be a name is not there.
+///
+/// # Errors
+/// 404.
+pub fn service(text: &str) -> Result<Name, Problem> {
+    Name::new(text).map_err(|error| Problem::not_found(format!("there is no service {text:?}: {error}")))
+}
+
+/// The node of a path.
+///
+/// # Errors
+/// 404.
+pub fn node(text: &str) -> Result<Name, Problem> {
+    Name::new(text).map_err(|error| Problem::not_found(format!("there is no node {text:?}: {error}")))
+}
+
+/// The backend of a path, as a target.
+///
+/// # Errors
+/// 404.
+pub fn backend(service_text: &str, backend: &str) -> Result<Target, Problem> {
+    let service = service(service_text)?;
+    let backend = Name::new(backend)
+        .map_err(|error| Problem::not_found(format!("service {service} has no backend {backend:?}: {error}")))?;
+    Ok(Target::Backend { service, backend })
+}

@@ -1,0 +1,152 @@
+//! Who may do what on which listener, over real sockets.
+
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use axum::http::Method;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::{
+    http::{
+        Access, Bound, Token, serve,
+        testing::{Agent, shop},
+    },
+    settings::{Listen, LogFormat, Settings},
+};
+
+fn settings(directory: &Path) -> Settings {
+    Settings {
+        census_interval: std::time::Duration::from_secs(30),
+        socket: directory.join("run").join("sluice.sock"),
+        listen: Listen::On("127.0.0.1:0".parse().unwrap()),
+        token_file: None,
+        state_dir: directory.join("state"),
+        bpffs: directory.join("bpf"),
+        cgroup: directory.join("cgroup"),
+        apply: Vec::new(),
+        log_format: LogFormat::Text,
+        log_level: "info".into(),
+        mark: 0,
+        limits: crate::model::Limits { services: 8, backends: 8, nodes: 8, frontends: 8 },
+        max_slots: 64,
+    }
+}
+
+#[tokio::test]
+async fn over_tcp_reads_are_free_and_writes_need_the_token() {
+    let agent = Agent::with_shop().await;
+    let json = ("content-type", "application/json");
+    let with = |token: &'static str| [json, ("authorization", token)];
+    let reads = Access::ReadsOnly;
+    let token = || Access::WritesWith(Token::new("secret"));
+    for path in ["/v1/services", "/metrics", "/healthz", "/readyz", "/openapi.json"] {
+        assert_eq!(agent.send_as(reads.clone(), Method::GET, path, &[], "").await.0, 200, "{path}");
+        assert_eq!(agent.send_as(token(), Method::GET, path, &[], "").await.0, 200, "{path}");
+    }
+    let put = |access, headers: [(&'static str, &'static str); 2]| {
+        let agent = &agent;
+        async move {
+            let (status, head, _) =
+                agent.send_as(access, Method::PUT, "/v1/services/shop", &headers, shop().to_string()).await;
+            (status.as_u16(), head.contains_key("www-authenticate"))
+        }
+    };
+    assert_eq!(put(reads.clone(), with("Bearer secret")).await, (403, false));
+    assert_eq!(put(token(), [json, ("x-none", "")]).await, (401, true));
+    for wrong in ["Bearer wrong", "Bearer ", "secret", "Basic secret", "Bearer secrets", "Bearer secret x"] {
+        assert_eq!(put(token(), with(wrong)).await, (401, true), "{wrong:?}");
+    }
+    for right in ["Bearer secret", "bearer secret", "Bearer  secret"] {
+        assert_eq!(put(token(), with(right)).await, (200, false), "{right:?}");
+    }
+    for (method, path) in [
+        (Method::DELETE, "/v1/services/shop"),
+        (Method::PATCH, "/v1/services/shop"),
+        (Method::POST, "/v1/nodes/node-1/zero"),
+        (Method::POST, "/v1/apply?dryRun=true"),
+        (Method::POST, "/v1/nothing"),
+    ] {
+        let (status, ..) = agent.send_as(reads.clone(), method.clone(), path, &[], "").await;
+        assert_eq!(status, 403, "{method} {path}");
+    }
+}
+
+async fn ask<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, request: &[u8]) -> String {
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn both_listeners_serve_until_the_agent_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let agent = Agent::with_shop().await;
+    let bound = Bound::new(&settings).await.unwrap();
+    let address = bound.address().unwrap();
+    assert_ne!(address.port(), 0);
+    assert_eq!(std::fs::metadata(&settings.socket).unwrap().permissions().mode() & 0o777, 0o660);
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+
+    let get = b"GET /v1/services/shop HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let delete = b"DELETE /v1/services/shop HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert!(ask(TcpStream::connect(address).await.unwrap(), get).await.starts_with("HTTP/1.1 200"));
+    assert!(ask(TcpStream::connect(address).await.unwrap(), delete).await.starts_with("HTTP/1.1 403"));
+    assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), get).await.starts_with("HTTP/1.1 200"));
+
+    let second = Bound::new(&settings).await.err().unwrap();
+    assert!(format!("{second:#}").contains("another agent answers"), "{second:#}");
+    let taken = Settings { listen: Listen::On(address), socket: directory.path().join("other"), ..settings.clone() };
+    assert!(format!("{:#}", Bound::new(&taken).await.err().unwrap()).contains("--listen"));
+
+    let _open = UnixStream::connect(&settings.socket).await.unwrap();
+    assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), delete).await.starts_with("HTTP/1.1 204"));
+    agent.stop.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap().unwrap();
+    assert!(!settings.socket.exists());
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_answered_though_all_of_it_is_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let agent = Agent::new();
+    let bound = Bound::new(&settings).await.unwrap();
+    let address = bound.address().unwrap();
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+    let length = 5_000_000;
+    let mut request =
+        format!("PUT /v1/services/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+            .into_bytes();
+    request.resize(request.len() + length, b' ');
+    let answer = ask(UnixStream::connect(&settings.socket).await.unwrap(), &request).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("application/problem+json"), "{answer}");
+    // Over TCP the token is asked for first.
+    let head = &request[..request.len() - length];
+    let answer = ask(TcpStream::connect(address).await.unwrap(), head).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    // Many documents at once may be larger, on this host.
+    let apply = String::from_utf8(request).unwrap().replace("PUT /v1/services/x", "POST /v1/apply");
+    let answer = ask(UnixStream::connect(&settings.socket).await.unwrap(), apply.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_answers_is_replaced_and_a_file_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { listen: Listen::Off, ..settings(directory.path()) };
+    std::fs::create_dir_all(settings.socket.parent().unwrap()).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&settings.socket).unwrap());
+    let bound = Bound::new(&settings).await.unwrap();
+    assert_eq!(bound.address(), None);
+    drop(bound);
+    assert!(!settings.socket.exists());
+    std::fs::write(&settings.socket, "precious").unwrap();
+    let error = format!("{:#}", Bound::new(&settings).await.err().unwrap());
+    assert!(error.contains("no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&settings.socket).unwrap(), "precious");
+}

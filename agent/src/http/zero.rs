@@ -1,0 +1,191 @@
+//! Zero and restore, of a node or of one backend.
+
+use std::time::Instant;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    App, backends,
+    body::Input,
+    operations::OperationKind,
+    parameters::{self, Ask, At, WriteQuery},
+    problem::{Problem, WriteProblems},
+    services,
+    views::{RestoreView, ZeroView},
+};
+use crate::{
+    handle::{Options, Published},
+    model::{Change, Name, Target, Zero},
+    observe::{proof::ZeroStatus, status::AdminState},
+};
+
+/// How to zero. All of it may be left out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ZeroRequest {
+    /// Why; kept and shown.
+    reason: String,
+    /// Who; kept and shown.
+    owner: String,
+    /// After this time it is restored by itself. Without it the zero holds until it is restored.
+    #[schema(example = "15m")]
+    expires: Option<String>,
+    /// Do it even if a service is left without enough capacity.
+    force: bool,
+}
+
+/// How to restore: there is nothing to say yet.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestoreRequest {}
+
+/// Gives no new connection to any backend on this node. Existing ones are untouched.
+#[utoipa::path(post, path = "/v1/nodes/{node}/zero", tag = "nodes", params(("node" = Name, Path), WriteQuery),
+    request_body(content((ZeroRequest = "application/json"))),
+    responses((status = 200, description = "The kernel has it", body = ZeroView), WriteProblems))]
+pub async fn zero_node(
+    State(app): State<App>,
+    At(node): At<String>,
+    Ask(query): Ask<WriteQuery>,
+    input: Input,
+) -> Result<Response, Problem> {
+    zero(&app, Target::Node(parameters::node(&node)?), query, &input).await
+}
+
+/// Gives no new connection to this backend. Existing ones are untouched.
+#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/zero", tag = "services",
+    params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
+    request_body(content((ZeroRequest = "application/json"))),
+    responses((status = 200, description = "The kernel has it", body = ZeroView), WriteProblems))]
+pub async fn zero_backend(
+    State(app): State<App>,
+    At((service, backend)): At<(String, String)>,
+    Ask(query): Ask<WriteQuery>,
+    input: Input,
+) -> Result<Response, Problem> {
+    zero(&app, parameters::backend(&service, &backend)?, query, &input).await
+}
+
+/// Ends the zero of a node: its backends take connections by their weights again.
+#[utoipa::path(post, path = "/v1/nodes/{node}/restore", tag = "nodes", params(("node" = Name, Path), WriteQuery),
+    request_body(content((RestoreRequest = "application/json"))),
+    responses((status = 200, description = "The kernel has it", body = RestoreView), WriteProblems))]
+pub async fn restore_node(
+    State(app): State<App>,
+    At(node): At<String>,
+    Ask(query): Ask<WriteQuery>,
+    input: Input,
+) -> Result<Response, Problem> {
+    restore(&app, Target::Node(parameters::node(&node)?), query, &input).await
+}
+
+/// Ends the zero of a backend: it takes connections by its weight again.
+#[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/restore", tag = "services",
+    params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
+    request_body(content((RestoreRequest = "application/json"))),
+    responses((status = 200, description = "The kernel has it", body = RestoreView), WriteProblems))]
+pub async fn restore_backend(
+    State(app): State<App>,
+    At((service, backend)): At<(String, String)>,
+    Ask(query): Ask<WriteQuery>,
+    input: Input,
+) -> Result<Response, Problem> {
+    restore(&app, parameters::backend(&service, &backend)?, query, &input).await
+}
+
+async fn zero(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
+    let request: ZeroRequest = input.options()?;
+    let now = Timestamp::now();
+    let expires = request.expires.as_deref().map(|text| expiry(now, text)).transpose()?;
+    let owner = if request.owner.is_empty() { "api".into() } else { request.owner };
+    let zero = Zero { owner, reason: request.reason, since: now, expires };
+    let change = Change::Zero { target: target.clone(), zero, force: request.force };
+    let options = Options { dry_run: query.dry_run, received: input.received };
+    let done = app.handle.change(change, options).await?;
+    if options.dry_run {
+        return Ok(services::dry_run(&done, None));
+    }
+    let Standing { state, active, last, zero } = standing(app, &done.published, &target)?;
+    let operation = app.operations.finished(OperationKind::Zero, &target, started(now, input.received), active);
+    let view = ZeroView {
+        target: target.to_string(),
+        state,
+        active_connections: active,
+        last_new_connection_at: last,
+        zero,
+        operation,
+    };
+    Ok(Json(view).into_response())
+}
+
+async fn restore(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
+    let RestoreRequest {} = input.options()?;
+    let now = Timestamp::now();
+    let options = Options { dry_run: query.dry_run, received: input.received };
+    let done = app.handle.change(Change::Restore { target: target.clone() }, options).await?;
+    if options.dry_run {
+        return Ok(services::dry_run(&done, None));
+    }
+    // A node that lived by its zero alone is gone now, and ready wherever it comes again.
+    let (state, active) = match standing(app, &done.published, &target) {
+        Ok(standing) => (standing.state, standing.active),
+        Err(problem) if problem.status == 404 => (AdminState::Ready, 0),
+        Err(problem) => return Err(problem),
+    };
+    let operation = app.operations.finished(OperationKind::Restore, &target, started(now, input.received), active);
+    let view = RestoreView {
+        target: target.to_string(),
+        state,
+        restored_at: done.acknowledged_at,
+        programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
+        operation,
+    };
+    Ok(Json(view).into_response())
+}
+
+/// A target as it stands after a change.
+struct Standing {
+    state: AdminState,
+    active: u64,
+    last: Option<Timestamp>,
+    zero: Option<ZeroStatus>,
+}
+
+fn standing(app: &App, published: &Published, target: &Target) -> Result<Standing, Problem> {
+    let reporter = app.reporter(published);
+    match target {
+        Target::Node(name) => {
+            let node = published.state.node(name.as_str());
+            let node = node.ok_or_else(|| Problem::not_found(format!("there is no node {name}")))?;
+            let status = reporter.node(node)?;
+            let (active, last) = (status.active_connections, status.last_new_connection_at);
+            Ok(Standing { state: status.state, active, last, zero: status.zero })
+        }
+        Target::Backend { .. } => {
+            let (service, backend) = backends::find(published, target)?;
+            let status = reporter.backend(service, backend)?;
+            let status = status.ok_or_else(|| Problem::not_found(format!("there is no backend {target}")))?;
+            let (active, last) = (status.active_connections, status.last_new_connection_at);
+            Ok(Standing { state: status.state, active, last, zero: status.zero })
+        }
+    }
+}
+
+/// The wall-clock time of an instant a moment ago.
+fn started(now: Timestamp, received: Instant) -> Timestamp {
+    let ago = SignedDuration::try_from(received.elapsed()).unwrap_or_default();
+    now.checked_sub(ago).unwrap_or(now)
+}
+
+fn expiry(now: Timestamp, text: &str) -> Result<Timestamp, Problem> {
+    let duration: Option<SignedDuration> = text.parse().ok();
+    let at = duration.filter(|duration| duration.is_positive()).and_then(|duration| now.checked_add(duration).ok());
+    at.ok_or_else(|| Problem::invalid("expires", format!("expires is {text:?}: write a duration such as 15m or 2h")))
+}

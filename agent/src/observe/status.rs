@@ -1,0 +1,115 @@
+//! Status of services, backends and nodes as the API shows it: what is desired, what the kernel holds and what really
+//! happened, side by side. [`super::report`] fills it in.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::proof::ZeroStatus;
+use crate::model::Name;
+
+/// How a service is doing. Shares are 0..=1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Grows with every change of the document.
+    pub generation: u64,
+    /// The generation that the kernel's table was built from; 0 while there is none.
+    pub observed_generation: u64,
+    /// When the kernel's table became current. Observed shares count from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub programmed_at: Option<Timestamp>,
+    /// Largest difference between a desired and a programmed share. 0 when the weights fit a table exactly.
+    pub share_error: f64,
+    /// Length of the kernel's table; 0 is the explicit empty table, when no backend is open.
+    pub slots: u32,
+    pub active_connections: u64,
+    /// Connections and datagram flows since the backends were added.
+    pub new_connections: u64,
+    pub connect_failures: u64,
+    /// Connections and datagrams that found no open backend.
+    pub no_backend: u64,
+    pub groups: Vec<GroupStatus>,
+    pub backends: Vec<BackendStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStatus {
+    pub name: Name,
+    pub weight: u32,
+    pub desired_share: f64,
+    pub programmed_share: f64,
+    /// Absent while the table has chosen nothing.
+    pub observed_share: Option<f64>,
+    /// No backend of the group is open: its share goes to the other groups.
+    pub spilled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendStatus {
+    pub name: Name,
+    pub state: AdminState,
+    pub weight: u32,
+    /// The weight after zero and every other factor.
+    pub effective_weight: u32,
+    /// Share that the document asks for, groups included.
+    pub desired_share: f64,
+    /// Share of the slots of the kernel's table.
+    pub programmed_share: f64,
+    /// Share of what was chosen since the kernel's table became current; absent while nothing was.
+    pub observed_share: Option<f64>,
+    /// Wilson's 95 % interval around the observed share.
+    pub confidence95: [f64; 2],
+    /// SYN sent, no answer yet.
+    pub connecting: u64,
+    pub active_connections: u64,
+    /// Connections and datagram flows since the backend was added.
+    pub new_connections: u64,
+    pub connect_failures: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_new_connection_at: Option<Timestamp>,
+    /// Only while zeroed, by itself or by its node.
+    #[serde(flatten)]
+    pub zero: Option<ZeroStatus>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AdminState {
+    Ready,
+    /// No new connections; existing ones are untouched.
+    Zero,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    pub generation: u64,
+    pub state: AdminState,
+    /// Whether a document declares the node; otherwise it lives while a backend names it or a zero holds it.
+    pub declared: bool,
+    /// Number of services with a backend here.
+    pub services: usize,
+    /// Number of backends here.
+    pub backends: usize,
+    pub connecting: u64,
+    pub active_connections: u64,
+    pub new_connections: u64,
+    pub connect_failures: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_new_connection_at: Option<Timestamp>,
+    /// Only while zeroed.
+    #[serde(flatten)]
+    pub zero: Option<ZeroStatus>,
+}
+
+impl AdminState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Zero => "zero",
+        }
+    }
+}

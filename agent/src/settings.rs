@@ -1,0 +1,294 @@
+//! The daemon's settings. Each is a flag, an environment variable `SLUICE_...` and a key of the TOML file that
+//! `--config` names; a flag beats the environment, which beats the file, which beats the default.
+
+use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use sluice_common::tables::MAX_SLOTS;
+
+use crate::{model::Limits, observe::cgroups};
+
+pub const SOCKET: &str = "/run/sluice/sluice.sock";
+pub const STATE_DIR: &str = "/var/lib/sluice";
+pub const BPFFS: &str = "/sys/fs/bpf/sluice";
+const LISTEN: &str = "127.0.0.1:9180";
+const MARK: u32 = 0x51ce;
+
+/// What the daemon runs with; complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub socket: PathBuf,
+    pub listen: Listen,
+    pub token_file: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    /// Directory on a bpffs that holds the pins.
+    pub bpffs: PathBuf,
+    /// Directory of the cgroup (v2) whose processes are steered.
+    pub cgroup: PathBuf,
+    /// Files and directories of documents, watched.
+    pub apply: Vec<PathBuf>,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    /// Sockets with this SO_MARK pass untouched; 0 is none.
+    pub mark: u32,
+    /// Entries of the kernel's tables.
+    pub limits: Limits,
+    /// Size of SLOTS.
+    pub max_slots: u32,
+    /// Time between two censuses that check the connection gauges.
+    pub census_interval: Duration,
+}
+
+/// Where the API is served over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Off,
+    On(SocketAddr),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// One source of settings: the command line with its environment, or the file.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Layer {
+    /// A flag of all verbs.
+    #[arg(skip)]
+    pub socket: Option<PathBuf>,
+    /// A flag of all verbs.
+    #[arg(skip)]
+    pub token_file: Option<PathBuf>,
+    /// TCP address for reads, and with --token-file for writes too; `off` for none [default: 127.0.0.1:9180]
+    #[arg(long, env = "SLUICE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<Listen>,
+    /// Directory of the store [default: /var/lib/sluice]
+    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory on a bpffs for the pinned programs and tables [default: /sys/fs/bpf/sluice]
+    #[arg(long, env = "SLUICE_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Cgroup (v2) whose processes are steered [default: the root, found in /proc/self/mountinfo]
+    #[arg(long, env = "SLUICE_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// File or directory of documents, applied at start and whenever it changes; may be repeated
+    #[arg(long, env = "SLUICE_APPLY", value_name = "PATH", value_delimiter = ',')]
+    pub apply: Option<Vec<PathBuf>>,
+    /// [default: text]
+    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// error, warn, info, debug, trace, or a list such as info,sluice=debug [default: info]
+    #[arg(long, env = "SLUICE_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Sockets with this SO_MARK pass untouched, for health checks and debugging; 0 for none [default: 0x51ce]
+    #[arg(long, env = "SLUICE_MARK", value_parser = number)]
+    pub mark: Option<u32>,
+    /// Size of a kernel table, fixed while it is pinned [default: 16384]
+    #[arg(long, env = "SLUICE_MAX_SERVICES", value_name = "N", help_heading = "Table sizes")]
+    pub max_services: Option<u32>,
+    /// [default: 65536]
+    #[arg(long, env = "SLUICE_MAX_BACKENDS", value_name = "N", help_heading = "Table sizes")]
+    pub max_backends: Option<u32>,
+    /// [default: 16384]
+    #[arg(long, env = "SLUICE_MAX_NODES", value_name = "N", help_heading = "Table sizes")]
+    pub max_nodes: Option<u32>,
+    /// [default: 65536]
+    #[arg(long, env = "SLUICE_MAX_FRONTENDS", value_name = "N", help_heading = "Table sizes")]
+    pub max_frontends: Option<u32>,
+    /// [default: 4194304]
+    #[arg(long, env = "SLUICE_MAX_SLOTS", value_name = "N", help_heading = "Table sizes")]
+    pub max_slots: Option<u32>,
+    /// Seconds between two checks of the connection gauges against the sockets that there are [default: 30]
+    #[arg(long, env = "SLUICE_CENSUS_SECONDS", value_name = "SECONDS")]
+    pub census_seconds: Option<u32>,
+}
+
+impl Settings {
+    /// `flags` with what `config` and the defaults add.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has an unknown key, or a setting makes no sense.
+    pub fn load(flags: Layer, config: Option<&PathBuf>) -> Result<Self> {
+        let file = match config {
+            Some(path) => {
+                let text =
+                    fs::read_to_string(path).with_context(|| format!("reading the settings in {}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("in the settings file {}", path.display()))?
+            }
+            None => Layer::default(),
+        };
+        flags.or(file).complete()
+    }
+}
+
+impl Layer {
+    /// What is not set here is taken from `other`.
+    fn or(self, other: Self) -> Self {
+        Self {
+            socket: self.socket.or(other.socket),
+            token_file: self.token_file.or(other.token_file),
+            listen: self.listen.or(other.listen),
+            state_dir: self.state_dir.or(other.state_dir),
+            bpffs: self.bpffs.or(other.bpffs),
+            cgroup: self.cgroup.or(other.cgroup),
+            apply: self.apply.or(other.apply),
+            log_format: self.log_format.or(other.log_format),
+            log_level: self.log_level.or(other.log_level),
+            mark: self.mark.or(other.mark),
+            max_services: self.max_services.or(other.max_services),
+            max_backends: self.max_backends.or(other.max_backends),
+            max_nodes: self.max_nodes.or(other.max_nodes),
+            max_frontends: self.max_frontends.or(other.max_frontends),
+            max_slots: self.max_slots.or(other.max_slots),
+            census_seconds: self.census_seconds.or(other.census_seconds),
+        }
+    }
+
+    fn complete(self) -> Result<Settings> {
+        let limits = Limits {
+            services: size("max-services", self.max_services, 16_384, 1..=1 << 20)?,
+            backends: size("max-backends", self.max_backends, 65_536, 1..=1 << 24)?,
+            // Node 0 stands for backends that name none.
+            nodes: size("max-nodes", self.max_nodes, 16_384, 2..=1 << 20)?,
+            frontends: size("max-frontends", self.max_frontends, 65_536, 1..=1 << 24)?,
+        };
+        Ok(Settings {
+            socket: self.socket.unwrap_or_else(|| SOCKET.into()),
+            listen: match self.listen {
+                Some(listen) => listen,
+                None => LISTEN.parse()?,
+            },
+            token_file: self.token_file,
+            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
+            bpffs: self.bpffs.unwrap_or_else(|| BPFFS.into()),
+            cgroup: match self.cgroup {
+                Some(cgroup) => cgroup,
+                None => cgroups::root()?,
+            },
+            apply: self.apply.unwrap_or_default(),
+            log_format: self.log_format.unwrap_or_default(),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            mark: self.mark.unwrap_or(MARK),
+            limits,
+            max_slots: size("max-slots", self.max_slots, 4_194_304, 16..=MAX_SLOTS)?,
+            census_interval: Duration::from_secs(size("census-seconds", self.census_seconds, 30, 1..=86_400)?.into()),
+        })
+    }
+}
+
+/// Why a text is no [`Listen`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address to listen on: write IP:PORT, as in 127.0.0.1:9180, or off")]
+pub struct ListenError(String);
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address.parse().map(Self::On).map_err(|_| ListenError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On(address) => address.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A number, or a hexadecimal one with `0x` in front.
+fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+}
+
+fn size(key: &str, given: Option<u32>, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32> {
+    let size = given.unwrap_or(default);
+    ensure!(range.contains(&size), "{key} is {size}; it can be from {} to {}", range.start(), range.end());
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Layer> {
+        Ok(toml::from_str(text)?)
+    }
+
+    fn some_cgroup() -> Layer {
+        Layer { cgroup: Some("/c".into()), ..Layer::default() }
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_which_beats_the_default() {
+        let flags = Layer { log_level: Some("debug".into()), ..some_cgroup() };
+        let file =
+            file("log-level = 'warn'\nlisten = 'off'\nmark = 0x10\napply = ['/a', '/b']\nlog-format = 'json'").unwrap();
+        let settings = flags.or(file).complete().unwrap();
+        assert_eq!((settings.log_level.as_str(), settings.listen, settings.mark), ("debug", Listen::Off, 16));
+        assert_eq!(settings.apply, [PathBuf::from("/a"), "/b".into()]);
+        assert_eq!(settings.log_format, LogFormat::Json);
+        assert_eq!((settings.socket, settings.bpffs), (PathBuf::from(SOCKET), PathBuf::from(BPFFS)));
+        assert_eq!(settings.limits, Limits { services: 16_384, backends: 65_536, nodes: 16_384, frontends: 65_536 });
+    }
+
+    #[test]
+    fn every_flag_is_a_key_of_the_file() {
+        let command = <Layer as Args>::augment_args(clap::Command::new("agent"));
+        let mut flags: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+        flags.extend(["socket", "token-file"]);
+        for flag in flags {
+            let known = [
+                format!("{flag} = 'off'"),
+                format!("{flag} = 'text'"),
+                format!("{flag} = 1"),
+                format!("{flag} = ['x']"),
+            ];
+            assert!(known.iter().any(|text| file(text).is_ok()), "{flag}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, named) in [
+            ("sockets = '/x'", "sockets"),
+            ("listen = 'here'", "\"here\""),
+            ("max-slots = -1", "max-slots"),
+            ("log-format = 'xml'", "xml"),
+        ] {
+            let error = format!("{:#}", file(text).unwrap_err());
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        let too_small = Layer { max_nodes: Some(1), ..some_cgroup() };
+        assert!(too_small.complete().unwrap_err().to_string().contains("max-nodes"));
+    }
+
+    #[test]
+    fn numbers_may_be_hexadecimal() {
+        assert_eq!((number("0x51ce"), number("7")), (Ok(MARK), Ok(7)));
+        assert!(number("x").is_err());
+    }
+}

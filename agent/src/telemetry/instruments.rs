@@ -1,0 +1,112 @@
+//! What the agent counts about its own work.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::names::{self, Family};
+
+/// Bounds of the times of changes, in seconds.
+const BOUNDS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// Where documents and changes come from, as the label `source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Api,
+    File,
+}
+
+/// One for the whole agent; shared by reference.
+pub struct Instruments {
+    registry: Registry,
+    apply: Histogram,
+    zero: Histogram,
+    errors: IntCounterVec,
+}
+
+impl Instruments {
+    /// # Errors
+    /// When two metrics have the same name.
+    pub fn new() -> Result<Self> {
+        let registry = Registry::new();
+        let apply = histogram(names::CONFIG_APPLY_DURATION_SECONDS)?;
+        let zero = histogram(names::ZERO_DURATION_SECONDS)?;
+        let errors = IntCounterVec::new(opts(names::CONFIG_ERRORS_TOTAL), &["source"]).context("a counter")?;
+        let build = IntGaugeVec::new(opts(names::BUILD_INFO), &["version"]).context("a gauge")?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        for source in [Source::Api, Source::File] {
+            errors.with_label_values(&[source.name()]);
+        }
+        registry.register(Box::new(apply.clone()))?;
+        registry.register(Box::new(zero.clone()))?;
+        registry.register(Box::new(errors.clone()))?;
+        registry.register(Box::new(build))?;
+        Ok(Self { registry, apply, zero, errors })
+    }
+
+    /// A change is in force: the time from its request to the kernel's acknowledgement.
+    pub fn applied(&self, programmed_in: Duration) {
+        self.apply.observe(programmed_in.as_secs_f64());
+    }
+
+    /// A zero is in force: the time from its request to the kernel's acknowledgement.
+    pub fn zeroed(&self, programmed_in: Duration) {
+        self.zero.observe(programmed_in.as_secs_f64());
+    }
+
+    /// A change or a document could not be used.
+    pub fn refused(&self, source: Source) {
+        self.errors.with_label_values(&[source.name()]).inc();
+    }
+
+    /// Everything in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// When a metric cannot be written.
+    pub fn text(&self) -> Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).context("writing the agent's own metrics")
+    }
+}
+
+impl Source {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::File => "file",
+        }
+    }
+}
+
+fn opts(family: Family) -> Opts {
+    Opts::new(family.name, family.help)
+}
+
+fn histogram(family: Family) -> Result<Histogram> {
+    let opts = HistogramOpts::new(family.name, family.help).buckets(BOUNDS.to_vec());
+    Histogram::with_opts(opts).with_context(|| format!("the histogram {}", family.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_observed_is_written() {
+        let instruments = Instruments::new().unwrap();
+        instruments.applied(Duration::from_micros(300));
+        instruments.zeroed(Duration::from_micros(80));
+        instruments.refused(Source::Api);
+        let text = instruments.text().unwrap();
+        for line in [
+            "sluice_config_apply_duration_seconds_bucket{le=\"0.0005\"} 1",
+            "sluice_zero_duration_seconds_count 1",
+            "sluice_config_errors_total{source=\"api\"} 1",
+            "sluice_config_errors_total{source=\"file\"} 0",
+            concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+}

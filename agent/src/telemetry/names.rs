@@ -1,0 +1,108 @@
+//! Every metric: its name, type and meaning. Base units; labels are bounded by the configuration and never hold a
+//! client's address.
+
+/// A family of samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    /// A sum and a count, without quantiles.
+    Summary,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+        }
+    }
+}
+
+const fn family(name: &'static str, kind: Kind, help: &'static str) -> Family {
+    Family { name, kind, help }
+}
+
+// Labels: service, group, backend.
+pub const CONNECTIONS_TOTAL: Family = family(
+    "sluice_connections_total",
+    Kind::Counter,
+    "Connections, connected datagram sockets and datagram flows that were given this backend.",
+);
+// Labels: service, backend, state (connecting, active).
+pub const CONNECTIONS: Family = family(
+    "sluice_connections",
+    Kind::Gauge,
+    "Connections now: connecting (SYN sent, no answer yet) or active (established and not ended).",
+);
+// Labels: service, backend, reason (refused, timed_out, unreachable, abandoned); with an empty backend no_backend.
+pub const CONNECT_FAILURES_TOTAL: Family = family(
+    "sluice_connect_failures_total",
+    Kind::Counter,
+    "Connections that were never established; reason no_backend, without a backend, found none open.",
+);
+// Labels: service.
+pub const CONNECT_DURATION_SECONDS: Family =
+    family("sluice_connect_duration_seconds", Kind::Histogram, "Time from SYN to established, per service.");
+// Labels: service.
+pub const CONNECTION_DURATION_SECONDS: Family =
+    family("sluice_connection_duration_seconds", Kind::Histogram, "Time from established to closed, per service.");
+// Labels: service, backend.
+pub const RESETS_TOTAL: Family =
+    family("sluice_resets_total", Kind::Counter, "Established connections that ended by a reset from the backend.");
+// Labels: service, backend.
+pub const RETRANSMITS_TOTAL: Family =
+    family("sluice_retransmits_total", Kind::Counter, "Segments that were sent again to this backend.");
+// Labels: service, backend.
+pub const RTT_SECONDS: Family = family(
+    "sluice_rtt_seconds",
+    Kind::Summary,
+    "Smoothed round-trip time to this backend, read at the handshake and at the end of each connection.",
+);
+// Labels: service, backend.
+pub const BACKEND_WEIGHT: Family =
+    family("sluice_backend_weight", Kind::Gauge, "Weight that the document gives to this backend.");
+// Labels: service, backend.
+pub const BACKEND_EFFECTIVE_WEIGHT: Family =
+    family("sluice_backend_effective_weight", Kind::Gauge, "Weight after zero and every other factor.");
+// Labels: service, backend, kind (desired, programmed, observed).
+pub const TRAFFIC_SHARE_RATIO: Family = family(
+    "sluice_traffic_share_ratio",
+    Kind::Gauge,
+    "Share of the service's new connections: desired by the document, programmed in the kernel's table, observed since that table became current.",
+);
+pub const ZERO_DURATION_SECONDS: Family = family(
+    "sluice_zero_duration_seconds",
+    Kind::Histogram,
+    "Time from the request of a zero to the kernel's acknowledgement.",
+);
+// Labels: program, verdict.
+pub const VERDICTS_TOTAL: Family =
+    family("sluice_verdicts_total", Kind::Counter, "Ways out of the eBPF programs that were taken.");
+// Labels: map.
+pub const MAP_ENTRIES: Family = family("sluice_map_entries", Kind::Gauge, "Entries in use of a kernel table.");
+// Labels: map.
+pub const MAP_MAX_ENTRIES: Family =
+    family("sluice_map_max_entries", Kind::Gauge, "Size of a kernel table, in entries.");
+pub const CONFIG_GENERATION: Family =
+    family("sluice_config_generation", Kind::Gauge, "Revision of the desired state; grows with every change.");
+pub const CONFIG_APPLY_DURATION_SECONDS: Family = family(
+    "sluice_config_apply_duration_seconds",
+    Kind::Histogram,
+    "Time from the request of a change to the kernel's acknowledgement.",
+);
+// Labels: source (api, file).
+pub const CONFIG_ERRORS_TOTAL: Family =
+    family("sluice_config_errors_total", Kind::Counter, "Changes and documents that could not be used.");
+// Labels: version.
+pub const BUILD_INFO: Family = family("sluice_build_info", Kind::Gauge, "1, with the version of the agent.");

@@ -1,0 +1,244 @@
+//! One scrape: the kernel's counters under the names of the configuration, then the agent's own metrics.
+//!
+//! Families are written one after the other, and each reads the counters anew: the reading is a copy from mapped memory,
+//! and holding 100,000 backends' counters for the length of a scrape would cost more than reading them ten times.
+
+use std::io::Write;
+
+use anyhow::Result;
+use sluice_common::tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS};
+
+use super::{
+    Instruments,
+    names::{self, Family},
+    text::{Labels, head, histogram, sample},
+};
+use crate::{
+    handle::{ProgrammedService, Published},
+    model::{Backend, Service},
+    observe::{
+        gauges::{Gauges, REASONS},
+        readings::Readings,
+        share::Observed,
+    },
+};
+
+/// What a scrape reads.
+pub struct Scrape<'a> {
+    pub published: &'a Published,
+    pub readings: &'a dyn Readings,
+    pub instruments: &'a Instruments,
+}
+
+impl Scrape<'_> {
+    /// Writes all metrics.
+    ///
+    /// # Errors
+    /// When the counters cannot be read, or when nobody takes what is written.
+    pub fn write(&self, out: &mut dyn Write) -> Result<()> {
+        self.traffic(out)?;
+        self.failures(out)?;
+        self.quality(out)?;
+        self.durations(out)?;
+        self.weights(out)?;
+        self.shares(out)?;
+        self.kernel(out)?;
+        out.write_all(self.instruments.text()?.as_bytes())?;
+        Ok(())
+    }
+
+    fn traffic(&self, out: &mut dyn Write) -> Result<()> {
+        head(out, names::CONNECTIONS_TOTAL)?;
+        self.each_backend(|service, backend, counters| {
+            let group = service.groups.get(backend.group as usize).map_or("", |group| group.name.as_str());
+            let labels: Labels<'_> =
+                &[("service", service.name.as_str()), ("group", group), ("backend", backend.name.as_str())];
+            Ok(sample(out, names::CONNECTIONS_TOTAL, "", labels, counters.picked)?)
+        })?;
+        head(out, names::CONNECTIONS)?;
+        self.each_backend(|service, backend, counters| {
+            let gauges = Gauges::of(counters);
+            let [service, backend] = labels(service, backend);
+            for (state, value) in [("connecting", gauges.connecting), ("active", gauges.active)] {
+                sample(out, names::CONNECTIONS, "", &[service, backend, ("state", state)], value)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn failures(&self, out: &mut dyn Write) -> Result<()> {
+        head(out, names::CONNECT_FAILURES_TOTAL)?;
+        for service in self.published.state.services() {
+            let labels: Labels<'_> = &[("service", service.name.as_str()), ("backend", ""), ("reason", "no_backend")];
+            sample(out, names::CONNECT_FAILURES_TOTAL, "", labels, self.readings.no_backend(service.id)?)?;
+        }
+        self.each_used_backend(|service, backend, counters| {
+            let [service, backend] = labels(service, backend);
+            for (reason, count) in REASONS.iter().zip(counters.failed) {
+                sample(out, names::CONNECT_FAILURES_TOTAL, "", &[service, backend, ("reason", reason.1)], count)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn quality(&self, out: &mut dyn Write) -> Result<()> {
+        for (family, figure) in [
+            (names::RESETS_TOTAL, (|counters| counters.resets) as fn(&Counters) -> u64),
+            (names::RETRANSMITS_TOTAL, |counters| counters.retransmits),
+        ] {
+            head(out, family)?;
+            self.each_used_backend(|service, backend, counters| {
+                Ok(sample(out, family, "", &labels(service, backend), figure(counters))?)
+            })?;
+        }
+        head(out, names::RTT_SECONDS)?;
+        self.each_used_backend(|service, backend, counters| {
+            let labels = labels(service, backend);
+            sample(out, names::RTT_SECONDS, "_sum", &labels, counters.rtt_sum as f64 / 1e6)?;
+            Ok(sample(out, names::RTT_SECONDS, "_count", &labels, counters.rtt_samples)?)
+        })
+    }
+
+    /// Per service: per backend it would be forty samples for each.
+    fn durations(&self, out: &mut dyn Write) -> Result<()> {
+        let connect = |counters: &Counters| (counters.connect_time, counters.connect_sum as f64 / 1e6);
+        let connect_bound = |i: usize| (64_u64 << i) as f64 / 1e6;
+        self.histograms(out, names::CONNECT_DURATION_SECONDS, connect, connect_bound)?;
+        let duration = |counters: &Counters| (counters.duration, counters.duration_sum as f64 / 1e3);
+        let duration_bound = |i: usize| (1_u64 << (2 * i)) as f64 / 1e3;
+        self.histograms(out, names::CONNECTION_DURATION_SECONDS, duration, duration_bound)
+    }
+
+    fn histograms(
+        &self,
+        out: &mut dyn Write,
+        family: Family,
+        read: impl Fn(&Counters) -> ([u32; BUCKETS], f64),
+        bound: impl Fn(usize) -> f64 + Copy,
+    ) -> Result<()> {
+        head(out, family)?;
+        self.each_service(|service, counters| {
+            let (mut buckets, mut sum) = ([0_u64; BUCKETS], 0.0);
+            for counters in counters {
+                let (counts, seconds) = read(counters);
+                sum += seconds;
+                for (bucket, count) in buckets.iter_mut().zip(counts) {
+                    *bucket += u64::from(count);
+                }
+            }
+            if buckets.iter().any(|count| *count != 0) {
+                histogram(out, family, &[("service", service.name.as_str())], &buckets, bound, sum)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn weights(&self, out: &mut dyn Write) -> Result<()> {
+        head(out, names::BACKEND_WEIGHT)?;
+        for service in self.published.state.services() {
+            for backend in &service.backends {
+                sample(out, names::BACKEND_WEIGHT, "", &labels(service, backend), backend.weight)?;
+            }
+        }
+        head(out, names::BACKEND_EFFECTIVE_WEIGHT)?;
+        for (service, table) in self.programmed() {
+            for (backend, programmed) in service.backends.iter().zip(&table.backends) {
+                let weight = programmed.effective_weight;
+                sample(out, names::BACKEND_EFFECTIVE_WEIGHT, "", &labels(service, backend), weight)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shares(&self, out: &mut dyn Write) -> Result<()> {
+        const FAMILY: Family = names::TRAFFIC_SHARE_RATIO;
+        head(out, FAMILY)?;
+        for (service, table) in self.programmed() {
+            let counters = self.counters(service)?;
+            let picks: Vec<u64> = counters
+                .iter()
+                .zip(&table.backends)
+                .map(|(counters, programmed)| counters.picked.saturating_sub(programmed.picked_before))
+                .collect();
+            let total = picks.iter().sum();
+            for ((backend, programmed), picks) in service.backends.iter().zip(&table.backends).zip(picks) {
+                let [service, backend] = labels(service, backend);
+                sample(out, FAMILY, "", &[service, backend, ("kind", "desired")], programmed.desired_share)?;
+                sample(out, FAMILY, "", &[service, backend, ("kind", "programmed")], programmed.programmed_share)?;
+                if let Some(observed) = Observed::of(picks, total).share {
+                    sample(out, FAMILY, "", &[service, backend, ("kind", "observed")], observed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kernel(&self, out: &mut dyn Write) -> Result<()> {
+        head(out, names::VERDICTS_TOTAL)?;
+        for (program, verdict, count) in self.readings.verdicts()? {
+            let labels: Labels<'_> = &[("program", program.name()), ("verdict", verdict.name())];
+            sample(out, names::VERDICTS_TOTAL, "", labels, count)?;
+        }
+        let state = &self.published.state;
+        let limits = state.limits();
+        // Node 0 is taken: it is the node of backends that name none.
+        let tables = [
+            ("services", state.service_count(), limits.services),
+            ("backends", state.backend_count(), limits.backends),
+            ("nodes", state.nodes().count() + 1, limits.nodes),
+            ("frontends", state.frontend_count(), limits.frontends),
+        ];
+        head(out, names::MAP_ENTRIES)?;
+        for (map, entries, _) in tables {
+            sample(out, names::MAP_ENTRIES, "", &[("map", map)], entries)?;
+        }
+        head(out, names::MAP_MAX_ENTRIES)?;
+        for (map, _, most) in tables {
+            sample(out, names::MAP_MAX_ENTRIES, "", &[("map", map)], most)?;
+        }
+        head(out, names::CONFIG_GENERATION)?;
+        Ok(sample(out, names::CONFIG_GENERATION, "", &[], state.revision())?)
+    }
+
+    /// Services whose table in the kernel is that of their document.
+    fn programmed(&self) -> impl Iterator<Item = (&Service, &ProgrammedService)> {
+        self.published.state.services().filter_map(|service| {
+            let table = self.published.programmed.get(&service.id)?;
+            (table.generation == service.generation).then_some((&**service, &**table))
+        })
+    }
+
+    fn counters(&self, service: &Service) -> Result<Vec<Counters>> {
+        let ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
+        self.readings.counters(&ids)
+    }
+
+    fn each_service(&self, mut act: impl FnMut(&Service, &[Counters]) -> Result<()>) -> Result<()> {
+        for service in self.published.state.services() {
+            act(service, &self.counters(service)?)?;
+        }
+        Ok(())
+    }
+
+    fn each_backend(&self, mut act: impl FnMut(&Service, &Backend, &Counters) -> Result<()>) -> Result<()> {
+        self.each_service(|service, counters| {
+            service.backends.iter().zip(counters).try_for_each(|(backend, counters)| act(service, backend, counters))
+        })
+    }
+
+    /// Backends that something was sent to: of the others there is nothing to tell, and they may be many.
+    fn each_used_backend(&self, mut act: impl FnMut(&Service, &Backend, &Counters) -> Result<()>) -> Result<()> {
+        self.each_backend(
+            |service, backend, counters| {
+                if counters.opened == 0 { Ok(()) } else { act(service, backend, counters) }
+            },
+        )
+    }
+}
+
+const BUCKETS: usize = CONNECT_BUCKETS;
+const _: () = assert!(CONNECT_BUCKETS == DURATION_BUCKETS);
+
+fn labels<'a>(service: &'a Service, backend: &'a Backend) -> [(&'static str, &'a str); 2] {
+    [("service", service.name.as_str()), ("backend", backend.name.as_str())]
+}
