@@ -1,34 +1,17 @@
-//! What the measurements lie on: an agent, the documents that it holds, and clients with it and without.
+//! What the measurements lie on: clients, the agent that steers some of them, and the documents that it holds.
 
 use std::{
     fmt::Write,
-    fs,
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::{Context, Result};
-use sluice_tests::{Agent, Cgroup, Namespace};
-use tempfile::TempDir;
+use anyhow::{Context, Result, ensure};
+use sluice_tests::{Agent, Cgroup, Namespace, http};
 
-use crate::{
-    bpf::{Empty, Hook},
-    worker::{PORT, Worker},
-};
+use crate::worker::{PORT, Worker};
 
-/// Clients that are steered, and the same clients where nothing steers.
-#[derive(Debug)]
-pub struct Bed {
-    /// In a cgroup that the agent steers.
-    pub steered: Side,
-    /// In a cgroup with empty programs on the hooks that the agent uses at a connect.
-    pub floor: Side,
-    /// In a cgroup without programs.
-    pub plain: Side,
-    /// Steers the first side's cgroup.
-    pub agent: Agent,
-    _empty: Vec<Empty>,
-    _documents: TempDir,
-}
+/// Entries of the tables, beyond the agent's own default: 10,000 services of ten backends must fit.
+const MAX_BACKENDS: &str = "131072";
 
 /// A worker with a cgroup and a namespace of its own.
 #[derive(Debug)]
@@ -42,7 +25,8 @@ pub struct Side {
 }
 
 impl Side {
-    fn new(label: &str) -> Result<Self> {
+    /// A worker where nothing steers.
+    pub fn new(label: &str) -> Result<Self> {
         let (cgroup, namespace) = (Cgroup::new(label)?, Namespace::new()?);
         namespace.ip("route add local 10.0.0.0/8 dev lo")?;
         namespace.ip("route add local fd00::/16 dev lo")?;
@@ -54,58 +38,66 @@ impl Side {
     }
 }
 
-impl Bed {
+/// A worker whose cgroup an agent steers.
+#[derive(Debug)]
+pub struct Steered {
+    /// The agent. Before the side: its programs go before the cgroup.
+    pub agent: Agent,
+    /// The worker.
+    pub side: Side,
+}
+
+impl Steered {
+    /// An agent without documents.
+    pub fn empty() -> Result<Self> {
+        let side = Side::new("steered")?;
+        let agent = Agent::new(side.cgroup.path())?.quiet();
+        let mut agent = agent.environment("SLUICE_MAX_BACKENDS", MAX_BACKENDS);
+        agent.start()?;
+        Ok(Self { agent, side })
+    }
+
     /// An agent that holds `services` services of `backends` backends each.
     pub fn new(services: u32, backends: u32) -> Result<Self> {
-        let documents = TempDir::with_prefix("sluice-bench-").context("making a directory")?;
-        let file = documents.path().join("services.yaml");
-        fs::write(&file, document(services, backends)).with_context(|| format!("writing {}", file.display()))?;
-        let [steered, floor, plain] = ["steered", "floor", "plain"].map(Side::new);
-        let (steered, floor, plain) = (steered?, floor?, plain?);
-        let mut agent = Agent::new(steered.cgroup.path())?.apply(&file);
-        agent.start()?;
-        let hooks = [Hook::Connect4, Hook::SockOps, Hook::SockRelease];
-        let empty = hooks.into_iter().map(|hook| Empty::attach(floor.cgroup.path(), hook)).collect::<Result<_>>()?;
-        Ok(Self { steered, floor, plain, agent, _empty: empty, _documents: documents })
+        let steered = Self::empty()?;
+        steered.apply(&document(services, backends))?;
+        Ok(steered)
+    }
+
+    /// Applies documents.
+    pub fn apply(&self, documents: &str) -> Result<()> {
+        let request = http::Request::new().body("application/yaml", documents);
+        let answer = self.agent.request("POST", "/v1/apply", &request)?;
+        ensure!(answer.status == 200, "applying documents: {} {:.500}", answer.status, answer.text());
+        Ok(())
     }
 }
 
 /// The frontend of a service.
 pub fn frontend(service: u32) -> SocketAddr {
-    SocketAddr::from(([10, 96, (service >> 8) as u8, service as u8], 80))
-}
-
-/// The IPv6 frontend of a service.
-pub fn frontend6(service: u32) -> SocketAddr {
+    if !is_v6(service) {
+        return SocketAddr::from(([10, 96, high(service), low(service)], 80));
+    }
     SocketAddr::from(([0xfd00, 0x96, 0, 0, 0, 0, 0, service as u16], 80))
 }
 
-/// An address that is no frontend.
-pub fn elsewhere(number: u32) -> SocketAddr {
-    SocketAddr::from(([10, 97, (number >> 8) as u8, number as u8], PORT))
+/// The frontends of all services of a family.
+pub fn frontends(services: u32, v6: bool) -> Vec<SocketAddr> {
+    (0..services).filter(|service| is_v6(*service) == v6).map(frontend).collect()
 }
 
-/// An IPv6 address that is no frontend.
-pub fn elsewhere6(number: u32) -> SocketAddr {
-    SocketAddr::from(([0xfd00, 0x97, 0, 0, 0, 0, 0, number as u16], PORT))
+/// Addresses that are no frontends.
+pub fn elsewhere(number: u32) -> Vec<SocketAddr> {
+    (0..number).map(|number| SocketAddr::from(([10, 97, high(number), low(number)], PORT))).collect()
 }
 
-/// The address of a backend.
-pub fn backend(service: u32, backend: u32) -> SocketAddr {
-    SocketAddr::from(([10, (backend & 63) as u8, (service >> 8) as u8, service as u8], PORT))
+/// IPv6 addresses that are no frontends.
+pub fn elsewhere6(number: u32) -> Vec<SocketAddr> {
+    (0..number).map(|number| SocketAddr::from(([0xfd00, 0x97, 0, 0, 0, 0, 0, number as u16], PORT))).collect()
 }
 
-/// One in five services is an IPv6 one; every one is there for TCP and UDP.
-pub fn is_v6(service: u32) -> bool {
-    service % 5 == 4
-}
-
-/// The node of a backend.
-pub fn node(backend: u32) -> String {
-    format!("node-{backend}")
-}
-
-/// Services with one light backend each, as during a canary.
+/// Services that have one light backend each, as during a canary. One in five is an IPv6 one, and all of them take TCP
+/// and UDP. The backends of one number share a node.
 pub fn document(services: u32, backends: u32) -> String {
     let mut text = String::new();
     for service in 0..services {
@@ -116,16 +108,33 @@ pub fn document(services: u32, backends: u32) -> String {
 }
 
 fn one(text: &mut String, service: u32, backends: u32) -> std::fmt::Result {
-    let at = if is_v6(service) { frontend6(service) } else { frontend(service) };
+    let at = frontend(service);
     writeln!(text, "---\napiVersion: sluice.dev/v1\nkind: SteeredService\nmetadata: {{name: s{service}}}")?;
     writeln!(text, "spec:\n  frontends: [\"{at}\", \"{at}/udp\"]\n  backends:")?;
     for number in 0..backends {
         let weight = if number == 0 { 10 } else { 30 };
-        let mut address = backend(service, number);
-        if is_v6(service) {
-            address = SocketAddr::from(([0xfd00, 1, 0, 0, 0, 0, number as u16, service as u16], PORT));
-        }
-        writeln!(text, "  - {{name: b{number}, address: \"{address}\", node: {}, weight: {weight}}}", node(number))?;
+        let address = backend(service, number);
+        writeln!(text, "  - {{name: b{number}, address: \"{address}\", node: node-{number}, weight: {weight}}}")?;
     }
     Ok(())
+}
+
+/// Below 64 backends a service, none of these is a frontend.
+fn backend(service: u32, number: u32) -> SocketAddr {
+    if !is_v6(service) {
+        return SocketAddr::from(([10, low(number), high(service), low(service)], PORT));
+    }
+    SocketAddr::from(([0xfd00, 1, 0, 0, 0, 0, number as u16, service as u16], PORT))
+}
+
+fn is_v6(service: u32) -> bool {
+    service % 5 == 4
+}
+
+fn high(number: u32) -> u8 {
+    (number >> 8) as u8
+}
+
+fn low(number: u32) -> u8 {
+    number as u8
 }

@@ -1,18 +1,24 @@
 //! Nanoseconds inside the programs, as the kernel counts them. Its two clock reads are inside: an empty program, measured
 //! in the same run, shows how much that is.
 
-use std::net::SocketAddr;
+use std::{fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use sluice_tests::interrupt;
 
 use crate::{
-    bed::{Bed, Side, elsewhere, elsewhere6, frontend, frontend6, is_v6},
-    bpf::{Attached, Hook, Stats},
+    Scale,
+    bed::{Side, Steered, elsewhere, elsewhere6, frontends},
+    bpf::{Attached, Empty, Hook, Stats},
     report::{Figure, Report, Samples, Target, Unit},
     worker::Task,
 };
 
-const GROUP: &str = "in the programs (kernel's own clock)";
+const GROUP: &str = "In the programs, by the kernel's clock, with 1,000 services";
+const SERVICES: u32 = 1000;
+/// What limits the memory of a socket's options, of which socket storage is one; a setting of each namespace since
+/// Linux 6.8.
+const OPTION_MEMORY: &str = "core/optmem_max";
 
 /// What the time of a batch is divided by.
 #[derive(Clone, Copy)]
@@ -25,81 +31,83 @@ enum Per {
 
 struct Case<'a> {
     name: &'a str,
-    side: fn(&mut Bed) -> &mut Side,
+    empty: bool,
     hook: Hook,
     per: Per,
     task: Task,
     target: Option<Target>,
 }
 
-fn steered(bed: &mut Bed) -> &mut Side {
-    &mut bed.steered
-}
-
-fn floor(bed: &mut Bed) -> &mut Side {
-    &mut bed.floor
+/// The sides and what is attached to the one without an agent.
+struct Bed {
+    steered: Steered,
+    _empty: Vec<Empty>,
+    floor: Side,
 }
 
 /// Measures every hook.
-pub fn run(bed: &mut Bed, services: u32, quick: bool, report: &mut Report) -> Result<()> {
-    let (rounds, scale) = if quick { (5, 1) } else { (25, 4) };
+pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
+    let floor = Side::new("floor")?;
+    let empty = |hook| Empty::attach(floor.cgroup.path(), hook);
+    let empty = [Hook::Connect4, Hook::SockOps, Hook::SockRelease].map(empty).into_iter().collect::<Result<_>>()?;
+    let mut bed = Bed { steered: Steered::new(SERVICES, 4)?, _empty: empty, floor };
+    let (rounds, calls) = (scale.of(25), u64::from(scale.of(4)));
     let _stats = Stats::on()?;
-    let v4: Vec<SocketAddr> = (0..services).filter(|service| !is_v6(*service)).map(frontend).collect();
-    let v6: Vec<SocketAddr> = (0..services).filter(|service| is_v6(*service)).map(frontend6).collect();
-    let others: Vec<SocketAddr> = (0..services).map(elsewhere).collect();
-    let others6: Vec<SocketAddr> = (0..services).map(elsewhere6).collect();
-    let one = || vec![frontend(0)];
-    let udp = |to: &[SocketAddr]| Task::UdpConnects { to: to.to_vec(), calls: 1000 * scale };
-    let tcp = |to: &[SocketAddr]| Task::TcpConnections { to: to.to_vec(), calls: 100 * scale };
-    let exchange = |to: &[SocketAddr]| Task::Exchanges { to: to.to_vec(), calls: 250 * scale };
-    let names = |to: SocketAddr| Task::PeerNames { to, calls: 1000 * scale };
-    let case = |name, hook, per, task| Case { name, side: steered, hook, per, task, target: None };
 
-    let stateless = Case {
-        target: Some(Target::AtMost(120.0)),
-        ..case("connect4, frontend, no record (the stateless part)", Hook::Connect4, Per::Run, udp(&v4))
-    };
-    // With no memory for options the kernel refuses to make a record: what is left is the choice and the rewrite.
-    let normal = bed.steered.namespace.run(|| std::fs::read_to_string("/proc/sys/net/core/optmem_max"));
-    let cases = [
-        Case {
-            side: floor,
-            ..case("empty program, UDP connect (the floor)", Hook::Connect4, Per::Run, udp(&others))
-        },
-        Case {
-            target: Some(Target::AtMost(60.0)),
-            ..case("connect4, address that is none", Hook::Connect4, Per::Run, udp(&others))
-        },
-        case("connect6, address that is none", Hook::Connect6, Per::Run, udp(&others6)),
-        case("connect4, frontend, record there already", Hook::Connect4, Per::Run, udp(&v4)),
-        case("connect4, one frontend again and again", Hook::Connect4, Per::Run, udp(&one())),
-        case("connect6, frontend, record there already", Hook::Connect6, Per::Run, udp(&v6)),
-        case("connect4, frontend, new TCP socket", Hook::Connect4, Per::Run, tcp(&v4)),
-        case("connect6, frontend, new TCP socket", Hook::Connect6, Per::Run, tcp(&v6)),
-        case("connect4, address that is none, new TCP socket", Hook::Connect4, Per::Run, tcp(&others)),
-        case("sock_ops, a steered connection in all", Hook::SockOps, Per::Call, tcp(&v4)),
-        case("sock_ops, an unsteered connection in all", Hook::SockOps, Per::Call, tcp(&others)),
-        Case {
-            side: floor,
-            ..case("empty sock_ops, a connection in all (the floor)", Hook::SockOps, Per::Call, tcp(&others))
-        },
-        case("sock_release, steered", Hook::SockRelease, Per::Run, tcp(&v4)),
-        case("sock_release, unsteered", Hook::SockRelease, Per::Run, tcp(&others)),
-        case("sendmsg4, frontend, flow there already", Hook::Sendmsg4, Per::Run, exchange(&v4)),
-        case("sendmsg4, address that is none", Hook::Sendmsg4, Per::Run, exchange(&others)),
-        case("recvmsg4, from a backend", Hook::Recvmsg4, Per::Run, exchange(&v4)),
-        case("recvmsg4, from elsewhere", Hook::Recvmsg4, Per::Run, exchange(&others)),
-        case("getpeername4, steered", Hook::Getpeername4, Per::Run, names(frontend(0))),
-        case("getpeername4, unsteered", Hook::Getpeername4, Per::Run, names(elsewhere(0))),
+    let (v4, v6) = (frontends(SERVICES, false), frontends(SERVICES, true));
+    let (others, others6) = (elsewhere(SERVICES), elsewhere6(SERVICES));
+    let one: Vec<_> = v4.iter().copied().take(1).collect();
+    let other: Vec<_> = others.iter().copied().take(1).collect();
+    let first = *v4.first().context("no frontend")?;
+    let udp = |to: &[_]| Task::UdpConnects { to: to.to_vec(), calls: 1000 * calls };
+    let tcp = |to: &[_]| Task::TcpConnections { to: to.to_vec(), calls: 100 * calls };
+    let exchange = |to: &[_]| Task::Exchanges { to: to.to_vec(), calls: 250 * calls };
+    let names = |to| Task::PeerNames { to, calls: 1000 * calls };
+    let case = |name, hook, per, task| Case { name, empty: false, hook, per, task, target: None };
+    let run = |name, hook, task| case(name, hook, Per::Run, task);
+    let call = |name, hook, task| case(name, hook, Per::Call, task);
+    let floor = |case| Case { empty: true, ..case };
+    let at_most = |limit, case| Case { target: Some(Target::AtMost(limit)), ..case };
+    use Hook::{Connect4, Connect6, Getpeername4, Recvmsg4, Sendmsg4, SockOps, SockRelease};
+
+    let stateless = [
+        at_most(120.0, run("connect4, frontend, without a record", Connect4, udp(&v4))),
+        run("connect4, one frontend again and again, without a record", Connect4, udp(&one)),
     ];
+    let cases = [
+        floor(run("an empty program on connect4: the floor", Connect4, udp(&others))),
+        at_most(60.0, run("connect4, address that is none", Connect4, udp(&others))),
+        run("connect4, one address that is none again and again", Connect4, udp(&other)),
+        run("connect6, address that is none", Connect6, udp(&others6)),
+        run("connect4, frontend, with a record, UDP", Connect4, udp(&v4)),
+        run("connect4, one frontend again and again, with a record, UDP", Connect4, udp(&one)),
+        run("connect6, frontend, with a record, UDP", Connect6, udp(&v6)),
+        run("connect4, frontend, new TCP socket", Connect4, tcp(&v4)),
+        run("connect6, frontend, new TCP socket", Connect6, tcp(&v6)),
+        run("connect4, address that is none, new TCP socket", Connect4, tcp(&others)),
+        floor(call("empty programs on sock_ops: the floor, a connection in all", SockOps, tcp(&others))),
+        call("sock_ops, unsteered, a connection in all", SockOps, tcp(&others)),
+        call("sock_ops, steered, a connection in all", SockOps, tcp(&v4)),
+        run("sock_release, unsteered", SockRelease, tcp(&others)),
+        run("sock_release, steered", SockRelease, tcp(&v4)),
+        run("sendmsg4, address that is none", Sendmsg4, exchange(&others)),
+        run("sendmsg4, frontend, flow there already", Sendmsg4, exchange(&one)),
+        run("sendmsg4, 800 frontends by turns from one socket", Sendmsg4, exchange(&v4)),
+        run("recvmsg4, unsteered", Recvmsg4, exchange(&others)),
+        run("recvmsg4, from a backend", Recvmsg4, exchange(&one)),
+        run("getpeername4, unsteered", Getpeername4, names(*others.first().context("no address")?)),
+        run("getpeername4, steered", Getpeername4, names(first)),
+    ];
+
+    // With no memory for options the kernel makes no record: what is left is the choice and the rewrite.
+    let setting = Path::new("/proc/sys/net").join(OPTION_MEMORY);
+    let normal = bed.steered.side.namespace.run(|| fs::read_to_string(setting));
     if let Ok(normal) = normal {
-        let namespace = |bed: &Bed, value: &str| bed.steered.namespace.sysctl("core/optmem_max", value.trim());
-        namespace(bed, "0")?;
-        let measured = measure(bed, &[stateless], rounds, report);
-        namespace(bed, &normal)?;
-        measured?;
+        bed.steered.side.namespace.sysctl(OPTION_MEMORY, "0")?;
+        measure(&mut bed, &stateless, rounds, report)?;
+        bed.steered.side.namespace.sysctl(OPTION_MEMORY, normal.trim())?;
     }
-    measure(bed, &cases, rounds, report)
+    measure(&mut bed, &cases, rounds, report)
 }
 
 /// Rounds over all cases, so that what disturbs the machine for a while disturbs all of them.
@@ -107,11 +115,11 @@ fn measure(bed: &mut Bed, cases: &[Case], rounds: u32, report: &mut Report) -> R
     let mut samples = vec![Samples::default(); cases.len()];
     for _ in 0..rounds {
         for (case, samples) in cases.iter().zip(&mut samples) {
-            sluice_tests::interrupt::check()?;
-            let side = (case.side)(bed);
+            interrupt::check()?;
+            let side = if case.empty { &mut bed.floor } else { &mut bed.steered.side };
             let program = Attached::find(side.cgroup.path(), case.hook)?;
             let before = program.runs()?;
-            let answer = side.worker.run(&case.task)?;
+            let answer = side.worker.run(&case.task).with_context(|| case.name.to_owned())?;
             let runs = program.runs()?.since(before);
             let number = match case.per {
                 Per::Run => runs.count,

@@ -5,20 +5,28 @@
 
 mod bed;
 mod bpf;
+mod connect;
 mod hooks;
 mod report;
+mod scale;
 mod worker;
+mod zero;
 
 use std::{env, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sluice_tests::interrupt;
 
-use bed::Bed;
 use report::Report;
 
-/// How many services the tables hold where nothing else is said.
-const SERVICES: u32 = 1000;
+/// Every group of measurements, by the name that `--filter` looks for.
+const GROUPS: [(&str, fn(Scale, &mut Report) -> Result<()>); 5] = [
+    ("hooks", hooks::run),
+    ("added", connect::added),
+    ("ratios", connect::ratios),
+    ("zero", zero::run),
+    ("scale", scale::run),
+];
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1).peekable();
@@ -59,8 +67,18 @@ impl Plan {
         Ok(plan)
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    quick: bool,
+}
+
+impl Scale {
+    /// This many rounds, or a few.
+    pub fn of(self, rounds: u32) -> u32 {
+        if self.quick { rounds.div_ceil(4) } else { rounds }
     }
 }
 
@@ -68,9 +86,11 @@ fn run(plan: &Plan) -> Result<()> {
     interrupt::note()?;
     let start = Instant::now();
     let mut report = Report::new();
-    if plan.wants("hooks") {
-        let mut bed = Bed::new(SERVICES, 4)?;
-        hooks::run(&mut bed, SERVICES, plan.quick, &mut report)?;
+    let wanted = |name: &str| plan.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let groups: Vec<_> = GROUPS.into_iter().filter(|(name, _)| wanted(name)).collect();
+    ensure!(!groups.is_empty(), "no group has this in its name; there are {}", GROUPS.map(|(name, _)| name).join(", "));
+    for (name, measure) in groups {
+        measure(Scale { quick: plan.quick }, &mut report).with_context(|| format!("measuring {name}"))?;
     }
     report.finish(&plan.json, start.elapsed(), plan.quick)
 }

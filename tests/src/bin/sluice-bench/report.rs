@@ -26,6 +26,8 @@ pub enum Unit {
 pub enum Target {
     AtMost(f64),
     AtLeast(f64),
+    /// A ratio of 1, as far as the noise of the run lets one see: 1 is between the first and the last decile.
+    Same,
 }
 
 /// One line of the table.
@@ -64,6 +66,7 @@ impl Figure {
         let met = match target {
             Target::AtMost(limit) => self.value <= limit,
             Target::AtLeast(limit) => self.value >= limit,
+            Target::Same => self.spread.is_some_and(|(low, high)| low <= 1.0 && 1.0 <= high),
         };
         Self { target: Some(target), met: Some(met), ..self }
     }
@@ -91,11 +94,6 @@ impl Samples {
     pub fn quantile(&self, share: f64) -> f64 {
         let rank = (share * (self.values.len() as f64 - 1.0)).round().max(0.0) as usize;
         self.values.get(rank).copied().unwrap_or(f64::NAN)
-    }
-
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.values.len()
     }
 }
 
@@ -164,7 +162,8 @@ fn line(figure: &Figure) -> String {
     let target = match (figure.target, figure.met) {
         (Some(Target::AtMost(limit)), Some(met)) => format!("<= {}  {}", shown(limit, figure.unit), verdict(met)),
         (Some(Target::AtLeast(limit)), Some(met)) => format!(">= {}  {}", shown(limit, figure.unit), verdict(met)),
-        _ => String::new(),
+        (Some(Target::Same), Some(met)) => format!("1 within noise  {}", verdict(met)),
+        (_, None) | (None, _) => String::new(),
     };
     let spread = spread.unwrap_or_default();
     let text = format!("  {:58} {value:>11}  {spread:24} {target:22} {}", figure.name, figure.note);

@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{self, Child, ChildStdin, ChildStdout, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -40,8 +41,8 @@ pub enum Task {
     PeerNames { to: SocketAddr, calls: u64 },
     /// sendto() from a socket without a peer, an answer, and its receipt.
     Exchanges { to: Vec<SocketAddr>, calls: u64 },
-    /// TCP connections from several threads to a server elsewhere, opened and closed for some time.
-    Connections { to: SocketAddr, threads: u64, millis: u64 },
+    /// TCP connections to a server on another thread, opened and closed by turns for some time, with a pause after each.
+    Connections { to: Vec<SocketAddr>, threads: u64, millis: u64, pause_micros: u64 },
     /// Sends over one TCP connection for some time; `calls` of the answer are bytes.
     Stream { to: SocketAddr, millis: u64 },
     /// One byte there and one back over one TCP connection.
@@ -183,9 +184,13 @@ impl Inside {
                     recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer).map(drop)
                 })
             }
-            Task::Connections { to, threads, millis } => connections(*to, *threads, Duration::from_millis(*millis)),
-            Task::Stream { to, millis } => stream(*to, Duration::from_millis(*millis)),
-            Task::RoundTrips { to, calls } => round_trips(*to, *calls),
+            Task::Connections { to, threads, millis, pause_micros } => {
+                let (time, pause) = (Duration::from_millis(*millis), Duration::from_micros(*pause_micros));
+                let to = Targets::new(to)?;
+                self.served(drop, || connections(&to, *threads, time, pause))
+            }
+            Task::Stream { to, millis } => self.served(sink, || stream(*to, Duration::from_millis(*millis))),
+            Task::RoundTrips { to, calls } => self.served(echo, || round_trips(*to, *calls)),
         }
     }
 
@@ -196,6 +201,26 @@ impl Inside {
         connect(ours.as_raw_fd(), to).context("connecting")?;
         let (theirs, _) = self.listener.accept().context("accepting")?;
         Ok((ours, theirs))
+    }
+
+    /// Does a task while another thread serves connections one after the other.
+    fn served(&self, serve: fn(TcpStream), task: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in self.listener.incoming().flatten() {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    serve(stream);
+                }
+            });
+            let answer = task();
+            stop.store(true, Ordering::SeqCst);
+            // One more connection, so that the server looks.
+            let woken = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).context("ending the server");
+            answer.and_then(|answer| woken.map(|_| answer))
+        })
     }
 
     /// Answers one datagram from the address that it was sent to.
@@ -251,22 +276,38 @@ where
     Ok(Answer { calls, nanos: nanos(start.elapsed()) })
 }
 
-fn connections(to: SocketAddr, threads: u64, time: Duration) -> Result<Answer> {
-    let address = SockaddrStorage::from(to);
+fn sink(mut stream: TcpStream) {
+    let mut buffer = vec![0; 128 * 1024];
+    while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
+}
+
+fn echo(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+}
+
+fn connections(to: &Targets, threads: u64, time: Duration, pause: Duration) -> Result<Answer> {
     let start = Instant::now();
-    let work = || -> nix::Result<u64> {
+    let work = |thread: u64| -> nix::Result<u64> {
         let mut calls = 0;
         while start.elapsed() < time {
-            let socket = open(&to, SockType::Stream)?;
-            connect(socket.as_raw_fd(), &address)?;
+            let socket = open(&to.first, SockType::Stream)?;
+            connect(socket.as_raw_fd(), to.at(calls * threads + thread))?;
             // Until the server has taken and closed it: a backlog that only grows would measure nothing.
             recv(socket.as_raw_fd(), &mut [0], MsgFlags::empty())?;
             calls += 1;
+            if !pause.is_zero() {
+                thread::sleep(pause);
+            }
         }
         Ok(calls)
     };
     let calls = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..threads).map(|thread| {
+            let work = &work;
+            scope.spawn(move || work(thread))
+        }).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::ECANCELED))).sum::<nix::Result<u64>>()
     });
     Ok(Answer { calls: calls.context("opening connections")?, nanos: nanos(start.elapsed()) })
