@@ -5,6 +5,7 @@ use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration}
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sluice_common::tables::MAX_SLOTS;
 
@@ -15,6 +16,7 @@ pub const STATE_DIR: &str = "/var/lib/sluice";
 pub const BPFFS: &str = "/sys/fs/bpf/sluice";
 const LISTEN: &str = "127.0.0.1:9180";
 const MARK: u32 = 0x51ce;
+const CENSUS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the daemon runs with; complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +94,10 @@ pub struct Layer {
     /// Sockets with this SO_MARK pass untouched, for health checks and debugging; 0 for none [default: 0x51ce]
     #[arg(long, env = "SLUICE_MARK", value_parser = number)]
     pub mark: Option<u32>,
+    /// Time between two checks of the connection gauges against the sockets themselves [default: 30s]
+    #[arg(long, env = "SLUICE_CENSUS_INTERVAL", value_name = "TIME", value_parser = time)]
+    #[serde(deserialize_with = "some_time")]
+    pub census_interval: Option<Duration>,
     /// Size of a kernel table, fixed while it is pinned [default: 16384]
     #[arg(long, env = "SLUICE_MAX_SERVICES", value_name = "N", help_heading = "Table sizes")]
     pub max_services: Option<u32>,
@@ -107,9 +113,6 @@ pub struct Layer {
     /// [default: 4194304]
     #[arg(long, env = "SLUICE_MAX_SLOTS", value_name = "N", help_heading = "Table sizes")]
     pub max_slots: Option<u32>,
-    /// Seconds between two checks of the connection gauges against the sockets that there are [default: 30]
-    #[arg(long, env = "SLUICE_CENSUS_SECONDS", value_name = "SECONDS")]
-    pub census_seconds: Option<u32>,
 }
 
 impl Settings {
@@ -144,12 +147,12 @@ impl Layer {
             log_format: self.log_format.or(other.log_format),
             log_level: self.log_level.or(other.log_level),
             mark: self.mark.or(other.mark),
+            census_interval: self.census_interval.or(other.census_interval),
             max_services: self.max_services.or(other.max_services),
             max_backends: self.max_backends.or(other.max_backends),
             max_nodes: self.max_nodes.or(other.max_nodes),
             max_frontends: self.max_frontends.or(other.max_frontends),
             max_slots: self.max_slots.or(other.max_slots),
-            census_seconds: self.census_seconds.or(other.census_seconds),
         }
     }
 
@@ -179,8 +182,8 @@ impl Layer {
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             mark: self.mark.unwrap_or(MARK),
             limits,
+            census_interval: self.census_interval.unwrap_or(CENSUS_INTERVAL),
             max_slots: size("max-slots", self.max_slots, 4_194_304, 16..=MAX_SLOTS)?,
-            census_interval: Duration::from_secs(size("census-seconds", self.census_seconds, 30, 1..=86_400)?.into()),
         })
     }
 }
@@ -222,6 +225,17 @@ fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     }
+}
+
+/// A time span of at least 100 ms, such as `30s`.
+fn time(text: &str) -> Result<Duration, String> {
+    let span: Option<Duration> = text.parse().ok().and_then(|span: SignedDuration| span.try_into().ok());
+    let span = span.filter(|span| *span >= Duration::from_millis(100));
+    span.ok_or_else(|| format!("{text:?} is no time span: write one of at least 100ms, such as 30s"))
+}
+
+fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    time(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
 fn size(key: &str, given: Option<u32>, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32> {
@@ -266,6 +280,7 @@ mod tests {
                 format!("{flag} = 'text'"),
                 format!("{flag} = 1"),
                 format!("{flag} = ['x']"),
+                format!("{flag} = '30s'"),
             ];
             assert!(known.iter().any(|text| file(text).is_ok()), "{flag}");
         }

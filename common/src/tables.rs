@@ -99,6 +99,9 @@ pub enum Balance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table(pub u64);
 
+/// Slots in one entry of SLOTS. The kernel rounds the entries of an array up to eight bytes: with one slot in each, half
+/// of the memory would be padding, and a mapping of it would not be a plain sequence of slots.
+pub const SLOTS_PER_ENTRY: u32 = 2;
 /// Largest number of slots in SLOTS.
 pub const MAX_SLOTS: u32 = 1 << 26;
 /// Largest number of slots in one table.

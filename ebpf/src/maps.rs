@@ -16,7 +16,7 @@ use aya_ebpf::{
 use sluice_common::{
     pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
-    tables::{Backend, Counters, Endpoint, Meta, Node, Service, Table},
+    tables::{Backend, Counters, Endpoint, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
 };
 
@@ -26,7 +26,7 @@ pub static FRONTENDS: HashMap<Endpoint, u32> = HashMap::with_max_entries(1024, 0
 #[map]
 pub static SERVICES: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
-pub static SLOTS: Array<u32> = Array::with_max_entries(65536, BPF_F_MMAPABLE);
+pub static SLOTS: Array<[u32; SLOTS_PER_ENTRY as usize]> = Array::with_max_entries(32768, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
@@ -71,7 +71,8 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
-        SLOTS.get(index).copied()
+        let entry = SLOTS.get(index / SLOTS_PER_ENTRY)?;
+        entry.get((index % SLOTS_PER_ENTRY) as usize).copied()
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&'static Backend> {
@@ -123,12 +124,12 @@ extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
-/// Counts a way out.
+/// Counts a way out. Atomic though the counter is this CPU's own: programs can be preempted, and a softirq can run the
+/// same one in between.
 #[inline(always)]
 pub fn count(program: Program, verdict: Verdict) {
     if let Some(counter) = VERDICTS.get_ptr_mut(verdict::index(program, verdict)) {
-        // SAFETY: a live map value of this CPU; programs of one hook do not interleave on a CPU.
-        unsafe { *counter += 1 }
+        add(counter, 1);
     }
 }
 

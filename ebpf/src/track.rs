@@ -93,15 +93,24 @@ pub fn sock_release(ctx: &SockContext) {
     }
 }
 
-/// Counts the end of a connection that nobody saw.
+/// Counts the end of a connection that nobody saw. One that never sent its SYN, because the kernel found no route or
+/// another program said no, is counted as unreachable.
 #[inline(always)]
 pub fn settle(program: Program, stored: *mut Connection) {
     // SAFETY: the callers pass storage of a socket that they hold.
     let record = unsafe { &mut *stored };
-    if record.phase != Phase::Opened as u8 && record.phase != Phase::Established as u8 {
+    if record.protocol == 0 || record.phase == Phase::Ended as u8 {
         return;
     }
-    if let Some(counters) = counters(record.backend_id) {
+    let Some(counters) = counters(record.backend_id) else {
+        return;
+    };
+    if record.phase == Phase::Picked as u8 {
+        record.phase = Phase::Opened as u8;
+        // SAFETY: a live map value.
+        add(unsafe { &raw mut (*counters).opened }, 1);
+        end(program, record, counters, ENETUNREACH);
+    } else {
         count(program, Verdict::Recovered);
         end(program, record, counters, 0);
     }

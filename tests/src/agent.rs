@@ -76,7 +76,7 @@ impl Agent {
         self
     }
 
-    /// The TCP address of its reads; a free port of 127.0.0.1 when not said.
+    /// The TCP address of its API; none when not said.
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
         self
@@ -100,6 +100,8 @@ impl Agent {
         let mut command = command::<&Path>(None, None, &[&self.program])?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", "text", "--log-level", self.log_level]).args(&self.arguments);
+=======
+        command.args(["--log-format", "text", "--log-level", "info,sluice=debug"]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.child = Some(spawn_logged(&mut command, &self.log_file())?);
         Ok(())
@@ -231,7 +233,7 @@ impl Agent {
 
     fn settings(&self) -> Vec<String> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let listen = self.listen.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let listen = self.listen.clone().unwrap_or_else(|| "off".to_owned());
         let settings = [
             ("--socket", text(&self.socket())),
             ("--listen", listen),

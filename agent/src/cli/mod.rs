@@ -1,3 +1,192 @@
-//! The command line: one file a verb.
+//! The command line: one file per verb. `sluice agent` is the daemon; every other verb is a client of its API.
+//! A verb returns, and only here does a result become an exit code.
 
-pub mod agent;
+mod agent;
+mod apply;
+mod check;
+mod client;
+mod completions;
+mod connections;
+mod delete;
+mod describe;
+mod diff;
+mod events;
+mod explain;
+mod failure;
+mod files;
+mod get;
+mod openapi;
+mod output;
+mod restore;
+mod top;
+mod uninstall;
+mod version;
+mod weight;
+mod zero;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use client::Client;
+use failure::Failure;
+
+/// Steers connections to weighted backends inside the Linux kernel.
+///
+/// Applications connect to the addresses they know; eBPF programs choose a backend by weight at connect(). `sluice agent`
+/// runs on each host, every other verb asks it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out, 4 conflict (somebody else changed it, or something stands in the way)\n\n\
+        Example:\n  sluice apply -f shop.yaml      make the service shop\n  sluice weight shop/n1 5        give backend n1 a weight of 5\n  \
+        sluice zero node/node-1        no new connection to any backend on node-1\n  sluice top                     see it happen"
+)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// How to reach the agent.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+struct Connection {
+    /// Unix socket of the agent [default: /run/sluice/sluice.sock]
+    #[arg(long, global = true, env = "SLUICE_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// TCP address of the agent, instead of the socket, such as http://127.0.0.1:9180
+    #[arg(long, global = true, env = "SLUICE_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// File with the token that writes over TCP need
+    #[arg(long, global = true, env = "SLUICE_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Agent(agent::Agent),
+    Apply(apply::Apply),
+    Get(get::Get),
+    Describe(describe::Describe),
+    Delete(delete::Delete),
+    Diff(diff::Diff),
+    Weight(weight::Weight),
+    Zero(zero::Zero),
+    Restore(restore::Restore),
+    Connections(connections::Connections),
+    Explain(explain::Explain),
+    Top(top::Top),
+    Events(events::Events),
+    Check(check::Check),
+    Uninstall(uninstall::Uninstall),
+    Completions(completions::Completions),
+    Version(version::Version),
+    #[command(hide = true)]
+    Openapi(openapi::Openapi),
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let Cli { connection, verb } = Cli::parse();
+    let done = match verb {
+        Verb::Agent(verb) => verb.run(connection),
+        Verb::Apply(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Get(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Describe(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Delete(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Diff(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Check(verb) => verb.run(),
+        Verb::Uninstall(verb) => verb.run(connection.socket),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Version(verb) => verb.run(),
+        Verb::Openapi(verb) => verb.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Runs a verb that is a client.
+fn ask(connection: Connection, verb: impl AsyncFnOnce(&Client) -> Result<(), Failure>) -> Result<(), Failure> {
+    let Connection { socket, server, token_file } = connection;
+    let client = Client::new(socket, server, token_file.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::Error::new(error).context("starting to ask"))?;
+    runtime.block_on(verb(&client))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", verb.get_name());
+            assert!(help.contains(&format!("sluice {}", verb.get_name())), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn the_forms_of_the_contract_are_understood() {
+        for line in [
+            "sluice apply -f shop.yaml",
+            "sluice apply -f -",
+            "sluice get",
+            "sluice get services",
+            "sluice get nodes node-1 -o json",
+            "sluice get operations -o wide",
+            "sluice describe shop",
+            "sluice describe node/node-1",
+            "sluice delete shop",
+            "sluice diff -f shop.yaml",
+            "sluice weight shop/n1 5",
+            "sluice zero node/node-1 --reason upgrade --for 15m --force",
+            "sluice zero shop/n1",
+            "sluice restore node/node-1",
+            "sluice connections --service shop --backend n1",
+            "sluice explain 10.96.0.10:80",
+            "sluice explain 10.96.0.10:80 --from pid:1",
+            "sluice top --once",
+            "sluice events --follow",
+            "sluice check",
+            "sluice uninstall --bpffs /b --state-dir /s --keep-state",
+            "sluice completions bash",
+            "sluice version",
+            "sluice --server http://h:1 --token-file /t get",
+            "sluice get --socket /s",
+            "sluice agent --socket /s --listen off --token-file /t --state-dir /d --bpffs /b --cgroup /c --apply a --apply b \
+             --log-format json --log-level debug --config c.toml",
+        ] {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+        for line in ["sluice", "sluice zero", "sluice zero shop", "sluice weight shop/n1", "sluice weight shop/n1 many"]
+        {
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

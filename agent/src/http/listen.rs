@@ -150,6 +150,19 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     Ok((listener, placed.with_context(|| format!("putting the socket at {}", path.display()))?))
 }
 
+/// Removes a socket that an agent left behind. `false`: there is none, or somebody answers on it.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_stale(path: &Path) -> Result<bool> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if !is_socket || is_answered(path) {
+        return Ok(false);
+    }
+    fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+    Ok(true)
+}
+
 fn place(fresh: &Path, path: &Path) -> Result<SocketFile> {
     fs::set_permissions(fresh, Permissions::from_mode(0o660))?;
     let inode = fs::symlink_metadata(fresh)?.ino();

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
-    tables::{Backend, Counters, Meta, Node, Service, Table},
+    tables::{Backend, Counters, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::VERDICTS,
 };
 
@@ -97,7 +97,7 @@ impl Tables {
         let (services, service_count) = sized(object, "SERVICES")?;
         let (backends, backend_count) = sized(object, "BACKENDS")?;
         let (nodes, node_count) = sized(object, "NODES")?;
-        let (slots, slot_count) = sized(object, "SLOTS")?;
+        let (slots, slot_entries) = sized(object, "SLOTS")?;
         let (counters, counter_count) = sized(object, "COUNTERS")?;
         let (meta, _) = sized(object, "META")?;
         Ok(Self {
@@ -106,7 +106,7 @@ impl Tables {
             nodes: Window::new(&nodes, 0, node_count)?,
             meta: Window::new(&meta, 0, 1)?,
             slots,
-            slot_count,
+            slot_count: slot_entries * SLOTS_PER_ENTRY as usize,
             counters,
             counter_count,
             verdicts: object.map("VERDICTS")?,

@@ -117,15 +117,17 @@ impl Directory {
                 wanted.value_size,
                 self.path.display()
             );
+            // In the unit of the flag: an entry of SLOTS holds several slots.
+            let each = if name == "SLOTS" { tables::SLOTS_PER_ENTRY } else { 1 };
             ensure!(
                 found.max_entries == wanted.max_entries,
                 "the pinned table {name} has {} entries, and {} asks for {}: start with {} {}, or remove it with \
                  `sluice uninstall --bpffs {} --keep-state` (no connection is steered until this agent has started)",
-                found.max_entries,
+                found.max_entries * each,
                 flag(name),
-                wanted.max_entries,
+                wanted.max_entries * each,
                 flag(name),
-                found.max_entries,
+                found.max_entries * each,
                 self.path.display()
             );
         }
@@ -192,7 +194,7 @@ pub fn entries(name: &str, sizes: &Sizes) -> u32 {
     match name {
         "FRONTENDS" => sizes.frontends,
         "SERVICES" => sizes.services,
-        "SLOTS" => sizes.slots,
+        "SLOTS" => sizes.slots.div_ceil(tables::SLOTS_PER_ENTRY),
         "BACKENDS" | "COUNTERS" => sizes.backends,
         "NODES" => sizes.nodes,
         "META" => 1,
@@ -207,7 +209,7 @@ fn shape(name: &str, sizes: &Sizes) -> MapInfo {
     let (key, value) = match name {
         "FRONTENDS" => (size_of::<tables::Endpoint>(), index),
         "SERVICES" => (index, size_of::<tables::Service>()),
-        "SLOTS" => (index, index),
+        "SLOTS" => (index, tables::SLOTS_PER_ENTRY as usize * size_of::<u32>()),
         "BACKENDS" => (index, size_of::<tables::Backend>()),
         "NODES" => (index, size_of::<tables::Node>()),
         "COUNTERS" => (index, size_of::<tables::Counters>()),

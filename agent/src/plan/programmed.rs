@@ -35,8 +35,8 @@ struct Held {
 /// What nothing refers to any more, once every program that may have read it has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Retired {
-    /// Its backends had connections when they were last looked at.
-    pub in_use: bool,
+    /// Whether the backends had their time to end what was on its way.
+    pub waited: bool,
     pub regions: Vec<Region>,
     pub services: Vec<ServiceId>,
     pub backends: Vec<BackendId>,

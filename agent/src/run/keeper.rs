@@ -44,36 +44,39 @@ impl Keeper {
         }
     }
 
-    /// Backends come back the same way after a while: they still have connections.
+    /// Backends come back the same way after a while, to be looked at for connections.
     pub fn wait_for(&self, backends: Vec<BackendId>) {
-        self.retire(Retired { in_use: true, backends, ..Retired::default() });
+        self.retire(Retired { waited: true, backends, ..Retired::default() });
     }
 }
 
 fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
-    let mut in_use = Retired::default();
+    let mut waiting = Retired { waited: true, ..Retired::default() };
     let mut ask_at = Instant::now() + PERIOD;
     loop {
-        let wait = if in_use.is_empty() { PERIOD } else { ask_at.saturating_duration_since(Instant::now()) };
-        let mut batch = Retired::default();
-        match retired.recv_timeout(wait) {
+        let mut quiesced = Retired::default();
+        match retired.recv_timeout(ask_at.saturating_duration_since(Instant::now())) {
             Ok(first) => {
                 for some in std::iter::once(first).chain(retired.try_iter()) {
-                    if some.in_use { in_use.extend(some) } else { batch.extend(some) }
+                    if some.waited { waiting.extend(some) } else { quiesced.extend(some) }
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if !batch.is_empty() {
+        let mut ready = Vec::new();
+        if !quiesced.is_empty() {
             kernel::wait_for_readers();
+            ready.push(quiesced);
         }
         if ask_at <= Instant::now() {
-            batch.extend(std::mem::take(&mut in_use));
             ask_at = Instant::now() + PERIOD;
+            ready.push(std::mem::replace(&mut waiting, Retired { waited: true, ..Retired::default() }));
         }
-        if !batch.is_empty() && commands.send(Command::Quiesced(batch)).is_err() {
-            return;
+        for batch in ready.into_iter().filter(|batch| !batch.is_empty()) {
+            if commands.send(Command::Quiesced(batch)).is_err() {
+                return;
+            }
         }
     }
 }

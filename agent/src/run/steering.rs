@@ -286,15 +286,20 @@ impl<M: Machine> Steering<M> {
         self.events.record(kind, object, message);
     }
 
-    /// Gives back what no program can see any more, and what no connection uses.
+    /// Gives back what no program can see any more. Backends wait a while longer, so that a connect() that was on its
+    /// way has sent its SYN, and until their last connection has ended.
     fn reuse(&mut self, retired: Retired) {
-        let Retired { regions, services, backends, nodes, in_use: _ } = retired;
+        let Retired { regions, services, backends, nodes, waited } = retired;
         regions.into_iter().for_each(|region| self.programmed.give_back(region));
         let services: Vec<_> = services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
         let backends: Vec<_> = backends.into_iter().filter(|id| self.state.backend(*id).is_none()).collect();
-        let (used, free) = match self.split_by_use(&backends) {
-            Ok(split) => split,
-            Err(error) => return self.failed(&error),
+        let (used, free) = if waited {
+            match self.split_by_use(&backends) {
+                Ok(split) => split,
+                Err(error) => return self.failed(&error),
+            }
+        } else {
+            (backends, Vec::new())
         };
         let mut ops: Vec<_> = services.iter().map(|id| MapOp::ForgetService { service: id.0 }).collect();
         ops.extend(free.iter().map(|id| MapOp::ForgetBackend { backend: id.0 }));
@@ -302,7 +307,6 @@ impl<M: Machine> Steering<M> {
             return self.failed(&error);
         }
         self.state.release(&free, &services, &nodes);
-        // Their connections end some day: asked again later.
         self.keeper.wait_for(used);
     }
 

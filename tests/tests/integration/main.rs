@@ -4,3 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
+mod stage;
+
+mod addresses;
+mod datagrams;
+mod sockets;

@@ -6,6 +6,7 @@ mod compiler;
 mod programs;
 
 use std::{
+    collections::BTreeSet,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -59,12 +60,16 @@ pub fn ensure_ready(needs: Needs) -> Result<()> {
 }
 
 fn ensure_programs(needs: Needs, apt: Option<&Apt>) -> Result<()> {
-    let missing: Vec<&Requirement> = programs::needed(needs).filter(|requirement| !requirement.is_there()).collect();
+    let mut missing: Vec<&Requirement> =
+        programs::needed(needs).filter(|requirement| !requirement.is_there()).collect();
+    // One program may be needed for several things; the first reason is enough.
+    let mut names = BTreeSet::new();
+    missing.retain(|requirement| names.insert(requirement.program));
     if missing.is_empty() {
         return Ok(());
     }
-    for Requirement { program, why, .. } in &missing {
-        println!("missing: {program}: {why}");
+    for Requirement { program, package, why, .. } in &missing {
+        println!("missing: {program} ({package}): {why}");
     }
     let Some(apt) = apt else {
         let names: Vec<_> = missing.iter().map(|requirement| requirement.program).collect();

@@ -18,7 +18,6 @@ use crate::{
 
 fn settings(directory: &Path) -> Settings {
     Settings {
-        census_interval: std::time::Duration::from_secs(30),
         socket: directory.join("run").join("sluice.sock"),
         listen: Listen::On("127.0.0.1:0".parse().unwrap()),
         token_file: None,
@@ -31,6 +30,7 @@ fn settings(directory: &Path) -> Settings {
         mark: 0,
         limits: crate::model::Limits { services: 8, backends: 8, nodes: 8, frontends: 8 },
         max_slots: 64,
+        census_interval: Duration::from_secs(30),
     }
 }
 

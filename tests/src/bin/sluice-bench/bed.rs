@@ -28,7 +28,9 @@ impl Side {
     /// A worker where nothing steers.
     pub fn new(label: &str) -> Result<Self> {
         let (cgroup, namespace) = (Cgroup::new(label)?, Namespace::new()?);
-        namespace.ip("route add local 10.0.0.0/8 dev lo")?;
+        // One address to come from, as a usual host has.
+        namespace.ip("address add 10.255.0.1/32 dev lo")?;
+        namespace.ip("route add local 10.0.0.0/8 dev lo src 10.255.0.1")?;
         namespace.ip("route add local fd00::/16 dev lo")?;
         namespace.address("fd00::1".parse::<IpAddr>().context("an address")?)?;
         // A bench makes more connections than there are ports; those that have ended must not hold on to theirs.

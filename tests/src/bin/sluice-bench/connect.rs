@@ -41,11 +41,11 @@ pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
         for _ in 0..rounds {
             interrupt::check()?;
             // The turn of each is between two turns of the base line, so that a drift of the machine cancels out.
-            let mut before = plain.worker.run(&direct)?.each();
+            let mut before = plain.worker.run(&direct)?.each;
             for (index, differences) in differences.iter_mut().enumerate() {
                 let worker = if index == 0 { &mut floor.worker } else { &mut steered.side.worker };
-                let with = worker.run(if index == 2 { &steer } else { &direct })?.each();
-                let after = plain.worker.run(&direct)?.each();
+                let with = worker.run(if index == 2 { &steer } else { &direct })?.each;
+                let after = plain.worker.run(&direct)?.each;
                 differences.push(with - f64::midpoint(before, after));
                 direct_each.push(after);
                 before = after;
@@ -75,21 +75,21 @@ pub fn ratios(scale: Scale, report: &mut Report) -> Result<()> {
     let connections = |to: &[SocketAddr]| Task::Connections { to: to.to_vec(), threads: 2, millis, pause_micros: 0 };
 
     let pair = (connections(&others), connections(&frontends));
-    let rates = turns(&mut plain, &mut steered, pairs, &pair, Answer::rate)?;
+    let rates = turns(&mut plain, &mut steered, pairs, &pair, |answer| answer.rate)?;
     report.add(Figure::median(GROUP, "connections a second, direct", &rates.direct, Unit::PerSecond));
     report.add(Figure::median(GROUP, "connections a second, steered", &rates.steered, Unit::PerSecond));
     let figure = Figure::median(GROUP, "connections a second: ratio", &rates.ratios, Unit::Ratio);
     report.add(figure.target(Target::AtLeast(0.93)));
 
     let pair = (Task::Stream { to: other, millis }, Task::Stream { to: frontend, millis });
-    let rates = turns(&mut plain, &mut steered, pairs, &pair, Answer::rate)?;
+    let rates = turns(&mut plain, &mut steered, pairs, &pair, |answer| answer.rate)?;
     report.add(Figure::median(GROUP, "throughput of one connection, direct", &rates.direct, Unit::BytesPerSecond));
     let figure = Figure::median(GROUP, "throughput of one connection: ratio", &rates.ratios, Unit::Ratio);
     report.add(figure.target(Target::Same));
 
     let calls = 500 * u64::from(scale.of(4));
     let pair = (Task::RoundTrips { to: other, calls }, Task::RoundTrips { to: frontend, calls });
-    let times = turns(&mut plain, &mut steered, pairs, &pair, Answer::each)?;
+    let times = turns(&mut plain, &mut steered, pairs, &pair, |answer| answer.each)?;
     report.add(Figure::median(GROUP, "round trip on one connection, direct", &times.direct, Unit::Nanoseconds));
     let figure = Figure::median(GROUP, "round trip on one connection: ratio", &times.ratios, Unit::Ratio);
     report.add(figure.target(Target::Same));

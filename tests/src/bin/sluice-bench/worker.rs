@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -24,6 +24,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use sluice_tests::{Cgroup, Namespace, program};
+
+use crate::report::Samples;
 
 /// Port on which every backend of the bench listens.
 pub const PORT: u16 = 8080;
@@ -52,23 +54,24 @@ pub enum Task {
 /// What became of a task.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
-    /// How often.
+    /// How many calls were made.
     pub calls: u64,
-    /// In this time.
-    pub nanos: u64,
+    /// How many a second.
+    pub rate: f64,
+    /// Nanoseconds of one. Of short series of calls this is the median one: that something else had the processor for a
+    /// while shows in few of them.
+    pub each: f64,
 }
 
 impl Answer {
-    /// Nanoseconds each.
-    pub fn each(self) -> f64 {
-        self.nanos as f64 / self.calls.max(1) as f64
-    }
-
-    /// How many a second.
-    pub fn rate(self) -> f64 {
-        self.calls as f64 * 1e9 / self.nanos.max(1) as f64
+    fn new(calls: u64, time: Duration) -> Self {
+        let nanos = time.as_nanos() as f64;
+        Self { calls, rate: calls as f64 * 1e9 / nanos, each: nanos / calls as f64 }
     }
 }
+
+/// Calls in a series.
+const SERIES: u64 = 20;
 
 /// A running worker. Dropping it ends the process.
 #[derive(Debug)]
@@ -269,11 +272,18 @@ fn timed<E>(calls: u64, mut call: impl FnMut(u64) -> Result<(), E>) -> Result<An
 where
     Result<(), E>: Context<(), E>,
 {
+    let mut series = Samples::default();
     let start = Instant::now();
+    let mut before = start;
     for i in 0..calls {
         call(i).with_context(|| format!("call {i}"))?;
+        if (i + 1) % SERIES == 0 {
+            let now = Instant::now();
+            series.push((now - before).as_nanos() as f64 / SERIES as f64);
+            before = now;
+        }
     }
-    Ok(Answer { calls, nanos: nanos(start.elapsed()) })
+    Ok(Answer { each: series.quantile(0.5), ..Answer::new(calls, start.elapsed()) })
 }
 
 fn sink(mut stream: TcpStream) {
@@ -310,7 +320,7 @@ fn connections(to: &Targets, threads: u64, time: Duration, pause: Duration) -> R
         }).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::ECANCELED))).sum::<nix::Result<u64>>()
     });
-    Ok(Answer { calls: calls.context("opening connections")?, nanos: nanos(start.elapsed()) })
+    Ok(Answer::new(calls.context("opening connections")?, start.elapsed()))
 }
 
 fn stream(to: SocketAddr, time: Duration) -> Result<Answer> {
@@ -320,22 +330,14 @@ fn stream(to: SocketAddr, time: Duration) -> Result<Answer> {
     while start.elapsed() < time {
         sent += stream.write(&block).context("sending")? as u64;
     }
-    Ok(Answer { calls: sent, nanos: nanos(start.elapsed()) })
+    Ok(Answer::new(sent, start.elapsed()))
 }
 
 fn round_trips(to: SocketAddr, calls: u64) -> Result<Answer> {
     let mut stream = TcpStream::connect(to).context("connecting")?;
     stream.set_nodelay(true).context("setting up a socket")?;
-    let start = Instant::now();
-    for _ in 0..calls {
+    timed(calls, |_| {
         stream.write_all(b"?").context("sending")?;
-        if stream.read(&mut [0]).context("receiving")? == 0 {
-            bail!("the server has closed the connection");
-        }
-    }
-    Ok(Answer { calls, nanos: nanos(start.elapsed()) })
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+        stream.read_exact(&mut [0]).context("receiving")
+    })
 }

@@ -78,7 +78,7 @@ fn loaded(bed: &mut Steered, services: u32, rounds: u32, report: &mut Report) ->
         }
         load.join().ok().context("a thread panicked")?
     })?;
-    let rate = format!("{:.0} connections a second", answer.rate());
+    let rate = format!("{:.0} connections a second", answer.rate);
     let name = |what: &str| format!("{services} services under load, {what}");
     let tail = kernel.quantile(0.99);
     report.add(Figure::new(GROUP, name("request to kernel, 99th percentile"), tail, Unit::Microseconds).note(&rate));

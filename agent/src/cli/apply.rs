@@ -1,0 +1,48 @@
+//! `sluice apply`: documents become what is steered.
+
+use axum::http::Method;
+use clap::Args;
+
+use super::{client::Client, failure::Failure, files::Sources, output};
+use crate::http::views::ApplyView;
+
+/// Make or replace what files describe, all or nothing
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sluice apply -f shop.yaml\n  sluice apply -f /etc/sluice/services\n  cat shop.yaml | sluice apply -f -"
+)]
+pub struct Apply {
+    #[command(flatten)]
+    sources: Sources,
+    /// Validate and show what would happen; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: output::Output,
+}
+
+impl Apply {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let view = send(client, &self.sources, self.dry_run).await?;
+        if self.output.print(&view)? {
+            return Ok(());
+        }
+        let would = if view.dry_run { " (dry run)" } else { "" };
+        let mut text: String =
+            view.items.iter().map(|item| format!("{} {}{would}\n", item.object, item.effect.name())).collect();
+        if view.dry_run && self.output.is_wide() {
+            text.extend(view.plan.iter().map(|step| format!("  {step}\n")));
+        }
+        output::print(&text)
+    }
+}
+
+/// Sends all documents as one change.
+///
+/// # Errors
+/// When a document is wrong, or the agent refuses.
+pub async fn send(client: &Client, sources: &Sources, dry_run: bool) -> Result<ApplyView, Failure> {
+    let body = sources.read()?;
+    let path = if dry_run { "/v1/apply?dryRun=true" } else { "/v1/apply" };
+    client.call(Method::POST, path, Some(("application/json", body.into()))).await
+}

@@ -1,0 +1,268 @@
+//! A client of the agent's API, over its Unix socket or over TCP. One connection for each request.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::failure::Failure;
+use crate::{http::problem::Problem, settings};
+
+/// How long the agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Client {
+    address: Address,
+    token: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Address {
+    Socket(PathBuf),
+    /// `host:port`
+    Tcp(String),
+}
+
+impl Client {
+    /// # Errors
+    /// When the URL or the token file is of no use.
+    pub fn new(socket: Option<PathBuf>, server: Option<String>, token_file: Option<&Path>) -> Result<Self, Failure> {
+        let address = match server {
+            Some(url) => Address::Tcp(authority(&url)?),
+            None => Address::Socket(socket.unwrap_or_else(|| settings::SOCKET.into())),
+        };
+        let token = token_file.map(|path| {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("reading the token file {}", path.display()))?;
+            Ok::<_, anyhow::Error>(text.trim().to_owned())
+        });
+        Ok(Self { address, token: token.transpose()? })
+    }
+
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        self.call(Method::POST, path, Some(("application/json", body.to_string().into()))).await
+    }
+
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, patch: &Value) -> Result<T, Failure> {
+        self.call(Method::PATCH, path, Some(("application/merge-patch+json", patch.to_string().into()))).await
+    }
+
+    /// A request with a body of any media type. An empty answer reads as null.
+    ///
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+    ) -> Result<T, Failure> {
+        let answer = async {
+            let response = self.send(method, path, body, &[]).await?;
+            let status = response.status();
+            let bytes = response.into_body().collect().await.context("reading the agent's answer")?.to_bytes();
+            Ok::<_, Failure>((status, bytes))
+        };
+        let (status, bytes) = timeout(PATIENCE, answer)
+            .await
+            .map_err(|_| Failure::TimedOut(format!("the agent did not answer within {} s", PATIENCE.as_secs())))??;
+        if !status.is_success() {
+            return Err(problem(status, &bytes));
+        }
+        let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        let read = serde_json::from_slice(text);
+        Ok(read.context("the agent's answer cannot be understood: are agent and client of the same version?")?)
+    }
+
+    /// The answer as it comes.
+    ///
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Result<Incoming, Failure> {
+        let response = self.send(Method::GET, path, None, headers).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let bytes = response.into_body().collect().await.context("reading the agent's answer")?.to_bytes();
+        Err(problem(status, &bytes))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>, Failure> {
+        let host = match &self.address {
+            Address::Socket(_) => "sluice",
+            Address::Tcp(authority) => authority,
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, "*/*");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let (media, bytes) = body.unzip();
+        if let Some(media) = media {
+            request = request.header(CONTENT_TYPE, media);
+        }
+        let request = request.body(Full::new(bytes.unwrap_or_default())).context("making the request")?;
+        match &self.address {
+            Address::Socket(path) => {
+                let connect = timeout(CONNECT_PATIENCE, UnixStream::connect(path));
+                let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+                exchange(stream.map_err(|error| unreachable_socket(path, &error))?, request).await
+            }
+            Address::Tcp(authority) => {
+                let connect = timeout(CONNECT_PATIENCE, TcpStream::connect(authority));
+                let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+                exchange(stream.map_err(|error| unreachable_server(authority, error))?, request).await
+            }
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("talking to the agent")?;
+    // It ends with the answer; what goes wrong with it is the answer's error too.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await.context("asking the agent: did it stop?")?)
+}
+
+fn problem(status: StatusCode, bytes: &[u8]) -> Failure {
+    match serde_json::from_slice::<Problem>(bytes) {
+        Ok(problem) => problem.into(),
+        Err(_) => Failure::Failed(anyhow!(
+            "whoever answered ({status}) does not speak like an agent: check the address\n{}",
+            String::from_utf8_lossy(bytes)
+        )),
+    }
+}
+
+fn unreachable_socket(path: &Path, error: &std::io::Error) -> Failure {
+    let path = path.display();
+    Failure::Failed(match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+            "no agent answers on {path}: is the agent running (`sluice agent`)? \
+             For another one use --socket PATH or --server http://HOST:PORT"
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "you may not use {path}: run this as root or as a member of the socket's group, \
+             or use --server http://HOST:PORT"
+        ),
+        ErrorKind::TimedOut => return Failure::TimedOut(format!("the agent at {path} does not take the connection")),
+        _ => anyhow!("connecting to {path}: {error}"),
+    })
+}
+
+fn unreachable_server(authority: &str, error: std::io::Error) -> Failure {
+    if error.kind() == ErrorKind::TimedOut {
+        return Failure::TimedOut(format!("nobody answers at {authority}"));
+    }
+    let advice = format!("no agent answers at {authority}: is the agent running there, with --listen {authority}?");
+    Failure::Failed(anyhow::Error::new(error).context(advice))
+}
+
+/// `host:port` of a URL.
+fn authority(url: &str) -> Result<String, Failure> {
+    let wrong = |why: &str| Failure::Usage(format!("--server {url}: {why}; write http://HOST:PORT"));
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(("https", _)) => return Err(wrong("the agent speaks plain HTTP")),
+        Some(_) => return Err(wrong("this is no URL of an agent")),
+        None => url,
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.is_empty() || authority.contains(['/', '@', '?', '#', ' ']) {
+        return Err(wrong("this is no URL of an agent"));
+    }
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')));
+    Ok(if has_port { authority.to_owned() } else { format!("{authority}:9180") })
+}
+
+/// A piece of a path or query, with everything else than letters, digits and `-._~` percent-encoded (RFC 3986).
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+/// `path` with the parameters that are given.
+pub fn with_query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode(value.as_deref()?))));
+    let query: Vec<_> = given.collect();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        for (url, expected) in [
+            ("http://127.0.0.1:9180", "127.0.0.1:9180"),
+            ("http://host/", "host:9180"),
+            ("host:80", "host:80"),
+            ("http://[::1]:9180", "[::1]:9180"),
+            ("http://[::1]", "[::1]:9180"),
+        ] {
+            assert_eq!(authority(url).unwrap(), expected, "{url}");
+        }
+        for url in ["https://host", "ftp://host", "http://", "http://host/path", "http://user@host"] {
+            assert!(matches!(authority(url), Err(Failure::Usage(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn odd_characters_are_encoded() {
+        assert_eq!(encode("a b/ü~"), "a%20b%2F%C3%BC~");
+        assert_eq!(with_query("/x", &[("a", None), ("b", Some("1&2".into()))]), "/x?b=1%262");
+        assert_eq!(with_query("/x", &[("a", None)]), "/x");
+    }
+}

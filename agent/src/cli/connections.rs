@@ -1,0 +1,95 @@
+//! `sluice connections`: steered connections with their processes.
+
+use clap::Args;
+use jiff::SignedDuration;
+
+use super::{
+    client::{Client, with_query},
+    failure::Failure,
+    output::{self, Output, Table, duration, maybe, number, text},
+};
+use crate::{cli::get, http::connections::Connections as View};
+
+/// List steered connections with their processes
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sluice connections --node node-1\n  sluice connections --service shop --backend n1 -o wide"
+)]
+pub struct Connections {
+    #[arg(long)]
+    service: Option<String>,
+    #[arg(long)]
+    backend: Option<String>,
+    #[arg(long)]
+    node: Option<String>,
+    /// Such as established, synSent or closeWait
+    #[arg(long)]
+    state: Option<String>,
+    /// Most connections to list
+    #[arg(long, default_value_t = 1000)]
+    limit: usize,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Connections {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let path = with_query(
+            "/v1/connections",
+            &[
+                ("service", self.service),
+                ("backend", self.backend),
+                ("node", self.node),
+                ("state", self.state),
+                ("limit", Some(self.limit.to_string())),
+            ],
+        );
+        let view: View = client.get(&path).await?;
+        if self.output.print(&view)? {
+            return Ok(());
+        }
+        output::print(&table(&view, self.output.is_wide()).text())?;
+        if view.total > view.items.len() {
+            eprintln!("{} of {} connections: --limit lists more", view.items.len(), view.total);
+        }
+        Ok(())
+    }
+}
+
+fn table(view: &View, wide: bool) -> Table {
+    let mut header = vec!["SERVICE", "BACKEND", "NODE", "STATE", "PID", "COMMAND", "AGE", "IDLE", "IN-FLIGHT"];
+    if wide {
+        header.extend(["PROTOCOL", "FRONTEND", "LOCAL", "BACKEND-ADDRESS", "SENT", "RECEIVED", "NETNS"]);
+    }
+    let mut table = Table::new(&header);
+    for connection in &view.items {
+        let mut cells = vec![
+            maybe(connection.service.as_ref()),
+            maybe(connection.backend.as_ref()),
+            maybe(connection.node.as_ref()),
+            text(get::name(&connection.state)),
+            number(connection.pid),
+            maybe(connection.command.as_ref()),
+            number(seconds(connection.age_seconds)),
+            number(connection.idle_seconds.map_or("-".to_owned(), seconds)),
+            text(connection.in_flight.map_or("-", |flying| if flying { "yes" } else { "no" })),
+        ];
+        if wide {
+            cells.extend([
+                text(&connection.protocol),
+                text(connection.frontend),
+                text(connection.local_address),
+                text(connection.backend_address),
+                number(connection.bytes_sent),
+                number(connection.bytes_received),
+                number(connection.netns),
+            ]);
+        }
+        table.row(cells);
+    }
+    table
+}
+
+fn seconds(seconds: f64) -> String {
+    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default())
+}

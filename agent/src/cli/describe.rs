@@ -1,0 +1,178 @@
+//! `sluice describe`: all there is to say about a service, a node or a backend.
+
+use clap::Args;
+
+use super::{
+    client::{Client, encode},
+    failure::Failure,
+    get,
+    output::{self, Table, ago, fault, fields, maybe, number, percent, percentage, state, text},
+};
+use crate::{
+    http::views::{BackendView, NodeView, ServiceView},
+    observe::{proof::ZeroStatus, status::BackendStatus},
+};
+
+/// Show all there is to say about a service, a node or a backend
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sluice describe shop\n  sluice describe node/node-1\n  sluice describe shop/n1")]
+pub struct Describe {
+    /// SERVICE, node/NODE or SERVICE/BACKEND
+    name: String,
+}
+
+impl Describe {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let text = match self.name.split_once('/') {
+            None => service(&client.get(&format!("/v1/services/{}", encode(&self.name))).await?),
+            Some(("node", name)) => node(&client.get(&format!("/v1/nodes/{}", encode(name))).await?),
+            Some((service, name)) => {
+                let path = format!("/v1/services/{}/backends/{}", encode(service), encode(name));
+                backend(&client.get(&path).await?)
+            }
+        };
+        output::print(&text)
+    }
+}
+
+fn service(view: &ServiceView) -> String {
+    let ServiceView { metadata, spec, status, .. } = view;
+    let list = |items: Vec<String>| items.join(", ");
+    let mut text_so_far = fields(&[
+        ("Service", metadata.name.to_string()),
+        ("Labels", list(metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect())),
+        ("Frontends", list(spec.frontends.iter().map(ToString::to_string).collect())),
+        ("Balance", get::name(&spec.balance)),
+        ("Without open backend", get::name(&spec.on_no_backend)),
+        ("Kept open by a zero", format!("at least {} %", spec.min_ready_percent)),
+        ("Generation", format!("{} (in the kernel: {})", status.generation, status.observed_generation)),
+        ("Table", format!("{} slots, current since {}", status.slots, ago(status.programmed_at))),
+        ("Rounding error", percentage(status.share_error)),
+        ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
+        ("Failures", format!("{} to backends, {} found none open", status.connect_failures, status.no_backend)),
+    ]);
+    if !spec.groups.is_empty() {
+        let mut table = Table::new(&["GROUP", "WEIGHT", "DESIRED", "PROGRAMMED", "OBSERVED", ""]);
+        for group in &status.groups {
+            table.row([
+                text(&group.name),
+                number(group.weight),
+                percent(Some(group.desired_share)),
+                percent(Some(group.programmed_share)),
+                percent(group.observed_share),
+                text(if group.spilled { "no open backend: its share goes to the others" } else { " " }),
+            ]);
+        }
+        text_so_far += &format!("\n{}", table.text());
+    }
+    let mut table = Table::new(&[
+        "BACKEND",
+        "ADDRESS",
+        "NODE",
+        "GROUP",
+        "STATE",
+        "WEIGHT",
+        "DESIRED",
+        "PROGRAMMED",
+        "OBSERVED",
+        "95 %",
+        "ACTIVE",
+        "NEW",
+        "FAILED",
+    ]);
+    for (document, status) in spec.backends.iter().zip(&status.backends) {
+        table.row([
+            text(&document.name),
+            text(document.address),
+            maybe(document.node.as_ref()),
+            maybe(document.group.as_ref()),
+            state(status.state),
+            number(status.weight),
+            percent(Some(status.desired_share)),
+            percent(Some(status.programmed_share)),
+            percent(status.observed_share),
+            number(interval(status)),
+            number(status.active_connections),
+            number(status.new_connections),
+            fault(status.connect_failures),
+        ]);
+    }
+    text_so_far += &format!("\n{}", table.text());
+    for backend in &status.backends {
+        if let Some(zero) = &backend.zero {
+            text_so_far += &format!("\n{}: {}\n", backend.name, zeroed(zero));
+        }
+    }
+    text_so_far
+}
+
+fn node(view: &NodeView) -> String {
+    let NodeView { metadata, status, .. } = view;
+    let labels: Vec<_> = metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut lines = vec![
+        ("Node", metadata.name.to_string()),
+        ("State", status.state.name().to_owned()),
+        ("Labels", labels.join(", ")),
+        ("Declared", if status.declared { "by a document" } else { "by the backends that name it" }.to_owned()),
+        ("Serves", format!("{} backends of {} services", status.backends, status.services)),
+        ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
+        ("Last new connection", ago(status.last_new_connection_at)),
+        ("Failures", status.connect_failures.to_string()),
+    ];
+    if let Some(zero) = &status.zero {
+        lines.push(("Zero", zeroed(zero)));
+    }
+    fields(&lines)
+}
+
+fn backend(view: &BackendView) -> String {
+    let status = &view.status;
+    let optional = |name: &Option<crate::model::Name>| name.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut lines = vec![
+        ("Backend", view.name.to_string()),
+        ("Address", view.address.to_string()),
+        ("Node", optional(&view.node)),
+        ("Group", optional(&view.group)),
+        ("State", status.state.name().to_owned()),
+        ("Weight", format!("{} (effective: {})", status.weight, status.effective_weight)),
+        ("Desired share", percentage(status.desired_share)),
+        ("Programmed share", percentage(status.programmed_share)),
+        (
+            "Observed share",
+            match status.observed_share {
+                Some(share) => format!("{} (95 %: {})", percentage(share), interval(status)),
+                None => "nothing chosen yet since the table became current".to_owned(),
+            },
+        ),
+        (
+            "Connections",
+            format!(
+                "{} active, {} connecting, {} new",
+                status.active_connections, status.connecting, status.new_connections
+            ),
+        ),
+        ("Last new connection", ago(status.last_new_connection_at)),
+        ("Failures", status.connect_failures.to_string()),
+    ];
+    if let Some(zero) = &status.zero {
+        lines.push(("Zero", zeroed(zero)));
+    }
+    fields(&lines)
+}
+
+fn interval(status: &BackendStatus) -> String {
+    match status.observed_share {
+        Some(_) => format!("{:.1}-{:.1} %", status.confidence95[0] * 100.0, status.confidence95[1] * 100.0),
+        None => "-".to_owned(),
+    }
+}
+
+/// One sentence about a zero.
+pub fn zeroed(zero: &ZeroStatus) -> String {
+    let reason = if zero.reason.is_empty() { String::new() } else { format!(" ({})", zero.reason) };
+    let expires = zero.expires_at.map(|at| format!(", until {at:.0}")).unwrap_or_default();
+    format!(
+        "{} zeroed by {}{reason} at {:.0}{expires}; new connections since: {}",
+        zero.zeroed, zero.owner, zero.zeroed_at, zero.new_connections_since_zero
+    )
+}

@@ -1,0 +1,115 @@
+//! `sluice events`: what happened, and what happens.
+
+use anyhow::Context;
+use clap::Args;
+use http_body_util::BodyExt;
+
+use super::{
+    client::{Client, with_query},
+    failure::Failure,
+    output::{self, Format, Output},
+};
+use crate::{http::views::List, observe::events::Event};
+
+/// Show what happened, and with --follow what happens
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sluice events\n  sluice events --follow\n  sluice events --follow --after 1795248000000000 -o json"
+)]
+pub struct Events {
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    follow: bool,
+    /// Begin after the event with this id [default: the oldest one held]
+    #[arg(long, value_name = "ID")]
+    after: Option<u64>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Events {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        if !self.follow {
+            let path = with_query(
+                "/v1/events",
+                &[("follow", Some("false".into())), ("after", self.after.map(|id| id.to_string()))],
+            );
+            let list: List<Event> = client.get(&path).await?;
+            return list.items.iter().try_for_each(|event| self.show(event));
+        }
+        let mut reader = Reader::default();
+        let mut last = self.after.unwrap_or(0);
+        let mut body = client.stream("/v1/events", &[("last-event-id", &last.to_string())]).await?;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.context("the agent stopped")?;
+            let Some(data) = frame.data_ref() else { continue };
+            for text in reader.feed(data) {
+                match serde_json::from_str::<Event>(&text) {
+                    Ok(event) => {
+                        last = event.id;
+                        self.show(&event)?;
+                    }
+                    Err(_) => eprintln!("{text}"),
+                }
+            }
+        }
+        Err(anyhow::anyhow!("the agent stopped; resume with --after {last}").into())
+    }
+
+    fn show(&self, event: &Event) -> Result<(), Failure> {
+        match self.output.output {
+            Format::Json => output::print(&format!("{}\n", serde_json::to_string(event).context("writing JSON")?)),
+            Format::Yaml => output::print(&format!("---\n{}", output::yaml(event)?)),
+            Format::Table | Format::Wide => {
+                let id = if self.output.is_wide() { format!("{}  ", event.id) } else { String::new() };
+                let object = event.object.as_deref().unwrap_or("-");
+                let kind = event.kind.name();
+                output::print(&format!("{id}{:.3}  {kind:<14}  {object:<20}  {}\n", event.time, event.message))
+            }
+        }
+    }
+}
+
+/// Takes server-sent events apart: gives the data of each that is complete.
+#[derive(Default)]
+struct Reader {
+    pending: Vec<u8>,
+    data: String,
+}
+
+impl Reader {
+    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.pending.extend_from_slice(bytes);
+        let mut complete = Vec::new();
+        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.pending.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]);
+            let line = line.trim_end_matches('\r');
+            if line.is_empty() {
+                if !self.data.is_empty() {
+                    complete.push(std::mem::take(&mut self.data));
+                }
+            } else if let Some(data) = line.strip_prefix("data:") {
+                self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
+            }
+        }
+        complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_found_however_they_are_cut() {
+        let stream =
+            b": keep-alive\n\nid: 1\nevent: zeroed\ndata: {\"a\": 1}\n\ndata: {\"b\"\r\ndata::2}\r\n\r\ndata: rest";
+        for cut in 0..stream.len() {
+            let mut reader = Reader::default();
+            let mut found = reader.feed(&stream[..cut]);
+            found.extend(reader.feed(&stream[cut..]));
+            assert_eq!(found, ["{\"a\": 1}", "{\"b\":2}"], "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `sluice get`: services, nodes, operations.
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::{
+    client::{Client, encode},
+    failure::Failure,
+    output::{self, Output, Table, ago, fault, maybe, number, percent, state, text},
+};
+use crate::http::{
+    operations::Operation,
+    views::{List, NodeView, ServiceView},
+};
+
+/// List services, nodes or operations, or show one of them
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get nodes -o wide\n  sluice get operations"
+)]
+pub struct Get {
+    #[arg(value_enum, default_value_t)]
+    kind: Kind,
+    name: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[default]
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    #[value(alias = "node")]
+    Nodes,
+    #[value(alias = "operation", alias = "op")]
+    Operations,
+}
+
+impl Get {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let collection = match self.kind {
+            Kind::Services => "/v1/services",
+            Kind::Nodes => "/v1/nodes",
+            Kind::Operations => "/v1/operations",
+        };
+        let value: Value = match &self.name {
+            Some(name) => client.get(&format!("{collection}/{}", encode(name))).await?,
+            None => client.get(collection).await?,
+        };
+        if self.output.print(&value)? {
+            return Ok(());
+        }
+        let items = if self.name.is_some() { serde_json::json!({ "items": [value] }) } else { value };
+        let wide = self.output.is_wide();
+        let table = match self.kind {
+            Kind::Services => services(&read(items)?, wide),
+            Kind::Nodes => nodes(&read(items)?, wide),
+            Kind::Operations => operations(&read(items)?),
+        };
+        if table.is_empty() {
+            eprintln!("{}", nothing(self.kind));
+            return Ok(());
+        }
+        output::print(&table.text())
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<List<T>, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        let advice = "the agent's answer cannot be understood: are agent and client of the same version?";
+        anyhow::Error::new(error).context(advice).into()
+    })
+}
+
+fn nothing(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Services => "No services yet: make one with `sluice apply -f FILE`.",
+        Kind::Nodes => "No nodes yet: a node exists as soon as a backend names it.",
+        Kind::Operations => "No operations since the agent started.",
+    }
+}
+
+fn services(list: &List<ServiceView>, wide: bool) -> Table {
+    let mut header = vec!["NAME", "FRONTENDS", "BALANCE", "OPEN", "ACTIVE", "NEW", "FAILED"];
+    if wide {
+        header.extend(["NO-BACKEND", "GROUPS", "SLOTS", "SHARE-ERROR", "GENERATION", "LABELS"]);
+    }
+    let mut table = Table::new(&header);
+    for service in &list.items {
+        let status = &service.status;
+        let open = status.backends.iter().filter(|backend| backend.programmed_share > 0.0).count();
+        let mut cells = vec![
+            text(&service.metadata.name),
+            text(shorten(&service.spec.frontends, wide)),
+            text(name(&service.spec.balance)),
+            number(format!("{open}/{}", status.backends.len())),
+            number(status.active_connections),
+            number(status.new_connections),
+            fault(status.connect_failures),
+        ];
+        if wide {
+            let groups: Vec<_> =
+                service.spec.groups.iter().map(|group| format!("{}={}", group.name, group.weight)).collect();
+            let labels: Vec<_> = service.metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            cells.extend([
+                fault(status.no_backend),
+                text(groups.join(",")),
+                number(status.slots),
+                percent(Some(status.share_error)),
+                number(format!("{}/{}", status.observed_generation, status.generation)),
+                text(labels.join(",")),
+            ]);
+        }
+        table.row(cells);
+    }
+    table
+}
+
+fn nodes(list: &List<NodeView>, wide: bool) -> Table {
+    let mut header = vec!["NAME", "STATE", "SERVICES", "BACKENDS", "ACTIVE", "NEW", "FAILED", "LAST-NEW"];
+    if wide {
+        header.extend(["NEW-SINCE-ZERO", "OWNER", "REASON", "EXPIRES", "LABELS"]);
+    }
+    let mut table = Table::new(&header);
+    for node in &list.items {
+        let status = &node.status;
+        let mut cells = vec![
+            text(&node.metadata.name),
+            state(status.state),
+            number(status.services),
+            number(status.backends),
+            number(status.active_connections),
+            number(status.new_connections),
+            fault(status.connect_failures),
+            text(ago(status.last_new_connection_at)),
+        ];
+        if wide {
+            let zero = status.zero.as_ref();
+            let labels: Vec<_> = node.metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            cells.extend([
+                zero.map_or(text(""), |zero| fault(zero.new_connections_since_zero)),
+                maybe(zero.map(|zero| &zero.owner)),
+                maybe(zero.map(|zero| &zero.reason)),
+                maybe(zero.and_then(|zero| zero.expires_at).map(|at| format!("{at:.0}"))),
+                text(labels.join(",")),
+            ]);
+        }
+        table.row(cells);
+    }
+    table
+}
+
+fn operations(list: &List<Operation>) -> Table {
+    let mut table = Table::new(&["ID", "KIND", "TARGET", "PHASE", "STARTED", "REMAINING", "MESSAGE"]);
+    for operation in &list.items {
+        table.row([
+            text(&operation.id),
+            text(name(&operation.kind)),
+            text(&operation.target),
+            text(name(&operation.phase)),
+            text(ago(Some(operation.started_at))),
+            number(operation.remaining.total),
+            text(&operation.message),
+        ]);
+    }
+    table
+}
+
+/// The name of a value on the wire.
+pub fn name(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+/// The first few of many, unless all are wanted.
+fn shorten(items: &[impl ToString], all: bool) -> String {
+    const SHOWN: usize = 2;
+    let texts: Vec<_> = items.iter().map(ToString::to_string).collect();
+    match texts.len() {
+        more if !all && more > SHOWN => format!("{} +{}", texts[..SHOWN].join(","), more - SHOWN),
+        _ => texts.join(","),
+    }
+}

@@ -1,0 +1,229 @@
+//! What is printed: tables for people, JSON and YAML for programs.
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, IsTerminal, Write},
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table as Grid, presets};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::failure::Failure;
+use crate::observe::status::AdminState;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    /// A table with more columns
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+impl Output {
+    /// Prints `value` as JSON or YAML when that is asked for. `false`: a table is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn print(self, value: &impl Serialize) -> Result<bool, Failure> {
+        match self.output {
+            Format::Json => print(&json(value)?)?,
+            Format::Yaml => print(&yaml(value)?)?,
+            Format::Table | Format::Wide => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub fn is_wide(self) -> bool {
+        self.output == Format::Wide
+    }
+}
+
+/// `value` as indented JSON with a line feed.
+///
+/// # Errors
+/// When it has no form in JSON.
+pub fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// `value` as YAML.
+///
+/// # Errors
+/// When it has no form in YAML.
+pub fn yaml(value: &impl Serialize) -> Result<String, Failure> {
+    // By way of JSON, so that both have the same names and leave the same things out.
+    let value = serde_json::to_value(value).context("writing YAML")?;
+    Ok(serde_saphyr::to_string(&value).context("writing YAML")?)
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`Failure::Unread`] when nobody reads it.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Unread),
+        Err(error) => Err(anyhow::Error::new(error).context("writing to standard output").into()),
+    }
+}
+
+/// Whether colours are wanted: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+pub fn has_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A table without borders.
+pub struct Table {
+    grid: Grid,
+    rows: usize,
+}
+
+impl Table {
+    pub fn new(header: &[&str]) -> Self {
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        grid.set_header(header.iter().map(Cell::new));
+        if has_colour() {
+            grid.enforce_styling();
+        } else {
+            grid.force_no_tty();
+        }
+        for column in grid.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        Self { grid, rows: 0 }
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.grid.add_row(cells);
+        self.rows += 1;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Lines without blanks at their ends.
+    pub fn text(&self) -> String {
+        let mut text = self.grid.trim_fmt();
+        text.push('\n');
+        text
+    }
+}
+
+/// A cell of text.
+pub fn text(value: impl Display) -> Cell {
+    let value = value.to_string();
+    Cell::new(if value.is_empty() { "-".to_owned() } else { value })
+}
+
+/// A cell of text that may be missing.
+pub fn maybe(value: Option<impl Display>) -> Cell {
+    text(value.map(|value| value.to_string()).unwrap_or_default())
+}
+
+/// A cell of a number.
+pub fn number(value: impl Display) -> Cell {
+    Cell::new(value).set_alignment(CellAlignment::Right)
+}
+
+/// A cell of a number that is bad news when it is not 0.
+pub fn fault(value: u64) -> Cell {
+    let cell = number(value);
+    if value == 0 { cell } else { cell.fg(Color::Red) }
+}
+
+/// A cell of a share, 0..=1.
+pub fn percent(share: Option<f64>) -> Cell {
+    number(share.map_or("-".to_owned(), percentage))
+}
+
+pub fn state(state: AdminState) -> Cell {
+    let cell = Cell::new(state.name());
+    match state {
+        AdminState::Ready => cell.fg(Color::Green),
+        AdminState::Zero => cell.fg(Color::Yellow),
+    }
+}
+
+/// `5.00 %`, with enough digits to tell 0.1 % from nothing.
+pub fn percentage(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+/// How long ago, in one or two units.
+pub fn ago(then: Option<Timestamp>) -> String {
+    then.map_or("-".to_owned(), |then| format!("{} ago", duration(Timestamp::now().duration_since(then))))
+}
+
+/// A time span in one or two units: `850ms`, `1.5s`, `3m20s`, `2h05m`, `3d4h`.
+pub fn duration(span: SignedDuration) -> String {
+    let millis = span.as_millis().max(0);
+    let seconds = millis / 1000;
+    match seconds {
+        0 => format!("{millis}ms"),
+        1..60 => format!("{:.1}s", millis as f64 / 1000.0),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Lines of `name: value`, aligned.
+pub fn fields(fields: &[(&str, String)]) -> String {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
+    let line = |(name, value): &(&str, String)| {
+        let value = if value.is_empty() { "-" } else { value };
+        format!("{:<width$}  {value}\n", format!("{name}:"))
+    };
+    fields.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_no_borders_and_no_blanks_at_the_end() {
+        let mut table = Table::new(&["NAME", "WEIGHT", "NODE"]);
+        table.row([text("n1"), number(5), maybe(None::<&str>)]);
+        table.row([text("backend-2"), number(100), text("node-1")]);
+        assert_eq!(table.text(), "NAME       WEIGHT  NODE\nn1              5  -\nbackend-2     100  node-1\n");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (millis, expected) in [
+            (-5, "0ms"),
+            (850, "850ms"),
+            (1500, "1.5s"),
+            (200_000, "3m20s"),
+            (7_500_000, "2h05m"),
+            (273_600_000, "3d4h"),
+        ] {
+            assert_eq!(duration(SignedDuration::from_millis(millis)), expected);
+        }
+    }
+
+    #[test]
+    fn fields_are_aligned() {
+        assert_eq!(fields(&[("a", "1".into()), ("long", String::new())]), "a:     1\nlong:  -\n");
+    }
+}

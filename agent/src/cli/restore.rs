@@ -1,0 +1,40 @@
+//! `sluice restore`: give a zeroed node or backend its weight back.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{client::Client, failure::Failure, output, zero};
+use crate::{http::views::RestoreView, model::Target, observe::status::AdminState};
+
+/// Give a zeroed node or backend its weight back
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sluice restore node/node-1\n  sluice restore shop/n1")]
+pub struct Restore {
+    /// node/NODE or SERVICE/BACKEND
+    target: Target,
+    /// Validate and show what would happen; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: output::Output,
+}
+
+impl Restore {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let path = zero::path(&self.target, "/restore");
+        if self.dry_run {
+            let plan: Value = client.post(&format!("{path}?dryRun=true"), &json!({})).await?;
+            return output::print(&output::json(&plan)?);
+        }
+        let view: RestoreView = client.post(&path, &json!({})).await?;
+        if self.output.print(&view)? {
+            return Ok(());
+        }
+        let rest = match view.state {
+            AdminState::Ready => "it takes connections by its weight again",
+            AdminState::Zero => "its node is still zeroed",
+        };
+        let micros = view.programmed_in_microseconds;
+        output::print(&format!("{} is restored: {rest} (in the kernel after {micros} us)\n", view.target))
+    }
+}

@@ -1,0 +1,28 @@
+//! `sluice version`: which one this is.
+
+use clap::Args;
+use serde_json::json;
+use sluice_common::ABI_VERSION;
+
+use super::{
+    failure::Failure,
+    output::{self, Output},
+};
+
+/// Print the version
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sluice version -o json")]
+pub struct Version {
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Version {
+    pub fn run(self) -> Result<(), Failure> {
+        let version = env!("CARGO_PKG_VERSION");
+        if self.output.print(&json!({ "version": version, "abiVersion": ABI_VERSION }))? {
+            return Ok(());
+        }
+        output::print(&format!("sluice {version} (kernel tables: version {ABI_VERSION})\n"))
+    }
+}

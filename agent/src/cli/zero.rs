@@ -1,0 +1,131 @@
+//! `sluice zero`: no new connections for a node or a backend, with the proof.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    client::{Client, encode},
+    failure::Failure,
+    output::{self, duration, fields},
+};
+use crate::{http::views::ZeroView, model::Target};
+
+/// Give no new connections to a node or a backend, and show the proof
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sluice zero node/node-1 --reason 'kernel upgrade' --for 2h\n  sluice zero shop/n1\n\n\
+        The configuration keeps the weight: `sluice restore` gives it back. Existing connections are untouched."
+)]
+pub struct Zero {
+    /// node/NODE or SERVICE/BACKEND
+    target: Target,
+    /// Why; kept and shown
+    #[arg(long)]
+    reason: Option<String>,
+    /// Who; kept and shown [default: you]
+    #[arg(long)]
+    owner: Option<String>,
+    /// Restore it by itself after this time, such as 15m
+    #[arg(long = "for", value_name = "TIME")]
+    duration: Option<String>,
+    /// Do it even if a service is left without enough capacity
+    #[arg(long)]
+    force: bool,
+    /// Validate and show what would happen; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: output::Output,
+}
+
+impl Zero {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let owner = self.owner.or_else(user).unwrap_or_default();
+        let mut request = json!({ "owner": owner, "force": self.force });
+        if let Some(reason) = &self.reason {
+            request["reason"] = json!(reason);
+        }
+        if let Some(duration) = &self.duration {
+            request["expires"] = json!(duration);
+        }
+        let path = path(&self.target, "/zero");
+        if self.dry_run {
+            let plan: Value = client.post(&format!("{path}?dryRun=true"), &request).await?;
+            return output::print(&output::json(&plan)?);
+        }
+        let view: ZeroView = client.post(&path, &request).await?;
+        if self.output.print(&view)? {
+            return Ok(());
+        }
+        output::print(&proof(&view))
+    }
+}
+
+/// Path of a target, with what follows.
+pub fn path(target: &Target, rest: &str) -> String {
+    match target {
+        Target::Node(node) => format!("/v1/nodes/{}{rest}", encode(node.as_str())),
+        Target::Backend { service, backend } => {
+            format!("/v1/services/{}/backends/{}{rest}", encode(service.as_str()), encode(backend.as_str()))
+        }
+    }
+}
+
+/// Who runs this, also through sudo.
+fn user() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+}
+
+fn proof(view: &ZeroView) -> String {
+    let Some(zero) = &view.zero else { return format!("{} is {}\n", view.target, view.state.name()) };
+    let last = match view.last_new_connection_at {
+        Some(at) if at <= zero.zeroed_at => {
+            format!("{at:.6}, {} before the zero", duration(zero.zeroed_at.duration_since(at)))
+        }
+        Some(at) => format!("{at:.6}, {} after the zero", duration(at.duration_since(zero.zeroed_at))),
+        None => "never".to_owned(),
+    };
+    let mut lines = vec![
+        ("In the kernel", format!("{:.6}, {} us after the request", zero.zeroed_at, zero.programmed_in_microseconds)),
+        ("Last new connection", last),
+        ("New since the zero", zero.new_connections_since_zero.to_string()),
+        ("Still active", format!("{}, untouched", view.active_connections)),
+    ];
+    if let Some(at) = zero.expires_at {
+        lines.push(("Until", format!("{at:.0}")));
+    }
+    format!("{} is zeroed\n{}", view.target, fields(&lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_have_paths() {
+        let path_of = |target: &str| path(&target.parse().unwrap(), "/zero");
+        assert_eq!(path_of("node/node-1"), "/v1/nodes/node-1/zero");
+        assert_eq!(path_of("shop/n1"), "/v1/services/shop/backends/n1/zero");
+    }
+
+    #[test]
+    fn the_proof_says_when_the_last_connection_came() {
+        let mut view: ZeroView = serde_json::from_value(json!({
+            "target": "node/node-1", "state": "zero", "activeConnections": 7, "operation": "op-1",
+            "lastNewConnectionAt": "2026-11-21T10:00:00Z", "zeroed": "node/node-1", "zeroedAt": "2026-11-21T10:00:01.5Z",
+            "programmedInMicroseconds": 312, "newConnectionsSinceZero": 0, "owner": "ann", "reason": "",
+        }))
+        .unwrap();
+        let text = proof(&view);
+        assert_eq!(
+            text,
+            "node/node-1 is zeroed\n\
+             In the kernel:        2026-11-21T10:00:01.500000Z, 312 us after the request\n\
+             Last new connection:  2026-11-21T10:00:00.000000Z, 1.5s before the zero\n\
+             New since the zero:   0\n\
+             Still active:         7, untouched\n"
+        );
+        view.last_new_connection_at = None;
+        assert!(proof(&view).contains("Last new connection:  never"));
+    }
+}

@@ -1,0 +1,93 @@
+//! What an agent pinned, seen and changed from outside: to look whether links stay, and to forge what no agent would
+//! write.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// Commands of bpf(2), from linux/bpf.h.
+const MAP_LOOKUP: i32 = 1;
+const MAP_UPDATE: i32 = 2;
+const OBJECT_GET: i32 = 7;
+const INFO_BY_FD: i32 = 15;
+
+/// `union bpf_attr`, as far as the four commands need it; the rest is zero.
+type Attributes = [u64; 16];
+
+/// The files below a directory of pins, as `maps/NAME` and `links/NAME`, sorted. Empty when there is none.
+pub fn names(bpffs: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for part in ["maps", "links"] {
+        let entries = fs::read_dir(bpffs.join(part)).into_iter().flatten().flatten();
+        names.extend(entries.map(|entry| format!("{part}/{}", entry.file_name().to_string_lossy())));
+    }
+    names.sort();
+    names
+}
+
+/// The id of the link, and of the program behind it, of a pinned link.
+pub fn link(pin: &Path) -> Result<(u32, u32)> {
+    let link = open(pin)?;
+    // struct bpf_link_info: type, id, prog_id.
+    let mut info = [0_u32; 32];
+    let length = u32::try_from(size_of_val(&info)).context("the size of the information")?;
+    let mut attributes = Attributes::default();
+    attributes[0] = number(link.as_raw_fd()) | u64::from(length) << 32;
+    attributes[1] = address(info.as_mut_ptr());
+    bpf(INFO_BY_FD, &mut attributes).with_context(|| format!("asking what {} is", pin.display()))?;
+    let [_, id, program, ..] = info;
+    Ok((id, program))
+}
+
+/// Changes a value of a pinned array; `change` gets all of its bytes.
+pub fn change(pin: &Path, index: u32, size: usize, change: impl FnOnce(&mut [u8])) -> Result<()> {
+    let map = open(pin)?;
+    // A kernel may copy up to the next multiple of eight.
+    let mut value = vec![0_u8; size.next_multiple_of(8)];
+    let mut key = index;
+    let mut attributes = Attributes::default();
+    attributes[0] = number(map.as_raw_fd());
+    attributes[1] = address(&raw mut key);
+    attributes[2] = address(value.as_mut_ptr());
+    bpf(MAP_LOOKUP, &mut attributes).with_context(|| format!("reading {}", pin.display()))?;
+    change(value.get_mut(..size).unwrap_or_default());
+    bpf(MAP_UPDATE, &mut attributes).with_context(|| format!("writing {}", pin.display()))?;
+    Ok(())
+}
+
+fn open(pin: &Path) -> Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes()).context("a path with a zero byte")?;
+    let mut attributes = Attributes::default();
+    attributes[0] = address(path.as_ptr().cast_mut());
+    let fd = bpf(OBJECT_GET, &mut attributes).with_context(|| format!("opening the pin {}", pin.display()))?;
+    ensure!(fd >= 0, "no descriptor for {}", pin.display());
+    // SAFETY: the kernel has just made this descriptor for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<RawFd> {
+    // SAFETY: pointers inside the attributes are to values of the callers that live until the call returns, and that are
+    // as large as the command needs.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(io::Error::other)
+}
+
+fn number(fd: RawFd) -> u64 {
+    u64::from(fd.unsigned_abs())
+}
+
+fn address<T>(pointer: *mut T) -> u64 {
+    pointer as usize as u64
+}
