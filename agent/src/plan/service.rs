@@ -44,30 +44,35 @@ pub fn effective_weight(state: &State, backend: &Backend) -> u32 {
 /// Builds the table that the service should have now.
 pub fn build(state: &State, service: &Service) -> Built {
     let effective: Vec<u32> = service.backends.iter().map(|backend| effective_weight(state, backend)).collect();
-    let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
-    let members: Vec<Member> = service
-        .backends
-        .iter()
-        .zip(&effective)
-        .map(|(backend, weight)| Member { group: backend.group as usize, weight: u64::from(*weight) })
-        .collect();
-    let (shares, spilled) = match weights::divide(&groups, &members) {
-        Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
-        Division::Closed => (vec![0; members.len()], Vec::new()),
-    };
+    let (shares, spilled) = divide(service, effective.iter().copied());
     let table = match service.balance {
         Balance::Spread | Balance::Random => spread::spread(&shares),
         Balance::Hash => {
-            let candidates: Vec<_> = service
-                .backends
-                .iter()
-                .zip(&shares)
-                .map(|(backend, share)| Candidate { identity: identity(service, backend), share: *share })
+            let (weights, _) = divide(service, service.backends.iter().map(|backend| backend.weight));
+            let places = service.backends.iter().zip(weights).zip(&shares);
+            let candidates: Vec<_> = places
+                .map(|((backend, weight), share)| Candidate {
+                    identity: identity(service, backend),
+                    weight,
+                    share: *share,
+                })
                 .collect();
             affinity::affinity(&candidates)
         }
     };
     finish(service, &effective, &shares, spilled, &table)
+}
+
+/// Shares of the service's backends for these weights, and the groups that spilled.
+fn divide(service: &Service, weights: impl Iterator<Item = u32>) -> (Vec<u64>, Vec<usize>) {
+    let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
+    let members = service.backends.iter().zip(weights);
+    let members: Vec<Member> =
+        members.map(|(backend, weight)| Member { group: backend.group as usize, weight: u64::from(weight) }).collect();
+    match weights::divide(&groups, &members) {
+        Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
+        Division::Closed => (vec![0; members.len()], Vec::new()),
+    }
 }
 
 fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {

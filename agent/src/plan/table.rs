@@ -2,8 +2,13 @@
 
 use std::cmp::Reverse;
 
-/// The longest table that is ever built, in slots.
+/// The longest table, in slots, of a service of up to as many backends.
 pub const MAX_SLOTS: usize = 4096;
+
+/// The longest table of a service of `candidates` backends: [`MAX_SLOTS`], or as many as give each backend one.
+pub fn longest(candidates: usize) -> usize {
+    MAX_SLOTS.max(candidates.next_power_of_two())
+}
 
 /// Slots in the order in which they are used. No slots at all is a valid table: nobody may take a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
