@@ -19,6 +19,8 @@ use crate::{
     system::{bpffs, companion, eventually, unique},
 };
 
+/// What tests log.
+const LOUD: &str = "info,sluice=debug";
 /// How long a start may take.
 const READY: Duration = Duration::from_secs(20);
 
@@ -47,7 +49,7 @@ impl Agent {
             listen: None,
             arguments: Vec::new(),
             environment: Vec::new(),
-            log_level: "debug",
+            log_level: LOUD,
             child: None,
         })
     }
@@ -100,8 +102,6 @@ impl Agent {
         let mut command = command::<&Path>(None, None, &[&self.program])?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", "text", "--log-level", self.log_level]).args(&self.arguments);
-=======
-        command.args(["--log-format", "text", "--log-level", "info,sluice=debug"]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.child = Some(spawn_logged(&mut command, &self.log_file())?);
         Ok(())
@@ -260,7 +260,7 @@ impl Drop for Agent {
             return;
         }
         // The test's output is shown only if it fails.
-        if self.log_level == "debug" {
+        if self.log_level == LOUD {
             eprintln!("--- log of the agent\n{}---", self.log());
         }
         match self.uninstall() {
