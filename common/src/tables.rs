@@ -38,11 +38,11 @@ impl Endpoint {
     /// bits of a product depend on all bits of the factor.
     #[inline(always)]
     pub const fn filter_bit(&self) -> u32 {
-        let low = (self.address[2] as u64) << 32 | self.address[3] as u64;
-        let high = (self.address[0] as u64) << 32 | self.address[1] as u64;
-        let end = (self.port as u64) << 16 | self.protocol as u64;
+        let low = ((self.address[2] as u64) << 32) | self.address[3] as u64;
+        let high = ((self.address[0] as u64) << 32) | self.address[1] as u64;
+        let end = ((self.port as u64) << 16) | self.protocol as u64;
         let hash = (low ^ high.wrapping_mul(0x94d0_49bb_1331_11eb)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let hash = (hash ^ hash >> 32 ^ end).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = (hash ^ (hash >> 32) ^ end).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> (64 - FILTER_BITS.trailing_zeros())) as u32
     }
 
@@ -133,11 +133,11 @@ impl Table {
     pub const fn new(base: u32, length: u32, distinct: u32, balance: Balance, pass: bool) -> Self {
         Self(
             (base & (MAX_SLOTS - 1)) as u64
-                | ((length & MAX_TABLE) as u64) << 26
-                | ((distinct & MAX_DISTINCT) as u64) << 41
-                | (balance as u64) << 55
-                | (pass as u64) << 57
-                | 1 << 63,
+                | (((length & MAX_TABLE) as u64) << 26)
+                | (((distinct & MAX_DISTINCT) as u64) << 41)
+                | ((balance as u64) << 55)
+                | ((pass as u64) << 57)
+                | (1 << 63),
         )
     }
     #[inline(always)]
@@ -158,7 +158,7 @@ impl Table {
     }
     #[inline(always)]
     pub const fn pass(self) -> bool {
-        self.0 >> 57 & 1 == 1
+        (self.0 >> 57) & 1 == 1
     }
     #[inline(always)]
     pub const fn present(self) -> bool {
