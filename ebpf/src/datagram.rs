@@ -16,8 +16,8 @@ use sluice_common::{
 
 use crate::{
     address::{Call, Family},
-    connect::{Choice, choose, is_marked, service_of},
-    maps::{FLOWS, Kernel, connection, connection_or},
+    connect::{Choice, choose, is_marked},
+    maps::{FLOWS, Kernel, connection, connection_or, service_of},
 };
 
 #[inline(always)]

@@ -19,6 +19,8 @@ use crate::{
     system::{bpffs, companion, eventually, unique},
 };
 
+/// What tests log.
+const LOUD: &str = "info,sluice=debug";
 /// How long a start may take.
 const READY: Duration = Duration::from_secs(20);
 
@@ -32,6 +34,7 @@ pub struct Agent {
     listen: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    log_level: &'static str,
     child: Option<Child>,
 }
 
@@ -46,6 +49,7 @@ impl Agent {
             listen: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            log_level: LOUD,
             child: None,
         })
     }
@@ -65,6 +69,12 @@ impl Agent {
     /// One more variable in its environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Logs what operators see, and keeps the log to itself: for programs that are no tests.
+    pub fn quiet(mut self) -> Self {
+        self.log_level = "info";
         self
     }
 
@@ -91,7 +101,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let mut command = command::<&Path>(None, None, &[&self.program])?;
         command.arg("agent").args(self.settings());
-        command.args(["--log-format", "text", "--log-level", "info,sluice=debug"]).args(&self.arguments);
+        command.args(["--log-format", "text", "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.child = Some(spawn_logged(&mut command, &self.log_file())?);
         Ok(())
@@ -250,7 +260,9 @@ impl Drop for Agent {
             return;
         }
         // The test's output is shown only if it fails.
-        eprintln!("--- log of the agent\n{}---", self.log());
+        if self.log_level == LOUD {
+            eprintln!("--- log of the agent\n{}---", self.log());
+        }
         match self.uninstall() {
             Ok(output) if output.status.success() => {}
             Ok(output) => eprintln!("uninstall: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)),
