@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod forge;
 mod harness;
 mod stage;
 
@@ -13,3 +14,5 @@ mod exact;
 mod groups;
 mod hash;
 mod sockets;
+mod zero;
+mod zero_load;
