@@ -200,8 +200,8 @@ impl<M: Machine> Steering<M> {
                     self.zeros.insert(target.clone(), Arc::new(proof));
                     self.unsaved_proofs.push(target.clone());
                 }
-                Change::Restore { target } => {
-                    self.zeros.remove(target);
+                Change::Restore { target } if self.zeros.remove(target).is_some() => {
+                    self.unsaved_proofs.push(target.clone());
                 }
                 _ => {}
             }
@@ -216,7 +216,12 @@ impl<M: Machine> Steering<M> {
     }
 
     pub(super) fn save_proof(&mut self, target: &Target) {
-        let Some(proof) = self.zeros.get(target) else { return };
+        let Some(proof) = self.zeros.get(target) else {
+            if let Err(error) = self.store.remove_extra(&proof_key(target)) {
+                tracing::warn!(%target, "the proof of a zero that ended stays in the store: {error:#}");
+            }
+            return;
+        };
         let saved = SavedProof {
             at: proof.at,
             monotonic_ns: proof.monotonic_ns,

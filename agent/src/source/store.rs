@@ -74,6 +74,7 @@ impl Store {
     ///
     /// # Errors
     /// When it could not be written: the store is as it was before.
+    #[cfg(test)]
     pub fn commit(&self, state: &State, touched: &Touched) -> Result<()> {
         self.commit_batch(state, Batch { touched: std::slice::from_ref(touched), ..Batch::default() })
     }
@@ -82,6 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::commit`].
+    #[cfg(test)]
     pub fn commit_many(&self, state: &State, touched: &[Touched]) -> Result<()> {
         self.commit_batch(state, Batch { touched, ..Batch::default() })
     }

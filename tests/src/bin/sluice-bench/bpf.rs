@@ -218,7 +218,8 @@ pub fn memory_of_maps(directory: &Path) -> Result<u64> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).context("reading fdinfo")?;
         // Links and programs are pinned there too; a program's memory is not a map's.
         if info.lines().any(|line| line.starts_with("map_type:")) {
-            let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")).and_then(|text| text.trim().parse().ok());
+            let bytes =
+                info.lines().find_map(|line| line.strip_prefix("memlock:")).and_then(|text| text.trim().parse().ok());
             sum += bytes.unwrap_or(0);
         }
     }

@@ -66,7 +66,6 @@ impl Plan {
         }
         Ok(plan)
     }
-
 }
 
 /// How much is measured.

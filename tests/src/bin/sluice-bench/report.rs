@@ -158,7 +158,8 @@ impl Report {
 
 fn line(figure: &Figure) -> String {
     let value = shown(figure.value, figure.unit);
-    let spread = figure.spread.map(|(low, high)| format!("{} .. {}", shown(low, figure.unit), shown(high, figure.unit)));
+    let spread =
+        figure.spread.map(|(low, high)| format!("{} .. {}", shown(low, figure.unit), shown(high, figure.unit)));
     let target = match (figure.target, figure.met) {
         (Some(Target::AtMost(limit)), Some(met)) => format!("<= {}  {}", shown(limit, figure.unit), verdict(met)),
         (Some(Target::AtLeast(limit)), Some(met)) => format!(">= {}  {}", shown(limit, figure.unit), verdict(met)),

@@ -314,10 +314,12 @@ fn connections(to: &Targets, threads: u64, time: Duration, pause: Duration) -> R
         Ok(calls)
     };
     let calls = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|thread| {
-            let work = &work;
-            scope.spawn(move || work(thread))
-        }).collect();
+        let threads: Vec<_> = (0..threads)
+            .map(|thread| {
+                let work = &work;
+                scope.spawn(move || work(thread))
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::ECANCELED))).sum::<nix::Result<u64>>()
     });
     Ok(Answer::new(calls.context("opening connections")?, start.elapsed()))

@@ -42,7 +42,8 @@ fn idle(bed: &Steered, services: u32, rounds: u32, target: Option<Target>, repor
     }
     let name = |what: &str| format!("{services} services, {what}");
     report.add(Figure::median(GROUP, name("request to kernel"), &kernel, Unit::Microseconds));
-    let tail = Figure::new(GROUP, name("request to kernel, 99th percentile"), kernel.quantile(0.99), Unit::Microseconds);
+    let tail =
+        Figure::new(GROUP, name("request to kernel, 99th percentile"), kernel.quantile(0.99), Unit::Microseconds);
     report.add(match target {
         Some(target) => tail.target(target),
         None => tail,

@@ -158,7 +158,8 @@ fn brief(picture: &Picture) -> String {
     let mut text = String::from(" ");
     for row in &picture.rows {
         let shares = [row.desired, row.programmed, row.observed].map(percent);
-        let _ = write!(text, " {} {} {};", row.backend, row.state, shares.map(|share| share.trim().to_owned()).join("/"));
+        let _ =
+            write!(text, " {} {} {};", row.backend, row.state, shares.map(|share| share.trim().to_owned()).join("/"));
     }
     let _ = write!(
         text,

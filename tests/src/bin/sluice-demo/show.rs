@@ -40,8 +40,11 @@ impl Show {
     /// Sets the stage.
     pub fn new() -> Result<Self> {
         let mut screen = Screen::new();
-        screen.say("Three web servers and their clients, each in a network namespace of its own; the clients, in a cgroup");
-        screen.say(&format!("of their own, know one address: {FRONTEND}. No route leads there. The agent steers them."));
+        screen.say(
+            "Three web servers and their clients, each in a network namespace of its own; the clients, in a cgroup",
+        );
+        screen
+            .say(&format!("of their own, know one address: {FRONTEND}. No route leads there. The agent steers them."));
         Ok(Self { stage: Stage::new()?, screen, before: Seen::default(), broken: 0 })
     }
 
