@@ -9,13 +9,16 @@ mod stage;
 
 mod addresses;
 mod agree;
+mod api;
 mod bad_input;
+mod cli;
 mod datagrams;
 mod exact;
 mod files;
 mod gauge;
 mod groups;
 mod hash;
+mod programs;
 mod restart;
 mod sockets;
 mod startup;
