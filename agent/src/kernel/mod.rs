@@ -4,6 +4,7 @@
 mod btf;
 mod census;
 mod errors;
+pub mod heap;
 mod links;
 mod memory;
 mod meters;
