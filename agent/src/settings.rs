@@ -71,47 +71,47 @@ pub struct Layer {
     #[arg(skip)]
     pub token_file: Option<PathBuf>,
     /// TCP address for reads, and with --token-file for writes too; `off` for none [default: 127.0.0.1:9180]
-    #[arg(long, env = "SLUICE_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "SLUICE_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
     pub listen: Option<Listen>,
     /// Directory of the store [default: /var/lib/sluice]
-    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
+    #[arg(long, env = "SLUICE_STATE_DIR", hide_env_values = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Directory on a bpffs for the pinned programs and tables [default: /sys/fs/bpf/sluice]
-    #[arg(long, env = "SLUICE_BPFFS", value_name = "DIR")]
+    #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
     /// Cgroup (v2) whose processes are steered [default: the root, found in /proc/self/mountinfo]
-    #[arg(long, env = "SLUICE_CGROUP", value_name = "DIR")]
+    #[arg(long, env = "SLUICE_CGROUP", hide_env_values = true, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// File or directory of documents, applied at start and whenever it changes; may be repeated
-    #[arg(long, env = "SLUICE_APPLY", value_name = "PATH", value_delimiter = ',')]
+    #[arg(long, env = "SLUICE_APPLY", hide_env_values = true, value_name = "PATH", value_delimiter = ',')]
     pub apply: Option<Vec<PathBuf>>,
     /// [default: text]
-    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum)]
+    #[arg(long, env = "SLUICE_LOG_FORMAT", hide_env_values = true, value_enum)]
     pub log_format: Option<LogFormat>,
     /// error, warn, info, debug, trace, or a list such as info,sluice=debug [default: info]
-    #[arg(long, env = "SLUICE_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "SLUICE_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Sockets with this SO_MARK pass untouched, for health checks and debugging; 0 for none [default: 0x51ce]
-    #[arg(long, env = "SLUICE_MARK", value_parser = number)]
+    #[arg(long, env = "SLUICE_MARK", hide_env_values = true, value_parser = number)]
     pub mark: Option<u32>,
     /// Time between two checks of the connection gauges against the sockets themselves [default: 30s]
-    #[arg(long, env = "SLUICE_CENSUS_INTERVAL", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "SLUICE_CENSUS_INTERVAL", hide_env_values = true, value_name = "TIME", value_parser = time)]
     #[serde(deserialize_with = "some_time")]
     pub census_interval: Option<Duration>,
     /// Size of a kernel table, fixed while it is pinned [default: 16384]
-    #[arg(long, env = "SLUICE_MAX_SERVICES", value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_SERVICES", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_services: Option<u32>,
     /// [default: 65536]
-    #[arg(long, env = "SLUICE_MAX_BACKENDS", value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_BACKENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_backends: Option<u32>,
     /// [default: 16384]
-    #[arg(long, env = "SLUICE_MAX_NODES", value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_NODES", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_nodes: Option<u32>,
     /// [default: 65536]
-    #[arg(long, env = "SLUICE_MAX_FRONTENDS", value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_FRONTENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_frontends: Option<u32>,
     /// [default: 4194304]
-    #[arg(long, env = "SLUICE_MAX_SLOTS", value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_SLOTS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_slots: Option<u32>,
 }
 

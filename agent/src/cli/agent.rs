@@ -30,7 +30,7 @@ use crate::{
 )]
 pub struct Agent {
     /// TOML file with settings; its keys are the names of the flags
-    #[arg(long, env = "SLUICE_CONFIG", value_name = "PATH")]
+    #[arg(long, env = "SLUICE_CONFIG", hide_env_values = true, value_name = "PATH")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Layer,

@@ -22,7 +22,7 @@ use crate::{
 )]
 pub struct Check {
     /// Where the pins would go
-    #[arg(long, env = "SLUICE_BPFFS", default_value = settings::BPFFS, value_name = "DIR")]
+    #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, default_value = settings::BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
     #[command(flatten)]
     output: Output,

@@ -56,13 +56,13 @@ struct Cli {
 #[command(next_help_heading = "Connection")]
 struct Connection {
     /// Unix socket of the agent [default: /run/sluice/sluice.sock]
-    #[arg(long, global = true, env = "SLUICE_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, env = "SLUICE_SOCKET", hide_env_values = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// TCP address of the agent, instead of the socket, such as http://127.0.0.1:9180
-    #[arg(long, global = true, env = "SLUICE_SERVER", value_name = "URL")]
+    #[arg(long, global = true, env = "SLUICE_SERVER", hide_env_values = true, value_name = "URL")]
     server: Option<String>,
     /// File with the token that writes over TCP need
-    #[arg(long, global = true, env = "SLUICE_TOKEN_FILE", value_name = "PATH")]
+    #[arg(long, global = true, env = "SLUICE_TOKEN_FILE", hide_env_values = true, value_name = "PATH")]
     token_file: Option<PathBuf>,
 }
 

@@ -18,7 +18,6 @@ use crate::observe::status::AdminState;
 pub enum Format {
     #[default]
     Table,
-    /// A table with more columns
     Wide,
     Json,
     Yaml,
@@ -26,8 +25,8 @@ pub enum Format {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    /// How to print: table, wide (a table with more columns), json or yaml
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Format,
 }
 

@@ -20,10 +20,10 @@ use crate::{http::listen, kernel, settings, source::store};
 )]
 pub struct Uninstall {
     /// Directory on a bpffs with the pinned programs and tables
-    #[arg(long, env = "SLUICE_BPFFS", default_value = settings::BPFFS, value_name = "DIR")]
+    #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, default_value = settings::BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
     /// Directory of the store
-    #[arg(long, env = "SLUICE_STATE_DIR", default_value = settings::STATE_DIR, value_name = "DIR")]
+    #[arg(long, env = "SLUICE_STATE_DIR", hide_env_values = true, default_value = settings::STATE_DIR, value_name = "DIR")]
     state_dir: PathBuf,
     /// Leave the stored services and nodes: the next agent begins with them
     #[arg(long)]

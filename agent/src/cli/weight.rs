@@ -18,7 +18,7 @@ pub struct Weight {
     /// SERVICE/BACKEND
     backend: Target,
     /// 0 to 1000000; 0 takes no new connections
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
     weight: u32,
     /// Validate and show what would happen; change nothing
     #[arg(long)]

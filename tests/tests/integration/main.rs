@@ -7,5 +7,9 @@ mod harness;
 mod stage;
 
 mod addresses;
+mod agree;
 mod datagrams;
+mod exact;
+mod groups;
+mod hash;
 mod sockets;

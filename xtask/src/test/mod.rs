@@ -95,6 +95,7 @@ fn run_black_box(table: &mut Table, arguments: &Arguments, on_host: bool, missin
             return;
         }
     };
+    println!("built in {:.1} s", start.elapsed().as_secs_f64());
     if on_host {
         let release = host::kernel_release();
         table.run(&format!("black-box, here ({release})"), || match missing {
