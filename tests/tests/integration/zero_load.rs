@@ -85,7 +85,8 @@ fn affinity_keeps_nobody_on_a_zeroed_node() -> Result<()> {
 fn a_weight_of_zero_is_as_sharp() -> Result<()> {
     let stage = Stage::weights("load-weight", &[50, 50])?;
     let clients = [stage.client()?, stage.client()?];
-    let loads: Vec<_> = clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(4).pause(PAUSE))).collect();
+    let loads: Vec<_> =
+        clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(4).pause(PAUSE))).collect();
     let mut moments = Vec::new();
     for _ in 0..5 {
         more(&loads)?;
