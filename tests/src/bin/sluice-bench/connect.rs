@@ -15,6 +15,9 @@ use crate::{
 
 const SERVICES: u32 = 1000;
 
+/// What is done to some addresses.
+type Kind<'a> = &'a dyn Fn(&[SocketAddr]) -> Task;
+
 /// Added to connect(), and to connections from start to end.
 pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
     const GROUP: &str = "Added time on the wall, against a cgroup without programs";
@@ -29,7 +32,7 @@ pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
     let udp = |to: &[SocketAddr]| Task::UdpConnects { to: to.to_vec(), calls: 1000 * calls };
     let sockets = |to: &[SocketAddr]| Task::UdpSockets { to: to.to_vec(), calls: 500 * calls };
     let tcp = |to: &[SocketAddr]| Task::TcpConnections { to: to.to_vec(), calls: 200 * calls };
-    let kinds: [(&str, &dyn Fn(&[SocketAddr]) -> Task); 3] = [
+    let kinds: [(&str, Kind<'_>); 3] = [
         ("connect() of one UDP socket", &udp),
         ("a UDP socket with its connect() and close()", &sockets),
         ("a TCP connection from socket() to both close()", &tcp),
