@@ -1,5 +1,4 @@
 //! Sluice: steers connections to weighted backends inside the Linux kernel.
-#![allow(dead_code)]
 
 mod cli;
 mod handle;

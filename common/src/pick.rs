@@ -104,7 +104,7 @@ pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: Table, draw: u64) -> Opt
 /// `0..length` from the high bits of a hash: multiply and shift, no division.
 #[inline(always)]
 pub fn scale(hash: u64, length: u32) -> u32 {
-    ((hash >> 32) * length as u64 >> 32) as u32
+    (((hash >> 32) * length as u64) >> 32) as u32
 }
 
 /// Finalizer of splitmix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
@@ -114,7 +114,7 @@ pub const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 27;
     x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
+    x ^ (x >> 31)
 }
 
 /// What tells callers apart for `balance: hash`.
@@ -132,8 +132,8 @@ impl Client {
     /// The `draw` of [`pick`] for `balance: hash`.
     #[inline(always)]
     pub fn draw(&self) -> u64 {
-        let low = (self.source[0] as u64) << 32 | self.source[1] as u64;
-        let high = (self.source[2] as u64) << 32 | self.source[3] as u64;
+        let low = ((self.source[0] as u64) << 32) | self.source[1] as u64;
+        let high = ((self.source[2] as u64) << 32) | self.source[3] as u64;
         mix(mix(mix(mix(self.netns.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ self.cgroup) ^ low) ^ high)
     }
 }

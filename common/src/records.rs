@@ -178,6 +178,12 @@ impl Connection {
             && self.backend[0] == address[0]
     }
 
+    /// Whether this is the socket's connection now, and not one that never began or has ended.
+    #[inline(always)]
+    pub const fn is_open(&self) -> bool {
+        self.phase == Phase::Opened as u8 || self.phase == Phase::Established as u8
+    }
+
     #[inline(always)]
     pub fn asked_for(&self, endpoint: &Endpoint) -> bool {
         self.frontend_port == endpoint.port

@@ -18,6 +18,8 @@ use sluice_common::{
 use crate::maps::count;
 
 const ECONNREFUSED: i32 = 111;
+/// 127.0.0.1 in network byte order.
+const LOOPBACK: u32 = 0x7f00_0001_u32.to_be();
 
 macro_rules! field {
     ($call:expr, $name:ident) => {
@@ -32,9 +34,10 @@ pub trait Family {
     fn write(context: *mut bpf_sock_addr, address: &[u32; 4]);
     /// Whether a socket of this family can speak with `address`.
     fn reaches(address: &[u32; 4]) -> bool;
-    /// Where the kernel sends what is addressed to the wildcard: the loopback.
-    fn loopback() -> [u32; 4];
     fn is_wildcard(address: &[u32; 4]) -> bool;
+    /// Where the kernel sends what is addressed to this wildcard: the loopback, or the address that an IPv4 socket is
+    /// bound to (`ip_route_output_key`).
+    fn meant_by_wildcard(wildcard: &[u32; 4], socket: *const bpf_sock) -> [u32; 4];
 }
 
 pub struct V4;
@@ -56,12 +59,14 @@ impl Family for V4 {
         is_mapped(address)
     }
     #[inline(always)]
-    fn loopback() -> [u32; 4] {
-        [0, 0, MAPPED, 0x7f00_0001_u32.to_be()]
-    }
-    #[inline(always)]
     fn is_wildcard(address: &[u32; 4]) -> bool {
         address[3] == 0
+    }
+    #[inline(always)]
+    fn meant_by_wildcard(_: &[u32; 4], socket: *const bpf_sock) -> [u32; 4] {
+        // SAFETY: the socket of a call is never null.
+        let bound = unsafe { ptr::read_volatile(&raw const (*socket).src_ip4) };
+        [0, 0, MAPPED, if bound == 0 { LOOPBACK } else { bound }]
     }
 }
 
@@ -95,12 +100,26 @@ impl Family for V6 {
         true
     }
     #[inline(always)]
-    fn loopback() -> [u32; 4] {
-        [0, 0, 0, 1_u32.to_be()]
+    fn is_wildcard(address: &[u32; 4]) -> bool {
+        address[3] == 0 && address[0] | address[1] == 0 && (address[2] == 0 || address[2] == MAPPED)
     }
     #[inline(always)]
-    fn is_wildcard(address: &[u32; 4]) -> bool {
-        address[0] | address[1] | address[2] | address[3] == 0
+    fn meant_by_wildcard(wildcard: &[u32; 4], socket: *const bpf_sock) -> [u32; 4] {
+        // SAFETY: the socket of a call is never null.
+        let bound = unsafe {
+            let words = &raw const (*socket).src_ip6;
+            [
+                ptr::read_volatile(&raw const (*words)[0]),
+                ptr::read_volatile(&raw const (*words)[1]),
+                ptr::read_volatile(&raw const (*words)[2]),
+                ptr::read_volatile(&raw const (*words)[3]),
+            ]
+        };
+        match (wildcard[2] == MAPPED, is_mapped(&bound)) {
+            (true, true) if bound[3] != 0 => bound,
+            (true, _) | (false, true) => [0, 0, MAPPED, LOOPBACK],
+            (false, false) => [0, 0, 0, 1_u32.to_be()],
+        }
     }
 }
 
@@ -139,12 +158,12 @@ impl<F: Family> Call<F> {
         Endpoint::v6(F::read(self.context()), field!(self, user_port) as u16, field!(self, protocol) as u16)
     }
 
-    /// The destination under which a frontend is looked up: the wildcard means the loopback, as it does to the kernel.
+    /// The destination under which a frontend is looked up: the wildcard means what it means to the kernel.
     #[inline(always)]
     pub fn destination(&self) -> Endpoint {
         let mut endpoint = self.endpoint();
         if F::is_wildcard(&endpoint.address) {
-            endpoint.address = F::loopback();
+            endpoint.address = F::meant_by_wildcard(&endpoint.address, self.socket());
         }
         endpoint
     }

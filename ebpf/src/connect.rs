@@ -14,7 +14,7 @@ use sluice_common::{
 
 use crate::{
     address::{Call, Family},
-    maps::{FRONTENDS, Kernel, SERVICES, add, bypass_mark, connection, connection_or, counters, forget, next},
+    maps::{Kernel, SERVICES, add, bypass_mark, connection, connection_or, counters, forget, next, service_of},
     track,
 };
 
@@ -46,12 +46,6 @@ pub struct Choice<'a> {
     pub backend: &'a Backend,
     /// Read before the backend was seen to be open.
     pub time: u64,
-}
-
-#[inline(always)]
-pub fn service_of(frontend: &Endpoint) -> Option<u32> {
-    // SAFETY: the value is a plain integer that is copied at once.
-    unsafe { FRONTENDS.get(frontend) }.copied()
 }
 
 #[inline(always)]

@@ -4,18 +4,20 @@
 //! idle for [`FLOW_IDLE`], so that protocols of several datagrams (QUIC, TFTP) hold together; a zero moves it with the
 //! next datagram. Answers carry the frontend's address as their source.
 
+use core::ptr;
+
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use sluice_common::{
     pick::open,
     records::{Connection, FLOW_IDLE, Flow, FlowKey},
-    tables::{Backend, Endpoint},
+    tables::Endpoint,
     verdict::Verdict,
 };
 
 use crate::{
     address::{Call, Family},
-    connect::{Choice, choose, is_marked, service_of},
-    maps::{FLOWS, Kernel, connection, connection_or},
+    connect::{Choice, choose, is_marked},
+    maps::{FLOWS, Kernel, connection, connection_or, service_of},
 };
 
 #[inline(always)]
@@ -27,8 +29,8 @@ pub fn sendmsg<F: Family>(call: &Call<F>) -> i32 {
     if is_marked(call) {
         return call.proceed(Verdict::Marked);
     }
-    if let Some(backend) = connected_backend(call, &frontend) {
-        call.redirect(&backend.address, backend.port);
+    if let Some(connection) = connected(call, &frontend) {
+        call.redirect(&connection.backend, connection.backend_port);
         return call.proceed(Verdict::Kept);
     }
     // SAFETY: helper on the context.
@@ -73,27 +75,31 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> i32 {
             return call.proceed(Verdict::Translated);
         }
     }
-    if connection.protocol != 0 && connection.went_to(&source.address, source.port) {
+    if connection.is_open() && is_connected(call) && connection.went_to(&source.address, source.port) {
         call.redirect(&connection.frontend, connection.frontend_port);
         return call.proceed(Verdict::Translated);
     }
     call.proceed(Verdict::Stale)
 }
 
-/// The backend of a connected socket that sends to the frontend it is connected to, while that backend is open.
+/// The record of a connected socket that sends to the frontend it is connected to. It keeps its backend, zeroed or not,
+/// as send() does without asking: the kernel gives a connected socket the answers of that one peer only.
 #[inline(always)]
-fn connected_backend<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static Backend> {
+fn connected<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static Connection> {
     let stored = connection(call.socket());
     if stored.is_null() {
         return None;
     }
     // SAFETY: storage of a socket that this call holds.
-    let connection = unsafe { &*stored };
-    if !connection.asked_for(frontend) {
-        return None;
-    }
-    let backend = open(&Kernel, connection.backend_id)?;
-    connection.went_to(&backend.address, backend.port).then_some(backend)
+    let connection: &'static Connection = unsafe { &*stored };
+    (connection.asked_for(frontend) && connection.is_open() && is_connected(call)).then_some(connection)
+}
+
+/// Whether the socket has a peer. One that was disconnected (AF_UNSPEC) keeps its record, because no hook sees that.
+#[inline(always)]
+fn is_connected<F: Family>(call: &Call<F>) -> bool {
+    // SAFETY: the socket of a call is never null.
+    unsafe { ptr::read_volatile(&raw const (*call.socket()).dst_port) != 0 }
 }
 
 /// Whether the flow's backend is open and still is what it was when the flow began.

@@ -16,13 +16,16 @@ use aya_ebpf::{
 use sluice_common::{
     pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
-    tables::{Backend, Counters, Endpoint, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{Backend, Counters, Endpoint, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
 };
 
 // The numbers of entries are those of an object loaded by hand; the agent sets its own before loading.
 #[map]
-pub static FRONTENDS: HashMap<Endpoint, u32> = HashMap::with_max_entries(1024, 0);
+static FRONTENDS: HashMap<Endpoint, u32> = HashMap::with_max_entries(1024, 0);
+/// A bit for every hash of a frontend: most addresses are none, and this says so in one load.
+#[map]
+static FILTER: Array<u64> = Array::with_max_entries(FILTER_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 pub static SERVICES: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
@@ -124,12 +127,24 @@ extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
-/// Counts a way out. Atomic though the counter is this CPU's own: programs can be preempted, and a softirq can run the
-/// same one in between.
+/// The service that has this frontend.
+#[inline(always)]
+pub fn service_of(frontend: &Endpoint) -> Option<u32> {
+    let bit = frontend.filter_bit();
+    if FILTER.get(bit / 64)? >> (bit % 64) & 1 == 0 {
+        return None;
+    }
+    // SAFETY: the value is a plain integer that is copied at once.
+    unsafe { FRONTENDS.get(frontend) }.copied()
+}
+
+/// Counts a way out. Not atomic: the counter is this CPU's own, and of two tasks that a preemption interleaves within
+/// these few instructions one goes uncounted.
 #[inline(always)]
 pub fn count(program: Program, verdict: Verdict) {
     if let Some(counter) = VERDICTS.get_ptr_mut(verdict::index(program, verdict)) {
-        add(counter, 1);
+        // SAFETY: a live map value.
+        unsafe { *counter += 1 }
     }
 }
 

@@ -16,7 +16,8 @@ pub fn getpeername<F: Family>(call: &Call<F>) -> i32 {
     // SAFETY: storage of a socket that this call holds.
     let connection = unsafe { &*stored };
     let peer = call.endpoint();
-    if connection.protocol == 0 || !connection.went_to(&peer.address, peer.port) {
+    // The same socket may have a direct connection now, even to the backend that it was steered to before.
+    if !connection.is_open() || !connection.went_to(&peer.address, peer.port) {
         return call.proceed(Verdict::Stale);
     }
     call.redirect(&connection.frontend, connection.frontend_port);

@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use sluice_common::{
     records::{Connection, Member, Phase},
-    tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS, Failure, TCP},
+    tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS, Failure, MAPPED, TCP, is_mapped},
     verdict::{Program, Verdict},
 };
 
@@ -57,6 +57,8 @@ pub fn sock_ops(ctx: &SockOpsContext) {
     };
     match op {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opened(ctx, ops, connection, counters),
+        // The socket has a direct connection now, and still the flags of its steered one.
+        _ if !connection.is_open() => {}
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops, connection, counters),
         BPF_SOCK_OPS_RETRANS_CB => {
             // SAFETY: a live map value.
@@ -118,10 +120,8 @@ pub fn settle(program: Program, stored: *mut Connection) {
 
 #[inline(always)]
 fn opened(ctx: &SockOpsContext, ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) {
-    // A record of an earlier connect() that failed before its SYN: this SYN goes elsewhere. The context keeps the
-    // port in the upper half.
-    let port = (ops.remote_port >> 16) as u16;
-    if connection.phase != Phase::Picked as u8 || connection.backend_port != port {
+    // A record of an earlier connect() that failed before its SYN: this SYN goes elsewhere.
+    if connection.phase != Phase::Picked as u8 || !goes_to_backend(ops, connection) {
         return count(Program::SockOps, Verdict::Stale);
     }
     connection.phase = Phase::Opened as u8;
@@ -130,6 +130,16 @@ fn opened(ctx: &SockOpsContext, ops: &bpf_sock_ops, connection: &mut Connection,
     count(Program::SockOps, Verdict::Opened);
     let flags = ops.bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
+}
+
+#[inline(always)]
+fn goes_to_backend(ops: &bpf_sock_ops, connection: &Connection) -> bool {
+    // The context keeps the port in the upper half. It has the IPv4 address of mapped ones too.
+    let port = (ops.remote_port >> 16) as u16;
+    if is_mapped(&connection.backend) {
+        return connection.went_to(&[0, 0, MAPPED, ops.remote_ip4], port);
+    }
+    connection.went_to(&ops.remote_ip6, port)
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,8 @@ use crate::{
     system::{bpffs, companion, eventually, unique},
 };
 
+/// What tests log.
+const LOUD: &str = "info,sluice=debug";
 /// How long a start may take.
 const READY: Duration = Duration::from_secs(20);
 
@@ -27,12 +30,16 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Agent {
     program: PathBuf,
     cgroup: PathBuf,
-    home: TempDir,
+    home: Arc<TempDir>,
     bpffs: PathBuf,
     listen: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    log_level: &'static str,
+    log_format: &'static str,
     child: Option<Child>,
+    /// Whether what it leaves is removed when it is dropped.
+    owns: bool,
 }
 
 impl Agent {
@@ -41,13 +48,39 @@ impl Agent {
         Ok(Self {
             program: program()?,
             cgroup: cgroup.to_owned(),
-            home: TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?,
+            home: Arc::new(TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?),
             bpffs: bpffs()?.join(unique("agent")),
             listen: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            log_level: LOUD,
+            log_format: "text",
             child: None,
+            owns: true,
         })
+    }
+
+    /// Another agent with the same socket, directories and cgroup, without the other's further words. It is not started.
+    pub fn sibling(&self) -> Self {
+        Self {
+            program: self.program.clone(),
+            cgroup: self.cgroup.clone(),
+            home: Arc::clone(&self.home),
+            bpffs: self.bpffs.clone(),
+            listen: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            log_level: LOUD,
+            log_format: self.log_format,
+            child: None,
+            owns: false,
+        }
+    }
+
+    /// How it logs: "text" when not said, or "json".
+    pub fn log_format(mut self, format: &'static str) -> Self {
+        self.log_format = format;
+        self
     }
 
     /// Applies (and watches) a file or directory of documents.
@@ -65,6 +98,12 @@ impl Agent {
     /// One more variable in its environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Logs what operators see, and keeps the log to itself: for programs that are no tests.
+    pub fn quiet(mut self) -> Self {
+        self.log_level = "info";
         self
     }
 
@@ -91,7 +130,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let mut command = command::<&Path>(None, None, &[&self.program])?;
         command.arg("agent").args(self.settings());
-        command.args(["--log-format", "text", "--log-level", "info,sluice=debug"]).args(&self.arguments);
+        command.args(["--log-format", self.log_format, "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.child = Some(spawn_logged(&mut command, &self.log_file())?);
         Ok(())
@@ -218,6 +257,7 @@ impl Agent {
     pub fn uninstall(&self) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.arg("uninstall").arg("--bpffs").arg(&self.bpffs).arg("--state-dir").arg(self.state_dir());
+        command.arg("--socket").arg(self.socket());
         command.output().context("running sluice uninstall")
     }
 
@@ -246,11 +286,13 @@ impl Drop for Agent {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if !ran {
+        if !ran || !self.owns {
             return;
         }
         // The test's output is shown only if it fails.
-        eprintln!("--- log of the agent\n{}---", self.log());
+        if self.log_level == LOUD {
+            eprintln!("--- log of the agent\n{}---", self.log());
+        }
         match self.uninstall() {
             Ok(output) if output.status.success() => {}
             Ok(output) => eprintln!("uninstall: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)),

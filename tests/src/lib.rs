@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod client;
 pub mod document;
 pub mod http;
+pub mod interrupt;
 pub mod namespace;
 pub mod pins;
 pub mod program;

@@ -10,9 +10,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    ptr,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Commands of bpf(2), from linux/bpf.h.
 const MAP_LOOKUP: i32 = 1;
@@ -48,20 +49,41 @@ pub fn link(pin: &Path) -> Result<(u32, u32)> {
     Ok((id, program))
 }
 
-/// Changes a value of a pinned array; `change` gets all of its bytes.
-pub fn change(pin: &Path, index: u32, size: usize, change: impl FnOnce(&mut [u8])) -> Result<()> {
+/// Changes a value of a pinned array. `T` is the layout that the array really has.
+pub fn change<T: Copy>(pin: &Path, index: u32, change: impl FnOnce(&mut T)) -> Result<()> {
     let map = open(pin)?;
-    // A kernel may copy up to the next multiple of eight.
-    let mut value = vec![0_u8; size.next_multiple_of(8)];
+    let mut value = element::<T>(&map, pin, index)?;
+    change(&mut value);
+    on_element(&map, MAP_UPDATE, index, &mut value).with_context(|| format!("writing {}", pin.display()))
+}
+
+/// The first element among the first `limit` of a pinned array that is as wanted, with its index.
+pub fn find<T: Copy>(pin: &Path, limit: u32, wanted: impl Fn(&T) -> bool) -> Result<(u32, T)> {
+    let map = open(pin)?;
+    for index in 0..limit {
+        let value = element::<T>(&map, pin, index)?;
+        if wanted(&value) {
+            return Ok((index, value));
+        }
+    }
+    bail!("no such element among the first {limit} of {}", pin.display())
+}
+
+fn element<T: Copy>(map: &OwnedFd, pin: &Path, index: u32) -> Result<T> {
+    ensure!(size_of::<T>().is_multiple_of(8), "the kernel copies multiples of eight bytes");
+    // SAFETY: the callers ask for plain integers and arrays of them, for which zero is a value.
+    let mut value = unsafe { std::mem::zeroed() };
+    on_element(map, MAP_LOOKUP, index, &mut value).with_context(|| format!("reading {}", pin.display()))?;
+    Ok(value)
+}
+
+fn on_element<T>(map: &OwnedFd, command: i32, index: u32, value: &mut T) -> io::Result<()> {
     let mut key = index;
     let mut attributes = Attributes::default();
     attributes[0] = number(map.as_raw_fd());
     attributes[1] = address(&raw mut key);
-    attributes[2] = address(value.as_mut_ptr());
-    bpf(MAP_LOOKUP, &mut attributes).with_context(|| format!("reading {}", pin.display()))?;
-    change(value.get_mut(..size).unwrap_or_default());
-    bpf(MAP_UPDATE, &mut attributes).with_context(|| format!("writing {}", pin.display()))?;
-    Ok(())
+    attributes[2] = address(ptr::from_mut(value));
+    bpf(command, &mut attributes).map(drop)
 }
 
 fn open(pin: &Path) -> Result<OwnedFd> {

@@ -1,6 +1,8 @@
 //! The project's own tasks: `cargo xtask build` and its neighbours.
 
+mod bench;
 mod build;
+mod demo;
 mod setup;
 mod test;
 // What `agent/build.rs` alone uses looks dead from here.
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Sets up, builds and tests Sluice.
+/// Sets up, builds, shows, tests and measures Sluice.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -26,15 +28,21 @@ enum Task {
     Setup(setup::Arguments),
     /// Builds the agent with the eBPF programs inside
     Build(build::Arguments),
+    /// Shows the product at work, in a minute and with no risk to this machine
+    Demo(demo::Arguments),
     /// Runs every test: format, lints, units, and black-box tests here and under other kernels
     Test(test::Arguments),
+    /// Measures what steering costs
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Build(arguments) => build::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(code) => code,

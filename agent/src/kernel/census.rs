@@ -41,8 +41,8 @@ impl CensusProgram {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn read(&self, hz: u32) -> Result<Census> {
-        let (rows, clock) = self.pass()?;
-        Ok(Census { rows, hz, clock: clock.monotonic })
+        let (rows, _) = self.pass()?;
+        Ok(Census { rows, hz })
     }
 
     /// Jiffies a second, which the kernel tells nowhere: measured over a quarter of a second, rounded to a value that

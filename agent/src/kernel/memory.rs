@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
-    tables::{Backend, Counters, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{Backend, Counters, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::VERDICTS,
 };
 
@@ -80,6 +80,7 @@ pub struct Tables {
     backends: Window<Backend>,
     nodes: Window<Node>,
     meta: Window<Meta>,
+    filter: Window<u64>,
     /// Too large to stay mapped: [`Window`]s come and go.
     slots: Map,
     slot_count: usize,
@@ -105,6 +106,7 @@ impl Tables {
             backends: Window::new(&backends, 0, backend_count)?,
             nodes: Window::new(&nodes, 0, node_count)?,
             meta: Window::new(&meta, 0, 1)?,
+            filter: Window::new(&object.map("FILTER")?, 0, FILTER_ENTRIES as usize)?,
             slots,
             slot_count: slot_entries * SLOTS_PER_ENTRY as usize,
             counters,
@@ -131,6 +133,14 @@ impl Tables {
             // SAFETY: as above.
             unsafe { (*meta).store = identity };
         }
+    }
+
+    /// Replaces 64 bits of FILTER.
+    pub(super) fn set_filter(&self, entry: u32, bits: u64) -> Result<()> {
+        let at = self.filter.at(entry as usize).with_context(|| beyond("FILTER", entry))?;
+        // SAFETY: an aligned word of a live mapping.
+        unsafe { AtomicU64::from_ptr(at) }.store(bits, Ordering::SeqCst);
+        Ok(())
     }
 
     pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {

@@ -4,6 +4,7 @@
 mod btf;
 mod census;
 mod errors;
+mod frontends;
 pub mod heap;
 mod links;
 mod memory;
@@ -15,8 +16,8 @@ mod sys;
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
-use sluice_common::tables::{Counters, Endpoint, Table};
+use anyhow::Result;
+use sluice_common::tables::{Counters, Table};
 
 pub use meters::Meters;
 pub use pins::uninstall;
@@ -25,6 +26,7 @@ use crate::{
     model::BackendId,
     plan::{Entries, Machine, MapOp},
 };
+use frontends::Frontends;
 use memory::Tables;
 
 /// Where and how the data plane is installed.
@@ -52,7 +54,7 @@ pub struct Sizes {
 /// The data plane of one cgroup: pinned, so that it goes on when this value is dropped.
 pub struct Kernel {
     tables: Arc<Tables>,
-    frontends: sys::Map,
+    frontends: Frontends,
     meters: Arc<Meters>,
     /// Held as long as this agent owns the pins.
     _lock: pins::Lock,
@@ -86,7 +88,7 @@ impl Kernel {
         let object = object::load(directory, config)?;
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
-        let frontends = object.map("FRONTENDS")?;
+        let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
         let (links, census) = object.into_programs()?;
         links::attach(directory, &config.cgroup, &links)?;
         let meters = Arc::new(Meters::new(tables.clone(), census));
@@ -119,27 +121,15 @@ impl Machine for Kernel {
             MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
             MapOp::Flip { service, table } => self.tables.flip(*service, *table),
             MapOp::ForgetService { service } => self.tables.flip(*service, Table(0)),
-            MapOp::PutFrontend { frontend, service } => {
-                self.frontends.put(frontend, service).map_err(|error| match error.raw_os_error() {
-                    Some(libc::E2BIG) => anyhow::anyhow!(
-                        "FRONTENDS is full: run the agent with a larger --max-frontends (after `sluice uninstall`)"
-                    ),
-                    _ => anyhow::Error::new(error).context("writing FRONTENDS"),
-                })
-            }
-            MapOp::RemoveFrontend { frontend } => match self.frontends.remove(frontend) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                    Err(error).context("removing an entry of FRONTENDS")
-                }
-                _ => Ok(()),
-            },
+            MapOp::PutFrontend { frontend, service } => self.frontends.put(frontend, *service),
+            MapOp::RemoveFrontend { frontend } => self.frontends.remove(frontend),
             MapOp::AddLost { backend, connections } => self.tables.add_lost(*backend, *connections),
         }
     }
 
     fn read(&self) -> Result<Entries> {
         Ok(Entries {
-            frontends: self.frontends.entries::<Endpoint, u32>().context("reading FRONTENDS")?,
+            frontends: self.frontends.entries()?,
             services: self.tables.services(),
             backends: self.tables.backends(),
             nodes: self.tables.nodes(),

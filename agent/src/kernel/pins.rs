@@ -19,8 +19,19 @@ use super::{
 };
 
 /// Maps in the order in which a new agent creates them.
-const MAPS: [&str; 10] =
-    ["META", "NODES", "BACKENDS", "SLOTS", "SERVICES", "COUNTERS", "VERDICTS", "FLOWS", "CONNECTIONS", "FRONTENDS"];
+const MAPS: [&str; 11] = [
+    "META",
+    "NODES",
+    "BACKENDS",
+    "SLOTS",
+    "SERVICES",
+    "COUNTERS",
+    "VERDICTS",
+    "FLOWS",
+    "CONNECTIONS",
+    "FILTER",
+    "FRONTENDS",
+];
 
 /// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
 #[derive(Clone, Debug)]
@@ -193,6 +204,7 @@ pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
 pub fn entries(name: &str, sizes: &Sizes) -> u32 {
     match name {
         "FRONTENDS" => sizes.frontends,
+        "FILTER" => tables::FILTER_ENTRIES,
         "SERVICES" => sizes.services,
         "SLOTS" => sizes.slots.div_ceil(tables::SLOTS_PER_ENTRY),
         "BACKENDS" | "COUNTERS" => sizes.backends,
@@ -214,7 +226,7 @@ fn shape(name: &str, sizes: &Sizes) -> MapInfo {
         "NODES" => (index, size_of::<tables::Node>()),
         "COUNTERS" => (index, size_of::<tables::Counters>()),
         "META" => (index, size_of::<tables::Meta>()),
-        "VERDICTS" => (index, size_of::<u64>()),
+        "VERDICTS" | "FILTER" => (index, size_of::<u64>()),
         "FLOWS" => (size_of::<records::FlowKey>(), size_of::<records::Flow>()),
         _ => (index, size_of::<records::Connection>()),
     };

@@ -290,7 +290,9 @@ impl Zero {
 /// The zero to set, or `None` when it is set like this already.
 fn overlay(old: Option<&Arc<Zero>>, new: Zero) -> Option<Arc<Zero>> {
     let Some(old) = old else { return Some(Arc::new(new)) };
-    let new = Zero { since: old.since, ..new };
+    // Repeated without a word, it is the same zero.
+    let reason = if new.reason.is_empty() { old.reason.clone() } else { new.reason };
+    let new = Zero { since: old.since, reason, ..new };
     (**old != new).then(|| Arc::new(new))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use sluice_common::tables::Counters;
 
-use super::{gauges::UNUSED, readings::Readings};
+use super::readings::Readings;
 use crate::model::{BackendId, Service};
 
 /// Backends of one reading, unless a single service has more.
@@ -43,12 +43,9 @@ fn run<'a>(
     // In the order of the table: neighbours are read together.
     wanted.sort_unstable();
     let ids: Vec<_> = wanted.iter().map(|(id, _)| *id).collect();
-    let mut counters = vec![UNUSED; ids.len()];
-    for ((_, place), read) in wanted.iter().zip(readings.counters(&ids)?) {
-        if let Some(slot) = counters.get_mut(*place) {
-            *slot = read;
-        }
-    }
+    let mut read: Vec<_> = wanted.iter().map(|(_, place)| *place).zip(readings.counters(&ids)?).collect();
+    read.sort_unstable_by_key(|(place, _)| *place);
+    let counters: Vec<Counters> = read.into_iter().map(|(_, counters)| counters).collect();
     let mut rest = counters.as_slice();
     for service in batch {
         let (of_service, after) = rest.split_at(service.backends.len().min(rest.len()));
@@ -67,7 +64,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Backend, Balance, Group, NodeId, OnNoBackend, Origin, ServiceId},
-        observe::census::Census,
+        observe::{census::Census, gauges::UNUSED},
     };
 
     /// Answers with the id, and notes what was asked for.
@@ -89,7 +86,7 @@ mod tests {
             Ok(None)
         }
         fn census(&self) -> Result<Census> {
-            Ok(Census { rows: Vec::new(), hz: 250, clock: 0 })
+            Ok(Census { rows: Vec::new(), hz: 250 })
         }
     }
 

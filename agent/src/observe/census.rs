@@ -8,6 +8,4 @@ pub struct Census {
     pub rows: Vec<CensusRow>,
     /// Jiffies a second, to turn the rows' `now - last_sent` into time.
     pub hz: u32,
-    /// CLOCK_MONOTONIC ns at the end of the pass.
-    pub clock: u64,
 }

@@ -41,6 +41,7 @@ pub const REASONS: [(Failure, &str); sluice_common::tables::FAILURES] = [
 ];
 
 /// Counters of a backend that nothing was sent to.
+#[cfg(test)]
 pub const UNUSED: Counters = Counters {
     picked: 0,
     last_pick: 0,

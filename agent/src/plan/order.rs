@@ -248,6 +248,6 @@ mod tests {
 
     #[test]
     fn nothing_to_lay_out_is_an_empty_cycle() {
-        assert_eq!(lay_out(&[]), []);
+        assert!(lay_out(&[]).is_empty());
     }
 }

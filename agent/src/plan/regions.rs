@@ -78,6 +78,7 @@ impl Regions {
     }
 
     /// Free slots.
+    #[cfg(test)]
     pub fn free(&self) -> u32 {
         self.by_base.values().sum()
     }

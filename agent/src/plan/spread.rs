@@ -71,6 +71,9 @@ mod tests {
         let counts = counts(table, candidates);
         let mut held = vec![0.0; candidates];
         let mut worst = 0.0_f64;
+        if table.slots.is_empty() {
+            return worst;
+        }
         for at in 0..window + table.slots.len() {
             held[table.slots[at % table.slots.len()] as usize] += 1.0;
             if at >= window {
@@ -144,13 +147,6 @@ mod tests {
     fn a_thousand_equal_backends_take_turns() {
         let table = spread(&[100; 1000]);
         assert_eq!(counts(&table, 1000), [1; 1000]);
-    }
-
-    #[test]
-    fn more_backends_than_slots_are_served_as_far_as_slots_go() {
-        let table = spread(&[3; 5000]);
-        assert_eq!(table.slots.len(), MAX_SLOTS);
-        assert!(table.share_error_ppb > 0);
     }
 
     #[test]

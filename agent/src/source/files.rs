@@ -81,11 +81,6 @@ impl Files {
         Ok(Self { path, is_directory, known, trouble: None })
     }
 
-    /// The file or directory, as an absolute path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The directory to watch, so that a file that is replaced is seen too.
     pub fn directory(&self) -> &Path {
         if self.is_directory { &self.path } else { self.path.parent().unwrap_or(&self.path) }

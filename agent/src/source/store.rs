@@ -74,6 +74,7 @@ impl Store {
     ///
     /// # Errors
     /// When it could not be written: the store is as it was before.
+    #[cfg(test)]
     pub fn commit(&self, state: &State, touched: &Touched) -> Result<()> {
         self.commit_batch(state, Batch { touched: std::slice::from_ref(touched), ..Batch::default() })
     }
@@ -82,6 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::commit`].
+    #[cfg(test)]
     pub fn commit_many(&self, state: &State, touched: &[Touched]) -> Result<()> {
         self.commit_batch(state, Batch { touched, ..Batch::default() })
     }
@@ -138,18 +140,6 @@ impl Store {
     pub fn get_extra(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let table = self.database.begin_read()?.open_table(EXTRAS)?;
         Ok(table.get(key)?.map(|value| value.value().to_vec()))
-    }
-
-    /// # Errors
-    /// When it could not be written.
-    pub fn put_extra(&self, key: &str, value: &[u8]) -> Result<()> {
-        self.write(|transaction| write_extra(transaction, key, Some(value))).with_context(|| format!("keeping {key}"))
-    }
-
-    /// # Errors
-    /// When it could not be written.
-    pub fn remove_extra(&self, key: &str) -> Result<()> {
-        self.write(|transaction| write_extra(transaction, key, None)).with_context(|| format!("forgetting {key}"))
     }
 
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {

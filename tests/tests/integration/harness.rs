@@ -1,4 +1,4 @@
-//! The harness itself, without the agent.
+//! The harness itself.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -265,6 +265,25 @@ fn the_port_of_a_server_is_real() -> Result<()> {
     let world = World::new("port")?;
     let server = Server::tcp(&world.namespace, SocketAddr::from(([127, 0, 0, 1], 0)), "one")?;
     assert_ne!(server.address().port(), 0);
+    Ok(())
+}
+
+#[test]
+fn an_agent_is_killed_started_again_and_removed() -> Result<()> {
+    let world = World::new("agent")?;
+    let mut agent = world.agent()?;
+    agent.start()?;
+    let first = agent.id().unwrap();
+    agent.get("/healthz")?.expect_status(200);
+    agent.kill()?;
+    assert!(agent.get("/healthz").is_err());
+    assert!(agent.bpffs().exists(), "the kernel's side stays");
+    agent.start()?;
+    assert_ne!(agent.id(), Some(first));
+    assert!(agent.terminate()?.success(), "{}", agent.log());
+    let bpffs = agent.bpffs().to_owned();
+    drop(agent);
+    assert!(!bpffs.exists());
     Ok(())
 }
 

@@ -3,9 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod forge;
 mod harness;
 mod stage;
 
 mod addresses;
+mod agree;
 mod datagrams;
+mod exact;
+mod gauge;
+mod groups;
+mod hash;
+mod restart;
 mod sockets;
+mod startup;
+mod tracking;
+mod zero;
+mod zero_load;

@@ -171,9 +171,11 @@ fn multipath_tcp_is_steered() -> Result<()> {
 
 #[test]
 fn tcp_fast_open_is_steered_and_tracked() -> Result<()> {
-    let stage = one("fast-open")?;
-    // Client and server, for all listeners, and without the round that fetches a cookie first.
+    let mut stage = Stage::new("fast-open")?;
+    // Client and server, for all listeners from now on, and without the round that fetches a cookie first.
     stage.world.namespace.sysctl("ipv4/tcp_fastopen", "1543")?;
+    let service = stage.service(&[1])?;
+    stage.put(&service)?;
     let client = stage.client()?;
     let fast = Options::default().transport(Transport::FastOpen);
     let connection = client.connect_with(FRONTEND, &fast)?;

@@ -31,6 +31,8 @@ pub struct Needs {
     pub checks: bool,
     /// Black-box tests on this machine, with real servers and clients.
     pub programs: bool,
+    /// Network namespaces on this machine.
+    pub namespaces: bool,
     /// Virtual machines.
     pub machines: bool,
 }
@@ -38,7 +40,8 @@ pub struct Needs {
 /// Makes everything ready and says what is there.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
-    ensure_ready(Needs { checks: arguments.tests, programs: arguments.tests, machines: arguments.tests })?;
+    let tests = arguments.tests;
+    ensure_ready(Needs { checks: tests, programs: tests, namespaces: tests, machines: tests })?;
     if arguments.tests {
         for kernel in KERNELS {
             let kernel = vm::obtain(kernel)?;

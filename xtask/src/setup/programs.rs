@@ -56,9 +56,12 @@ impl Requirement {
 /// Whatever is done.
 const ALWAYS: [Requirement; 1] = [Requirement::new("cc", "gcc", "the linker of the agent")];
 
+/// Namespaces here.
+const NAMESPACES: [Requirement; 1] =
+    [Requirement::new("ip", "iproute2", "namespaces get devices, addresses and routes by it")];
+
 /// Black-box tests here.
-const PROGRAMS: [Requirement; 13] = [
-    Requirement::new("ip", "iproute2", "namespaces of the tests get devices, addresses and routes by it"),
+const PROGRAMS: [Requirement; 12] = [
     Requirement::new("tc", "iproute2", "tests look at what is attached to devices"),
     Requirement::new("nft", "nftables", "tests put packet filters in the way"),
     Requirement::new("ps", "procps", "tests look at processes"),
@@ -87,8 +90,9 @@ const MACHINES: [Requirement; 7] = [
 /// What is needed for this.
 pub fn needed(needs: Needs) -> impl Iterator<Item = &'static Requirement> {
     let programs = needs.programs.then_some(&PROGRAMS).into_iter().flatten();
+    let namespaces = needs.namespaces.then_some(&NAMESPACES).into_iter().flatten();
     let machines = needs.machines.then_some(&MACHINES).into_iter().flatten();
-    ALWAYS.iter().chain(programs).chain(machines)
+    ALWAYS.iter().chain(programs).chain(namespaces).chain(machines)
 }
 
 #[cfg(test)]

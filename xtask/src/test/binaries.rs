@@ -27,10 +27,20 @@ pub struct Binaries {
 impl Binaries {
     /// Builds all of them.
     pub fn build() -> Result<Self> {
-        let built = executables()?;
-        let [agent, client, tests] = ["sluice", "sluice-test-client", "integration"].map(|name| find(&built, name));
-        Ok(Self { agent: agent?, client: client?, tests: tests? })
+        let [agent, client, tests] =
+            built(["sluice", "sluice-test-client", "integration"], &["--bins", "--test", "integration"])?;
+        Ok(Self { agent, client, tests })
     }
+}
+
+/// Builds for any machine what `selection` says to cargo, and returns where the programs of these names are.
+pub fn built<const N: usize>(names: [&str; N], selection: &[&str]) -> Result<[PathBuf; N]> {
+    let built = executables(selection)?;
+    let mut files = names.map(|_| PathBuf::new());
+    for (file, name) in files.iter_mut().zip(names) {
+        *file = find(&built, name)?;
+    }
+    Ok(files)
 }
 
 /// A cargo command for the whole workspace, save the eBPF programs, that links statically. The same selection of
@@ -60,11 +70,11 @@ fn find(executables: &[(String, PathBuf)], name: &str) -> Result<PathBuf> {
 }
 
 /// Builds, and returns the name and file of each program.
-fn executables() -> Result<Vec<(String, PathBuf)>> {
+fn executables(selection: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut command = statically("build");
-    command.args(["--bins", "--test", "integration", "--message-format", "json-render-diagnostics"]);
+    command.args(selection).args(["--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("starting {command:?}"))?;
-    ensure!(output.status.success(), "the agent or the black-box tests do not compile");
+    ensure!(output.status.success(), "this does not compile");
     let text = String::from_utf8(output.stdout).context("reading cargo's messages")?;
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
     Ok(messages.filter_map(|message| Some((message.target?.name, message.executable?))).collect())

@@ -13,8 +13,9 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{build::cargo, setup, vm};
-pub use binaries::Binaries;
+pub use binaries::{Binaries, built};
 pub use count::{Counter, Outcome};
+pub use host::missing_rights;
 
 /// The kernels that the virtual machines run when none is named.
 pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -49,6 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let needs = setup::Needs {
         checks: everything || arguments.checks,
         programs: on_host && missing.is_none(),
+        namespaces: on_host && missing.is_none(),
         machines: everything || !arguments.vm.is_empty(),
     };
     if let Err(error) = setup::ensure_ready(needs) {
@@ -93,6 +95,7 @@ fn run_black_box(table: &mut Table, arguments: &Arguments, on_host: bool, missin
             return;
         }
     };
+    println!("built in {:.1} s", start.elapsed().as_secs_f64());
     if on_host {
         let release = host::kernel_release();
         table.run(&format!("black-box, here ({release})"), || match missing {

@@ -1,4 +1,4 @@
-//! The initramfs: busybox, a few network tools, kernel modules and the tests. Its init runs the tests and powers off.
+//! The initramfs: busybox, a few network tools, kernel modules and a job's programs. Its init does the job and powers off.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{MARK, kernel::Kernel};
-use crate::{
-    test::Binaries,
-    toolchain::{Toolchain, in_path},
-};
+use super::{Job, MARK, kernel::Kernel};
+use crate::toolchain::{Toolchain, in_path};
 
 /// Modules that tests may need; those that the kernel has built in, or lacks, are left out.
 const MODULES: [&str; 22] = [
@@ -45,14 +42,11 @@ const MODULES: [&str; 22] = [
 /// Tools beside busybox, with the libraries that they need. Tests cannot do without the first.
 const TOOLS: [&str; 4] = ["ip", "tc", "nft", "ss"];
 
-/// Tests that run at the same time.
-const THREADS: &str = "2";
-
 /// How many times slower than a usual machine an emulated one is taken to be.
 const SLOWNESS: &str = "6";
 
 /// Makes the initramfs and returns its path.
-pub fn build(kernel: &Kernel, binaries: &Binaries, filter: Option<&str>, emulated: bool) -> Result<PathBuf> {
+pub fn build(kernel: &Kernel, job: &Job, emulated: bool) -> Result<PathBuf> {
     let root = kernel.work.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
@@ -66,8 +60,7 @@ pub fn build(kernel: &Kernel, binaries: &Binaries, filter: Option<&str>, emulate
     symlink("busybox", root.join("bin/sh")).context("linking the shell")?;
 
     let objcopy = Toolchain::find().ok().and_then(|toolchain| toolchain.objcopy);
-    let programs = [(&binaries.agent, "sluice"), (&binaries.client, "sluice-test-client"), (&binaries.tests, "tests")];
-    for (program, name) in programs {
+    for (program, name) in &job.programs {
         copy_stripped(program, &root.join("bin").join(name), objcopy.as_deref())?;
     }
     let mut tools = TOOLS.iter();
@@ -77,15 +70,14 @@ pub fn build(kernel: &Kernel, binaries: &Binaries, filter: Option<&str>, emulate
     }
     let modules = copy_modules(kernel, &root.join("modules"))?;
     let init = root.join("init");
-    fs::write(&init, script(&modules, filter, emulated)).context("writing the init script")?;
+    fs::write(&init, script(&modules, &job.command, emulated)).context("writing the init script")?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("making the init script executable")?;
     pack(&root, &kernel.work.join("initramfs"))
 }
 
 /// What the guest does, from the first process to the end.
-fn script(modules: &[String], filter: Option<&str>, emulated: bool) -> String {
+fn script(modules: &[String], command: &str, emulated: bool) -> String {
     let load: String = modules.iter().map(|name| format!("insmod /modules/{name}\n")).collect();
-    let filter = filter.map(|filter| format!("'{}'", filter.replace('\'', "'\\''"))).unwrap_or_default();
     let slowness = if emulated { SLOWNESS } else { "1" };
     format!(
         "#!/bin/sh
@@ -106,7 +98,7 @@ echo \"{MARK}kernel $(uname -r)\"
 {load}ulimit -n 65536
 export SLUICE_BIN=/bin/sluice SLUICE_TEST_CLIENT=/bin/sluice-test-client
 export SLUICE_TEST_SLOWNESS={slowness} RUST_BACKTRACE=1
-tests --test-threads {THREADS} --skip ::host_ {filter}
+{command}
 echo \"{MARK}exit $?\"
 sync
 poweroff -f
@@ -227,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_quoted() {
-        assert!(script(&[], Some("a'b"), true).contains("--skip ::host_ 'a'\\''b'\n"));
+    fn the_exit_code_is_that_of_the_job() {
+        assert!(script(&[], "job", true).contains(&format!("\njob\necho \"{MARK}exit $?\"\n")));
     }
 }

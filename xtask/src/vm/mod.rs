@@ -1,5 +1,5 @@
-//! Runs the black-box tests under another kernel: qemu boots a Debian kernel with an initramfs that holds the tests.
-//! The guest has two serial ports: the kernel's messages go to the first, what the tests say to the second.
+//! Runs programs of the workspace under another kernel: qemu boots a Debian kernel with an initramfs that holds them.
+//! The guest has two serial ports: the kernel's messages go to the first, what the programs say to the second.
 
 mod image;
 mod kernel;
@@ -7,7 +7,7 @@ mod kernel;
 use std::{
     fs,
     io::{BufRead, BufReader, Write, stdout},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
@@ -28,22 +28,40 @@ const TAIL: usize = 60;
 /// What the guest's init puts before what it says itself.
 const MARK: &str = "sluice-vm: ";
 
+/// Tests that run at the same time in a machine.
+const THREADS: &str = "2";
+
+/// What a machine does.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Programs, and their names in the guest.
+    pub programs: Vec<(&'a Path, &'static str)>,
+    /// A command of the guest's shell. The machine ends with it.
+    pub command: String,
+    /// Whether it speaks with a person: then this terminal is its terminal.
+    pub interactive: bool,
+}
+
+/// How a machine has ended.
+#[derive(Debug)]
+struct End {
+    /// Of the job, if it came to it.
+    exit: Option<i32>,
+    /// The kernel's messages.
+    console: PathBuf,
+}
+
 /// Boots the kernel, for example "6.12", and runs the tests there.
 pub fn test(series: &str, binaries: &Binaries, filter: Option<&str>, accelerator: &str) -> Result<Outcome> {
-    let kernel = kernel::obtain(series)?;
-    println!("Linux {}", kernel.release);
-    let initramfs = image::build(&kernel, binaries, filter, accelerator == "tcg")?;
-    let console = initramfs.with_file_name("console.log");
-    let mut machine = boot(&kernel.image, &initramfs, &console, accelerator)?;
-    let seen = follow(&mut machine.0, series);
-    drop(machine);
-    let (counter, exit) = match seen {
-        Ok(seen) => seen,
-        Err(error) => {
-            show_tail(&console);
-            return Err(error);
-        }
+    let Binaries { agent, client, tests } = binaries;
+    let filters = filter.map(quoted).unwrap_or_default();
+    let job = Job {
+        programs: vec![(agent, "sluice"), (client, "sluice-test-client"), (tests, "tests")],
+        command: format!("tests --test-threads {THREADS} --skip ::host_ {filters}"),
+        interactive: false,
     };
+    let mut counter = Counter::default();
+    let End { exit, console } = run_job(series, &job, accelerator, |line| counter.line(line))?;
     if exit.is_none() || !counter.failures().is_empty() {
         show_tail(&console);
     }
@@ -59,6 +77,43 @@ pub fn test(series: &str, binaries: &Binaries, filter: Option<&str>, accelerator
     Ok(outcome)
 }
 
+/// Boots the kernel and does the job; true if it ended well.
+pub fn run(series: &str, job: &Job, accelerator: &str) -> Result<bool> {
+    let End { exit, console } = run_job(series, job, accelerator, |_| {})?;
+    if exit.is_none() {
+        show_tail(&console);
+        bail!("the machine stopped before it was through");
+    }
+    Ok(exit == Some(0))
+}
+
+fn run_job(series: &str, job: &Job, accelerator: &str, line: impl FnMut(&str)) -> Result<End> {
+    let kernel = kernel::obtain(series)?;
+    println!("Linux {}", kernel.release);
+    let initramfs = image::build(&kernel, job, accelerator == "tcg")?;
+    let console = initramfs.with_file_name("console.log");
+    let mut machine = boot(&kernel.image, &initramfs, &console, accelerator, job.interactive)?;
+    let exit = if job.interactive {
+        let status = machine.0.wait().context("waiting for qemu")?;
+        Ok(status.success().then_some(0))
+    } else {
+        follow(&mut machine.0, series, line)
+    };
+    drop(machine);
+    match exit {
+        Ok(exit) => Ok(End { exit, console }),
+        Err(error) => {
+            show_tail(&console);
+            Err(error)
+        }
+    }
+}
+
+/// One word of a shell's command.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// A running qemu, ended when dropped.
 struct Machine(Child);
 
@@ -69,7 +124,7 @@ impl Drop for Machine {
     }
 }
 
-fn boot(kernel: &Path, initramfs: &Path, console: &Path, accelerator: &str) -> Result<Machine> {
+fn boot(kernel: &Path, initramfs: &Path, console: &Path, accelerator: &str, interactive: bool) -> Result<Machine> {
     let accelerator = if accelerator == "tcg" { "tcg,thread=multi" } else { accelerator };
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "2048"]);
@@ -78,12 +133,15 @@ fn boot(kernel: &Path, initramfs: &Path, console: &Path, accelerator: &str) -> R
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     // panic=-1: a panic ends the machine at once.
     command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    if !interactive {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+    }
+    let child = command.spawn();
     Ok(Machine(child.context("starting qemu-system-x86_64")?))
 }
 
-/// Shows and counts what the tests say until the machine stops; also the exit code of the tests, if they came to it.
-fn follow(child: &mut Child, series: &str) -> Result<(Counter, Option<i32>)> {
+/// Shows what the job says until the machine stops, and passes it on; returns the job's exit code, if it came to it.
+fn follow(child: &mut Child, series: &str, mut said: impl FnMut(&str)) -> Result<Option<i32>> {
     let output = child.stdout.take().context("qemu has no output")?;
     let (sender, lines) = channel();
     thread::spawn(move || {
@@ -93,11 +151,11 @@ fn follow(child: &mut Child, series: &str) -> Result<(Counter, Option<i32>)> {
             }
         }
     });
-    let (start, mut counter, mut exit) = (Instant::now(), Counter::default(), None);
+    let (start, mut exit) = (Instant::now(), None);
     loop {
         let line = match lines.recv_timeout(SILENCE.min(LIMIT.saturating_sub(start.elapsed()))) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => return Ok((counter, exit)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(exit),
             Err(RecvTimeoutError::Timeout) if start.elapsed() >= LIMIT => bail!("not through after {LIMIT:?}"),
             Err(RecvTimeoutError::Timeout) => bail!("the machine has said nothing for {SILENCE:?}"),
         };
@@ -110,7 +168,7 @@ fn follow(child: &mut Child, series: &str) -> Result<(Counter, Option<i32>)> {
                 println!("booted in {:.1} s", start.elapsed().as_secs_f64());
             }
             Some(("exit", code)) => exit = code.parse().ok(),
-            _ => counter.line(&line),
+            _ => said(&line),
         }
     }
 }
@@ -124,4 +182,14 @@ fn show_tail(console: &Path) {
         println!("{line}");
     }
     println!("---");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_in_a_filter_stays_a_quote() {
+        assert_eq!(quoted("a'b"), "'a'\\''b'");
+    }
 }

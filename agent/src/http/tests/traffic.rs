@@ -99,7 +99,6 @@ async fn connections_are_listed_with_their_process() {
             row(n2, "10.0.0.2:8080", Phase::Ended, TCP, 0),
         ],
         hz: 250,
-        clock: 4_500_000_000,
     });
     let (status, _, body) = agent.get("/v1/connections").await;
     assert_eq!((status.as_u16(), &body["total"]), (200, &json!(5)), "{body}");

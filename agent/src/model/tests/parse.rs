@@ -1,5 +1,8 @@
 //! Documents that are read, and those that are refused with the field at fault.
 
+use proptest::prelude::*;
+
+use super::{Change, Document, Origin, Outcome, World};
 use crate::model::parse::{self, Format, documents, service, value};
 
 const SHOP: &str = r#"
@@ -199,4 +202,32 @@ fn one_document_is_wanted_where_one_is() {
     assert!(service(two.as_bytes(), Format::Yaml).unwrap_err().message.contains("2 documents"));
     let refusal = documents(two.replace(":8080", ":0").as_bytes(), Format::Yaml).unwrap_err();
     assert_eq!(refusal.field.as_deref(), Some("document 2: spec.backends[0].address"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 256 } else { 10_000 }))]
+
+    /// Damage anywhere gives documents or a refusal in one line; what is accepted comes back as it was written.
+    #[test]
+    fn damaged_text_is_read_or_refused(
+        damage in prop::collection::vec((0..SHOP.len(), prop::option::of("[-a-z0-9:{}\\[\\]\",\n \t&*!#%.]")), 1..4),
+    ) {
+        let mut text = SHOP.to_owned();
+        for (at, what) in damage {
+            let at = at.min(text.len().saturating_sub(1));
+            text.replace_range(at..at + 1, what.as_deref().unwrap_or(""));
+        }
+        match documents(text.as_bytes(), Format::Auto) {
+            Err(refusal) => prop_assert!(!refusal.to_string().contains('\n'), "{}", refusal),
+            Ok(parsed) => for parsed in parsed {
+                let Document::Service(document) = parsed.document else { continue };
+                let put = |document| Change::PutService { document, origin: Origin::Api, if_match: None };
+                let mut world = World::new();
+                let Ok(outcome) = world.try_apply(&put(document.clone())) else { continue };
+                prop_assert_eq!(outcome, Outcome::Created);
+                let rendered = world.state.document(world.service(document.metadata.name.as_str()));
+                prop_assert_eq!(world.apply(&put(Box::new(rendered))), Outcome::Unchanged);
+            }
+        }
+    }
 }

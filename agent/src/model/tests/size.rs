@@ -108,3 +108,34 @@ fn zeroing_a_node_of_many_services_is_quick() {
     let refusal = world.try_apply(&zero("node/node-0")).unwrap_err();
     assert_eq!(refusal.services.len(), world.state.service_count());
 }
+
+#[test]
+#[ignore = "prints measurements: run with --release -- --ignored --nocapture"]
+fn measurements_of_large_files() {
+    use crate::model::parse::{Format, documents};
+    let mut world = World::new();
+    let backend =
+        |k: u32| json!({"name": format!("backend-{k}"), "address": format!("10.1.{}.{}:80", k / 250, k % 250 + 1)});
+    let backends: Vec<_> = (0..10_000).map(backend).collect();
+    world.put("big", json!({"frontends": ["10.96.0.1:80"], "backends": backends}));
+    for (text, change) in [
+        ("weight of one of 10,000 backends", patch_backend("big", "backend-5000", json!({"weight": 5}))),
+        ("zero of one of 10,000 backends", zero("big/backend-5000")),
+        ("patch of a service with 10,000 backends", patch("big", json!({"spec": {"balance": "hash"}}))),
+    ] {
+        println!("{text}: {} us", measured(51, || drop(world.state.apply(&change, at(0)).unwrap())));
+    }
+    let one = serde_json::to_value(world.state.document(world.service("big"))).unwrap();
+    let many: Vec<_> =
+        large(3_000).state.services().map(|s| serde_json::to_value(world.state.document(s)).unwrap()).collect();
+    for (what, values) in [("a document with 10,000 backends", vec![one]), ("3,000 documents with ten backends", many)]
+    {
+        let json: String = values.iter().map(|value| value.to_string() + "\n").collect();
+        let yaml: String =
+            values.iter().map(|value| format!("---\n{}", serde_saphyr::to_string(value).unwrap())).collect();
+        for (format, text) in [(Format::Json, json), (Format::Yaml, yaml)] {
+            let time = measured(3, || drop(documents(text.as_bytes(), format).unwrap()));
+            println!("reading {what}, {format:?}, {:.1} MB: {} ms", text.len() as f64 / 1e6, time / 1000);
+        }
+    }
+}

@@ -144,9 +144,9 @@ fn a_document_that_moves_keeps_its_ids() {
     let before = ids(&scene);
     for (events, owner) in [
         // From one file to the next, and back, in one look whatever the order; with another content too.
-        (vec![changed("/a", &[news.clone()]), changed("/b", &[shop.clone(), node.clone()])], "/b"),
+        (vec![changed("/a", std::slice::from_ref(&news)), changed("/b", &[shop.clone(), node.clone()])], "/b"),
         (vec![changed("/a", &[shop.clone(), news.clone(), node.clone()]), removed("/b")], "/a"),
-        (vec![changed("/a", &[news.clone()]), changed("/b", &[yaml("shop", 1, 7), node.clone()])], "/b"),
+        (vec![changed("/a", std::slice::from_ref(&news)), changed("/b", &[yaml("shop", 1, 7), node.clone()])], "/b"),
         // The file is renamed: its new name is seen first, and its old one is missed later.
         (vec![changed("/c", &[yaml("shop", 1, 7), node.clone()])], "/c"),
         (vec![removed("/b")], "/c"),
@@ -221,4 +221,58 @@ fn two_files_that_declare_a_node_hold_it_together() {
     scene.apply(&Change::UndeclareNode { node: name("node-1") });
     scene.handle(&[removed("/b")]);
     assert!(scene.state.node("node-1").is_none());
+}
+
+#[test]
+#[ignore = "prints measurements: run with --release -- --ignored --nocapture"]
+fn measurements_of_ten_thousand_services_from_files() {
+    use crate::source::{
+        files::Files,
+        store::{Batch, Store},
+    };
+    use std::{fmt::Write, fs, time::Instant};
+    let memory = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let lines = status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+    };
+    for extension in ["json", "yaml"] {
+        let root = tempfile::tempdir_in("/var/tmp").unwrap();
+        for file in 0..5 {
+            let mut text = String::new();
+            for index in file * 2_000..(file + 1) * 2_000 {
+                let (high, low) = (index / 250, index % 250 + 1);
+                let backends = (0..10).map(|k| {
+                    format!(
+                        r#"{{"name": "backend-{k}", "address": "10.{}.{high}.{low}:8080", "node": "node-{k}"}}"#,
+                        100 + k
+                    )
+                });
+                let backends = backends.collect::<Vec<_>>().join(",\n");
+                let separator = if extension == "yaml" { "---" } else { "" };
+                writeln!(
+                    text,
+                    r#"{separator}
+{{"apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {{"name": "service-{index}"}}, "spec":
+{{"frontends": ["10.96.{high}.{low}:80"], "backends": [{backends}]}}}}"#
+                )
+                .unwrap();
+            }
+            fs::write(root.path().join(format!("{file}.{extension}")), text).unwrap();
+        }
+        let (store, state) = Store::open(&root.path().join("state"), LIMITS).unwrap();
+        println!("{extension}: before {}", memory());
+        let start = Instant::now();
+        let events = Files::new(root.path(), []).unwrap().scan(start);
+        println!("{extension}: read in {:?}, {}", start.elapsed(), memory());
+        let start = Instant::now();
+        let outcome = Reconciler::default().handle(&events, |file| store.applied(file), &state, at(0)).unwrap();
+        drop(events);
+        println!("{extension}: applied in {:?}, {}", start.elapsed(), memory());
+        let start = Instant::now();
+        let batch = Batch { touched: &[outcome.touched], marks: &outcome.marks, ..Batch::default() };
+        store.commit_batch(&outcome.state, batch).unwrap();
+        println!("{extension}: kept in {:?}, {}", start.elapsed(), memory());
+        assert_eq!(outcome.state.service_count(), 10_000, "{:?}", outcome.problems.first());
+    }
 }

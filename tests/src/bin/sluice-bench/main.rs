@@ -1,0 +1,98 @@
+//! What Sluice costs and how fast it is: measured against the same machine without it, in one run.
+//!
+//! `cargo xtask bench` builds and runs this. Nothing leaves the machine: every address is on the loopback device of a
+//! network namespace that exists for the run.
+
+mod bed;
+mod bpf;
+mod connect;
+mod hooks;
+mod report;
+mod scale;
+mod worker;
+mod zero;
+
+use std::{env, path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sluice_tests::interrupt;
+
+use report::Report;
+
+/// Takes some measurements, at some scale, into the report.
+type Group = fn(Scale, &mut Report) -> Result<()>;
+
+/// Every group of measurements, by the name that `--filter` looks for.
+const GROUPS: [(&str, Group); 5] = [
+    ("hooks", hooks::run),
+    ("added", connect::added),
+    ("ratios", connect::ratios),
+    ("zero", zero::run),
+    ("scale", scale::run),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1).peekable();
+    let result = if arguments.next_if(|word| word == "worker").is_some() {
+        worker::main(arguments)
+    } else {
+        Plan::parse(arguments).and_then(|plan| run(&plan))
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Default)]
+struct Plan {
+    filter: Option<String>,
+    quick: bool,
+    json: PathBuf,
+}
+
+impl Plan {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut plan = Self { json: PathBuf::from("bench.json"), ..Self::default() };
+        while let Some(word) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--filter" => plan.filter = Some(value()?),
+                "--quick" => plan.quick = true,
+                "--json" => plan.json = PathBuf::from(value()?),
+                _ => bail!("unknown argument {word}"),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    quick: bool,
+}
+
+impl Scale {
+    /// This many rounds, or a few.
+    pub fn of(self, rounds: u32) -> u32 {
+        if self.quick { rounds.div_ceil(4) } else { rounds }
+    }
+}
+
+fn run(plan: &Plan) -> Result<()> {
+    interrupt::note()?;
+    let start = Instant::now();
+    let mut report = Report::new();
+    let wanted = |name: &str| plan.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let groups: Vec<_> = GROUPS.into_iter().filter(|(name, _)| wanted(name)).collect();
+    ensure!(!groups.is_empty(), "no group has this in its name; there are {}", GROUPS.map(|(name, _)| name).join(", "));
+    for (name, measure) in groups {
+        measure(Scale { quick: plan.quick }, &mut report).with_context(|| format!("measuring {name}"))?;
+    }
+    report.finish(&plan.json, start.elapsed(), plan.quick)
+}

@@ -1,0 +1,279 @@
+//! The demo's acts. What the clients and the servers have seen is held against what was promised; the agent's own word
+//! is shown, and believed in nothing.
+
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::{interrupt, system::eventually};
+
+use crate::{
+    load::{Load, Seen, micros},
+    screen::{FRAME, Picture, Row, Screen},
+    stage::{FRONTEND, SERVERS, Stage, name, node},
+};
+
+/// Requests a second.
+const RATE: u32 = 400;
+/// How many connections a share may be off: the tables are exact, but an act begins and ends while each of the clients'
+/// threads may have a connection under way.
+const SLACK: f64 = 5.0;
+
+/// A running demo.
+#[derive(Debug)]
+pub struct Show {
+    stage: Stage,
+    screen: Screen,
+    /// What was seen when the act began.
+    before: Seen,
+    broken: u32,
+}
+
+impl Show {
+    /// Sets the stage.
+    pub fn new() -> Result<Self> {
+        let mut screen = Screen::new();
+        screen.say("Three web servers, web-1 on node-1 to web-3 on node-3, and their clients, each in a network");
+        screen.say("namespace of its own. The clients, in a cgroup that the agent steers, know one address:");
+        screen.say(&format!("{FRONTEND}. No route leads there."));
+        screen.explain();
+        Ok(Self { stage: Stage::new()?, screen, before: Seen::default(), broken: 0 })
+    }
+
+    /// All acts, one after the other. Returns how many promises were broken.
+    pub fn play(&mut self) -> Result<u32> {
+        self.even()?;
+        self.canary()?;
+        self.zero()?;
+        self.restore()?;
+        self.kill()?;
+        self.books()?;
+        Ok(self.broken)
+    }
+
+    /// Goes on until somebody ends it, or as long as a shell runs.
+    pub fn stay(&mut self, shell: bool) -> Result<()> {
+        self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?);
+        let (end, place) = if shell { ("the end of this shell", "Here") } else { ("Ctrl-C", "From another terminal") };
+        self.begin(&format!("It stays up until {end}. {place}, for example:"))?;
+        let sluice = sluice_tests::agent::program()?;
+        let bin = sluice.parent().context("the program is in no directory")?.to_owned();
+        let (socket, cgroup) = (self.stage.agent.socket(), self.stage.cgroup.path().display().to_string());
+        if !shell {
+            self.screen.say(&format!("  export PATH={}:$PATH SLUICE_SOCKET={}", bin.display(), socket.display()));
+        }
+        for line in [
+            "sluice top",
+            "sluice get services -o wide",
+            "sluice describe shop",
+            "sluice weight shop/web-3 20",
+            "sluice zero node/node-1 --reason maintenance",
+            "sluice restore node/node-1",
+            "sluice explain 10.96.0.10:80",
+            "sluice events --follow",
+        ] {
+            self.screen.say(&format!("  {line}"));
+        }
+        if shell {
+            let mut shell = Command::new("setsid");
+            let status = shell.args(["-c", "sh"]).env("SLUICE_SOCKET", socket).status();
+            status.context("starting a shell")?;
+            return Ok(());
+        }
+        let inside = format!("sluice-test-client run {cgroup} {}", self.stage.clients.path().display());
+        self.screen.say(&format!("  {inside} curl -s http://{FRONTEND}/    # one more client"));
+        while !interrupt::noted() {
+            // Interrupted is how it ends.
+            let _ = self.watch(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    fn even(&mut self) -> Result<()> {
+        self.stage.put((&[], [""; SERVERS]))?;
+        let load = Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?;
+        self.stage.load = Some(load);
+        self.begin("Even spread: a service with three backends of equal weight")?;
+        self.watch(Duration::from_secs(8))?;
+        self.shares("each backend a third", [1.0 / 3.0; SERVERS])
+    }
+
+    fn canary(&mut self) -> Result<()> {
+        self.stage.put((&[("stable", 95), ("canary", 5)], ["stable", "stable", "canary"]))?;
+        self.begin("Canary: web-1 and web-2 share 95 %, web-3 has the new release and gets 5 %")?;
+        self.watch(Duration::from_secs(12))?;
+        self.shares("5 % to the canary, to the connection", [0.475, 0.475, 0.05])
+    }
+
+    fn zero(&mut self) -> Result<()> {
+        let (web, node) = (name(SERVERS), node(SERVERS));
+        self.begin("Zero: the new release misbehaves, its node must get no new connection from now on")?;
+        let asked = Instant::now();
+        let answer = self.stage.act(&node, "zero", &json!({"reason": "the release misbehaves", "owner": "demo"}))?;
+        let (took, moment) = (asked.elapsed(), micros());
+        self.watch(Duration::from_secs(10))?;
+
+        let status = &self.stage.node(&node)?["status"];
+        let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+        let zeroed = text(&answer["zeroedAt"]);
+        let micros = answer["programmedInMicroseconds"].as_u64().context("no programmedInMicroseconds")?;
+        let later = status["newConnectionsSinceZero"].as_u64().context("no newConnectionsSinceZero")?;
+        self.screen.say(&format!("  the request was read, and {micros} us later the kernel had it: {zeroed}"));
+        self.screen.say(&format!("  the whole request took {:.1} ms", took.as_secs_f64() * 1e3));
+        self.screen.say(&format!("  last new connection to {node}: {}", text(&status["lastNewConnectionAt"])));
+        self.check(later == 0, &format!("new connections since the zero, counted in the kernel: {later}"));
+        let last = self.seen()?.of(&web).last_start;
+        let held = last < moment;
+        let words = if held {
+            format!("the clients' last request to {web} began {:.1} ms before the answer", (moment - last) as f64 / 1e3)
+        } else {
+            format!("a client reached {web} {:.1} ms after the answer", (last - moment) as f64 / 1e3)
+        };
+        self.check(held, &words);
+        Ok(())
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let answer = self.stage.act(&node(SERVERS), "restore", &json!({}))?;
+        let micros = answer["programmedInMicroseconds"].as_u64().context("no programmedInMicroseconds")?;
+        self.begin("Restore: the canary gets its 5 % back; nobody had to remember them")?;
+        self.watch(Duration::from_secs(8))?;
+        self.screen.say(&format!("  the kernel had it after {micros} us"));
+        self.shares("5 % to the canary again", [0.475, 0.475, 0.05])
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        let counted = self.counted()?;
+        self.stage.agent.kill()?;
+        self.begin("kill -9 of the agent: the kernel steers on")?;
+        self.watch(Duration::from_secs(6))?;
+        self.shares("the same shares without an agent", [0.475, 0.475, 0.05])?;
+        let during = self.seen()?.answered() - self.before.answered();
+        self.screen.say(&format!("  {during} connections were steered without an agent"));
+
+        let start = Instant::now();
+        self.stage.agent.start()?;
+        let took = start.elapsed();
+        self.begin("The agent starts again, and takes over what it finds")?;
+        self.watch(Duration::from_secs(5))?;
+        self.screen.say(&format!("  ready after {:.0} ms", took.as_secs_f64() * 1e3));
+        let again = self.counted()?;
+        let words = format!("counts go on: {counted} connections before the kill, {again} now, {during} in between");
+        self.check(again >= counted + during, &words);
+        self.shares("the shares are as before", [0.475, 0.475, 0.05])
+    }
+
+    /// Three parties have counted on their own. A stop of the clients for a moment lets their books be compared.
+    fn books(&mut self) -> Result<()> {
+        self.begin("The books: what the clients, the servers and the kernel have counted")?;
+        let load = self.stage.load.take().context("the clients are gone")?;
+        let seen = load.finish()?;
+        let accepted: u64 = self.stage.servers.iter().map(|server| server.accepted()).sum();
+        let clients = seen.answered() + seen.failed();
+        // A connection that has ended is counted a moment later.
+        let kernel = eventually("the kernel's count", Duration::from_secs(1), || {
+            self.counted().ok().filter(|count| *count == clients)
+        });
+        let kernel = kernel.or_else(|_| self.counted())?;
+        let words = format!("clients {clients}, servers {accepted}, kernel {kernel} connections");
+        self.check(clients == accepted && clients == kernel, &words);
+        for (reason, count) in &seen.failures {
+            self.screen.say(&format!("  {count} requests failed: {reason}"));
+        }
+        self.check(seen.failed() == 0, &format!("{} connections failed", seen.failed()));
+        let strangers: u64 = seen.answers.iter().filter(|(name, _)| !self.is_server(name)).map(|(_, a)| a.count).sum();
+        self.check(strangers == 0, &format!("{strangers} connections went to a wrong place"));
+        Ok(())
+    }
+
+    fn is_server(&self, name: &str) -> bool {
+        self.stage.servers.iter().any(|server| server.name() == name)
+    }
+
+    /// Begins an act: what is counted from here on came after what was done before.
+    fn begin(&mut self, title: &str) -> Result<()> {
+        self.before = self.seen()?;
+        self.screen.title(title);
+        Ok(())
+    }
+
+    /// Shows what happens for some time.
+    fn watch(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !interrupt::noted() {
+            let picture = self.picture()?;
+            self.screen.draw(&picture);
+            thread::sleep(FRAME);
+        }
+        interrupt::check()
+    }
+
+    fn picture(&mut self) -> Result<Picture> {
+        let load = self.stage.load.as_mut().context("the clients are gone")?;
+        ensure!(load.runs(), "the clients have died");
+        let (seen, rate) = (load.seen(), load.rate());
+        let lived = self.stage.agent.id();
+        let service = if lived.is_some() { self.stage.service()? } else { Value::Null };
+        let status = service["status"]["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let all = (seen.answered() - self.before.answered()).max(1) as f64;
+        let rows = (1..=SERVERS).map(|number| {
+            let backend = name(number);
+            let held = status.iter().find(|status| status["name"] == backend.as_str()).unwrap_or(&Value::Null);
+            let answers = seen.of(&backend).count - self.before.of(&backend).count;
+            let (low, high) = (held["confidence95"][0].as_f64(), held["confidence95"][1].as_f64());
+            Row {
+                state: held["state"].as_str().unwrap_or("-").to_owned(),
+                desired: held["desiredShare"].as_f64(),
+                programmed: held["programmedShare"].as_f64(),
+                observed: held["observedShare"].as_f64(),
+                margin: low.zip(high).map(|(low, high)| (high - low) / 2.0),
+                answers,
+                answered: answers as f64 / all,
+                backend,
+            }
+        });
+        Ok(Picture {
+            rows: rows.collect(),
+            rate,
+            connections: seen.answered() + seen.failed(),
+            failures: seen.failed(),
+            agent: lived.map_or_else(|| "dead".to_owned(), |id| format!("process {id}")),
+        })
+    }
+
+    fn seen(&self) -> Result<Seen> {
+        self.stage.load.as_ref().context("the clients are gone")?.seen_now()
+    }
+
+    /// New connections as the kernel has counted them.
+    fn counted(&self) -> Result<u64> {
+        let service = self.stage.service()?;
+        service["status"]["newConnections"].as_u64().context("no newConnections")
+    }
+
+    /// Holds this act's answers against the shares that were asked for.
+    fn shares(&mut self, what: &str, shares: [f64; SERVERS]) -> Result<()> {
+        let seen = self.seen()?;
+        let counts = [1, 2, 3].map(|number| seen.of(&name(number)).count - self.before.of(&name(number)).count);
+        let all: u64 = counts.iter().sum();
+        let off = counts.iter().zip(shares).map(|(count, share)| (*count as f64 - share * all as f64).abs());
+        let off = off.fold(0.0, f64::max);
+        let held = all > 0 && off <= SLACK;
+        let counts = counts.map(|count| count.to_string()).join(" / ");
+        self.check(held, &format!("{what}: {counts} of {all} connections, off by {off:.1} at most"));
+        let failed = seen.failed() - self.before.failed();
+        if failed > 0 {
+            self.check(false, &format!("{failed} connections failed in this act"));
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, held: bool, text: &str) {
+        self.broken += u32::from(!held);
+        self.screen.verdict(held, text);
+    }
+}

@@ -1,0 +1,140 @@
+//! The user-space model and the kernel agree on the choice: what the agent says is compared with what happens to those
+//! who dial.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::Value;
+use sluice_tests::{Load, Options, Service};
+
+use crate::stage::{FRONTEND, Stage, assert_all_answered};
+
+fn explain(stage: &Stage, to: &str, from: &str) -> Result<Value> {
+    Ok(stage.agent.get(&format!("/v1/explain?to={to}&from={from}"))?.expect_status(200).json())
+}
+
+/// A small generator of numbers that look random and are the same in every run (Knuth's MMIX).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Six backends in up to three groups, with all kinds of weights.
+fn arbitrary(numbers: &mut Numbers) -> Service {
+    let mut service = Service::new("shop", FRONTEND);
+    let groups = numbers.below(3) + 1;
+    for group in 1..=groups {
+        service = service.group(&format!("g{group}"), numbers.below(5) as u32);
+    }
+    for number in 1..=6 {
+        let weight = [0, 1, 1, 2, 3, 10][numbers.below(6) as usize];
+        let group = format!("g{}", numbers.below(groups) + 1);
+        service = service.backend_in(&group, &format!("b{number}"), &format!("10.0.0.{number}:8080"), weight);
+    }
+    service
+}
+
+#[test]
+fn shares_that_the_agent_shows_are_those_that_callers_get() -> Result<()> {
+    let mut stage = Stage::new("shares")?;
+    stage.service(&[1; 6])?;
+    let client = stage.client()?;
+    let mut numbers = Numbers(20_261_121);
+    for round in 0..12 {
+        let service = arbitrary(&mut numbers);
+        stage.put(&service)?;
+        let zeroed = format!("shop/b{}", numbers.below(6) + 1);
+        let force = serde_json::json!({"force": true});
+        stage.agent.post(&crate::stage::path(&zeroed, "zero"), &force)?.expect_status(200);
+        let status = stage.status("shop")?;
+        let slots = status["slots"].as_u64().unwrap();
+        let shown: BTreeMap<String, f64> =
+            status["backends"].as_array().unwrap().iter().map(share("programmedShare", "name")).collect();
+        let explained = explain(&stage, FRONTEND, "")?;
+        let candidates: BTreeMap<String, f64> =
+            explained["candidates"].as_array().unwrap().iter().map(share("share", "backend")).collect();
+        let open: BTreeMap<String, f64> = shown.clone().into_iter().filter(|(_, share)| *share > 0.0).collect();
+        assert_eq!(candidates, open, "round {round}: {explained}");
+        assert!(!open.contains_key(&zeroed["shop/".len()..]), "round {round}: {zeroed} in {open:?}");
+        if slots == 0 {
+            assert_eq!(explained["verdict"], "refused", "round {round}");
+            assert_eq!(client.spread(FRONTEND, 5).errors(), [("ECONNREFUSED".to_owned(), 5)].into());
+        } else {
+            // Twice the whole table, wherever it begins.
+            assert!(slots <= 1000, "{status}");
+            let report = client.run(&Load::connects(FRONTEND).count(2 * slots).threads(2));
+            assert_all_answered(&report);
+            let dialled: BTreeMap<String, u64> = report.by_server();
+            let expected: BTreeMap<String, u64> =
+                open.iter().map(|(name, share)| (name.clone(), (share * 2.0 * slots as f64).round() as u64)).collect();
+            assert_eq!(dialled, expected, "round {round}: {}", service.json());
+            assert_eq!(explained["verdict"], "steered", "round {round}");
+        }
+        stage.restore(&zeroed)?;
+    }
+    Ok(())
+}
+
+/// Name and share of an item, to twelve digits.
+fn share(field: &'static str, name: &'static str) -> impl Fn(&Value) -> (String, f64) {
+    move |item| (item[name].as_str().unwrap().to_owned(), (item[field].as_f64().unwrap() * 1e12).round() / 1e12)
+}
+
+#[test]
+fn the_backend_that_explain_names_is_the_one_that_answers() -> Result<()> {
+    let mut stage = Stage::new("hash")?;
+    stage.world.namespace.ip("route add local 10.9.0.0/16 dev lo")?;
+    let service = stage.service(&[50, 30, 15, 5])?;
+    stage.put(&service.set("balance", "hash"))?;
+    let client = stage.client()?;
+    let compare = |stage: &Stage, what: &str| -> Result<()> {
+        for number in 1..=60 {
+            let source = format!("10.9.0.{number}");
+            let explained = explain(stage, FRONTEND, &format!("{source},pid:{}", client.id()))?;
+            let options = Options::default().from(&format!("{source}:0")).reset_on_close();
+            let answer = client.connect_with(FRONTEND, &options)?.line()?;
+            assert_eq!(explained["backend"], *answer, "{what}: {explained}");
+        }
+        Ok(())
+    };
+    compare(&stage, "at first")?;
+    stage.zero("node/n1")?;
+    compare(&stage, "with a zero")?;
+    stage.restore("node/n1")?;
+    stage.agent.patch("/v1/services/shop/backends/b3", &serde_json::json!({"weight": 80}))?.expect_status(200);
+    compare(&stage, "with another weight")?;
+    // One that binds no address is told by its process alone.
+    let explained = explain(&stage, FRONTEND, &format!("pid:{}", client.id()))?;
+    assert_eq!(explained["backend"], *client.connect(FRONTEND)?.line()?);
+    Ok(())
+}
+
+#[test]
+fn explain_says_why_the_others_are_out() -> Result<()> {
+    let stage = Stage::weights("why", &[70, 30, 0, 5, 5])?;
+    let reason = serde_json::json!({"reason": "kernel panic", "owner": "ops"});
+    stage.agent.post("/v1/nodes/n4/zero", &reason)?.expect_status(200);
+    stage.agent.post("/v1/services/shop/backends/b5/zero", &reason)?.expect_status(200);
+    let explained = explain(&stage, FRONTEND, "10.9.0.1")?;
+    assert_eq!((&explained["service"], &explained["verdict"]), (&"shop".into(), &"steered".into()));
+    let out: BTreeMap<&str, &str> = explained["out"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|out| (out["backend"].as_str().unwrap(), out["why"].as_str().unwrap()))
+        .collect();
+    assert!(out["b3"].contains("weight is 0"), "{out:?}");
+    for (backend, word) in [("b4", "node n4"), ("b4", "ops"), ("b5", "kernel panic")] {
+        assert!(out[backend].contains(word), "{out:?}");
+    }
+    assert_eq!(out.len(), 3);
+    // What is no frontend goes untouched.
+    assert_eq!(explain(&stage, "10.96.0.99:80", "")?["verdict"], "untouched");
+    let wrong = stage.agent.get("/v1/explain?to=nonsense")?.expect_status(400).json();
+    assert_eq!(wrong["field"], "to");
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! Tables changed behind the agent's back, to see whether it notices.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use sluice_common::tables::{Backend, Counters, Endpoint, Meta, TCP};
+use sluice_tests::{Agent, pins};
+
+/// Ids in use are small in a test.
+const IDS: u32 = 256;
+
+fn map(agent: &Agent, name: &str) -> PathBuf {
+    agent.bpffs().join("maps").join(name)
+}
+
+/// Changes the kernel's counters of the backend with this address. What the kernel counts at the same time is lost.
+pub fn counters(agent: &Agent, address: &str, change: impl FnOnce(&mut Counters)) -> Result<()> {
+    let wanted = Endpoint::new(address.parse()?, TCP);
+    let found = pins::find::<Backend>(&map(agent, "BACKENDS"), IDS, |backend| {
+        backend.address == wanted.address && backend.port == wanted.port
+    });
+    let (id, _) = found.with_context(|| format!("looking for the backend {address}"))?;
+    pins::change(&map(agent, "COUNTERS"), id, change)
+}
+
+/// Changes what the tables say about who made them.
+pub fn meta(agent: &Agent, change: impl FnOnce(&mut Meta)) -> Result<()> {
+    pins::change(&map(agent, "META"), 0, change)
+}
