@@ -8,7 +8,7 @@ use sluice_tests::interrupt;
 use crate::{
     Scale,
     bed::{Side, Steered, elsewhere, frontends},
-    bpf::{Empty, Hook},
+    bpf::{Attachment, Hook, Little},
     report::{Figure, Report, Samples, Target, Unit},
     worker::{Answer, Task},
 };
@@ -21,8 +21,8 @@ pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
     let mut plain = Side::new("plain")?;
     let mut floor = Side::new("floor")?;
     let hooks = [Hook::Connect4, Hook::SockOps, Hook::SockRelease];
-    let _empty: Vec<Empty> =
-        hooks.into_iter().map(|hook| Empty::attach(floor.cgroup.path(), hook)).collect::<Result<_>>()?;
+    let attach = |hook| Attachment::new(floor.cgroup.path(), hook, Little::Empty);
+    let _empty: Vec<Attachment> = hooks.into_iter().map(attach).collect::<Result<_>>()?;
     let mut steered = Steered::new(SERVICES, 4)?;
     let (frontends, others) = (frontends(SERVICES, false), elsewhere(SERVICES));
     let (rounds, calls) = (scale.of(60), u64::from(scale.of(4)));
