@@ -87,15 +87,19 @@ impl State {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?;
         check_match(name, Some(old), if_match)?;
         let mut value = to_value(&self.document(old))?;
+        let kind = value["kind"].clone();
         merge(&mut value, object(patch)?);
+        let refuse_kind = || Refusal::invalid("kind", "a patch cannot change the kind".to_owned());
+        // First of all: as another kind, every field would be wrong.
+        if value["kind"] != kind {
+            return Err(refuse_kind());
+        }
         let document = match parse::document(value)?.document {
             Document::Service(document) if document.metadata.name == *name => document,
             Document::Service(_) => {
                 return Err(Refusal::invalid("metadata.name", format!("a patch cannot rename {name}")));
             }
-            Document::Node(_) => {
-                return Err(Refusal::invalid("kind", "a patch cannot change the kind".to_owned()));
-            }
+            Document::Node(_) => return Err(refuse_kind()),
         };
         self.put_service(&document, None, None, touched)
     }

@@ -9,8 +9,10 @@ mod stage;
 
 mod addresses;
 mod agree;
+mod bad_input;
 mod datagrams;
 mod exact;
+mod files;
 mod gauge;
 mod groups;
 mod hash;
