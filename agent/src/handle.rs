@@ -177,11 +177,7 @@ impl Handle {
     /// # Errors
     /// Refused: nothing changed. Failed: the kernel or the disk said no.
     pub async fn change(&self, change: Change, options: Options) -> Result<Done, ChangeError> {
-        let is_zero = matches!(change, Change::Zero { .. });
-        let done =
-            self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)??;
-        self.note(&done, options, is_zero);
-        Ok(done)
+        self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)?
     }
 
     /// Carries out several changes as one: all or none.
@@ -189,10 +185,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
     pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
-        let done =
-            self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)??;
-        self.note(&done, options, false);
-        Ok(done)
+        self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
     }
 
     /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.
@@ -202,16 +195,6 @@ impl Handle {
     pub async fn census(&self) -> anyhow::Result<Census> {
         let readings = self.readings.clone();
         tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
-    }
-
-    fn note(&self, done: &Done, options: Options, is_zero: bool) {
-        if options.dry_run || done.outcome == Outcome::Unchanged {
-            return;
-        }
-        self.instruments.applied(done.programmed_in);
-        if is_zero {
-            self.instruments.zeroed(done.programmed_in);
-        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

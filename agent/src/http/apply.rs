@@ -14,8 +14,12 @@ use super::{
 };
 use crate::{
     handle::Options,
+    kernel::heap,
     model::{Change, Origin, State as Desired, document::Document, parse},
 };
+
+/// Bodies of so many bytes leave memory behind that is worth giving back.
+const LARGE: usize = 1 << 20;
 
 /// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
 /// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
@@ -34,6 +38,9 @@ pub async fn apply(
     let options = Options { dry_run: query.dry_run, received: input.received };
     let before = app.handle.published();
     let done = app.handle.batch(changes, options).await?;
+    if bytes.len() >= LARGE {
+        tokio::task::spawn_blocking(heap::give_back);
+    }
     let items = keys.into_iter().map(|object| item(object, &before.state, &done.published.state, query.dry_run));
     Ok(Json(ApplyView {
         dry_run: query.dry_run,

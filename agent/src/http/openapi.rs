@@ -17,6 +17,7 @@ use crate::observe::events::EventKind;
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
     components(schemas(EventKind)),
+    security((), ("bearer" = [])),
     modifiers(&Bearer),
     tags(
         (name = "services", description = "What is steered, and where to"),

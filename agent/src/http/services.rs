@@ -19,6 +19,7 @@ use super::{
 use crate::{
     handle::{Done, Options, Published},
     model::{Change, Name, Origin, Outcome, document::ServiceDocument, parse},
+    observe::batches,
 };
 
 /// All services with their status.
@@ -28,10 +29,9 @@ pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, P
     stream::list(move |items| {
         let published = app.handle.published();
         let reporter = app.reporter(&published);
-        for service in published.state.services() {
-            items.push(&ServiceView::new(&published.state, service, reporter.service(service)?))?;
-        }
-        Ok(())
+        batches::each_service(reporter.readings, published.state.services(), |service, counters| {
+            items.push(&ServiceView::new(&published.state, service, reporter.service_from(service, counters)?))
+        })
     })
     .await
 }

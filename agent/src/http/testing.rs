@@ -98,9 +98,10 @@ impl Agent {
             zeros: imbl::OrdMap::new(),
             ready: Readiness::Ready,
         }));
-        let steering = Steering { publish, readings: readings.clone(), events: events.clone() };
-        thread::spawn(move || steering.run(&asked));
         let instruments = Arc::new(Instruments::new().unwrap());
+        let steering =
+            Steering { publish, readings: readings.clone(), events: events.clone(), instruments: instruments.clone() };
+        thread::spawn(move || steering.run(&asked));
         let handle = Handle::new(commands, published.clone(), readings.clone(), events, instruments);
         let (stop, stopping) = watch::channel(false);
         Self { app: App::new(handle, stopping), readings, stop, published }
@@ -206,6 +207,7 @@ struct Steering {
     publish: watch::Sender<Arc<Published>>,
     readings: Arc<Numbers>,
     events: Arc<EventLog>,
+    instruments: Arc<Instruments>,
 }
 
 impl Steering {
@@ -244,6 +246,10 @@ impl Steering {
         let published = Arc::new(next);
         if !options.dry_run {
             self.publish.send_replace(published.clone());
+            self.instruments.applied(options.received.elapsed());
+            if changes.iter().any(|change| matches!(change, Change::Zero { .. })) {
+                self.instruments.zeroed(options.received.elapsed());
+            }
             self.events.record(EventKind::ServiceChanged, None, format!("{} changes", changes.len()));
         }
         Ok(Done {

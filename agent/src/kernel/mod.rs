@@ -5,6 +5,7 @@ mod btf;
 mod census;
 mod errors;
 mod frontends;
+pub mod heap;
 mod links;
 mod memory;
 mod meters;

@@ -1,5 +1,6 @@
 //! What really happens: counters, connections and events, read from the kernel and told to whoever asks.
 
+pub mod batches;
 pub mod caller;
 pub mod census;
 pub mod cgroups;

@@ -29,12 +29,19 @@ impl Reporter<'_> {
     /// When the counters cannot be read.
     pub fn service(&self, service: &Service) -> Result<ServiceStatus> {
         let ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
-        let counters = self.readings.counters(&ids)?;
+        self.service_from(service, &self.readings.counters(&ids)?)
+    }
+
+    /// As [`Reporter::service`], with counters that were read already, in the order of the service's backends.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn service_from(&self, service: &Service, counters: &[Counters]) -> Result<ServiceStatus> {
         let no_backend = self.readings.no_backend(service.id)?;
         let table = self.published.programmed.get(&service.id).map(AsRef::as_ref);
         let rows: Vec<_> = (0..)
             .zip(&service.backends)
-            .zip(&counters)
+            .zip(counters)
             .map(|((index, backend), counters)| Row { backend, counters, programmed: find(table, index, backend.id) })
             .collect();
         let total = rows.iter().map(Row::picks).sum();

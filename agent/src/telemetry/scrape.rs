@@ -17,6 +17,7 @@ use crate::{
     handle::{ProgrammedService, Published},
     model::{Backend, Service},
     observe::{
+        batches,
         gauges::{Gauges, REASONS},
         readings::Readings,
         share::Observed,
@@ -141,7 +142,8 @@ impl Scrape<'_> {
             }
         }
         head(out, names::BACKEND_EFFECTIVE_WEIGHT)?;
-        for (service, table) in self.programmed() {
+        for service in self.published.state.services() {
+            let Some(table) = self.table(service) else { continue };
             for (backend, programmed) in service.backends.iter().zip(&table.backends) {
                 let weight = programmed.effective_weight;
                 sample(out, names::BACKEND_EFFECTIVE_WEIGHT, "", &labels(service, backend), weight)?;
@@ -153,8 +155,8 @@ impl Scrape<'_> {
     fn shares(&self, out: &mut dyn Write) -> Result<()> {
         const FAMILY: Family = names::TRAFFIC_SHARE_RATIO;
         head(out, FAMILY)?;
-        for (service, table) in self.programmed() {
-            let counters = self.counters(service)?;
+        self.each_service(|service, counters| {
+            let Some(table) = self.table(service) else { return Ok(()) };
             let picks: Vec<u64> = counters
                 .iter()
                 .zip(&table.backends)
@@ -169,8 +171,8 @@ impl Scrape<'_> {
                     sample(out, FAMILY, "", &[service, backend, ("kind", "observed")], observed)?;
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn kernel(&self, out: &mut dyn Write) -> Result<()> {
@@ -200,24 +202,14 @@ impl Scrape<'_> {
         Ok(sample(out, names::CONFIG_GENERATION, "", &[], state.revision())?)
     }
 
-    /// Services whose table in the kernel is that of their document.
-    fn programmed(&self) -> impl Iterator<Item = (&Service, &ProgrammedService)> {
-        self.published.state.services().filter_map(|service| {
-            let table = self.published.programmed.get(&service.id)?;
-            (table.generation == service.generation).then_some((&**service, &**table))
-        })
+    /// The kernel's table of a service, if it is that of its document.
+    fn table(&self, service: &Service) -> Option<&ProgrammedService> {
+        let table = self.published.programmed.get(&service.id)?;
+        (table.generation == service.generation).then_some(table)
     }
 
-    fn counters(&self, service: &Service) -> Result<Vec<Counters>> {
-        let ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
-        self.readings.counters(&ids)
-    }
-
-    fn each_service(&self, mut act: impl FnMut(&Service, &[Counters]) -> Result<()>) -> Result<()> {
-        for service in self.published.state.services() {
-            act(service, &self.counters(service)?)?;
-        }
-        Ok(())
+    fn each_service(&self, act: impl FnMut(&Service, &[Counters]) -> Result<()>) -> Result<()> {
+        batches::each_service(self.readings, self.published.state.services(), act)
     }
 
     fn each_backend(&self, mut act: impl FnMut(&Service, &Backend, &Counters) -> Result<()>) -> Result<()> {

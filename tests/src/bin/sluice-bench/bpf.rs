@@ -141,15 +141,24 @@ impl Attached {
     }
 }
 
-/// A program that does nothing, attached while this lives.
+/// What a program of two or three instructions does before it says that the call may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Little {
+    /// Nothing.
+    Empty,
+    /// Calls bpf_ktime_get_ns().
+    Clock,
+}
+
+/// A little program, attached while this lives.
 #[derive(Debug)]
-pub struct Empty {
+pub struct Attachment {
     _link: OwnedFd,
 }
 
-impl Empty {
+impl Attachment {
     /// Attaches one.
-    pub fn attach(cgroup: &Path, hook: Hook) -> Result<Self> {
+    pub fn new(cgroup: &Path, hook: Hook, little: Little) -> Result<Self> {
         #[repr(C)]
         struct Load {
             program_type: u32,
@@ -173,23 +182,27 @@ impl Empty {
             flags: u32,
         }
         // r0 = 1; exit
-        let mut instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+        let mut instructions = vec![0x0000_0001_0000_00b7_u64, 0x95];
+        if little == Little::Clock {
+            // call 5
+            instructions.insert(0, 0x0000_0005_0000_0085);
+        }
         let mut license = *b"GPL\0";
         let mut load = Load {
             program_type: hook.program_type(),
-            instruction_count: 2,
-            instructions: address(&mut instructions),
+            instruction_count: u32::try_from(instructions.len()).context("counting instructions")?,
+            instructions: instructions.as_ptr().expose_provenance() as u64,
             license: address(&mut license),
             log_level: 0,
             log_size: 0,
             log: 0,
             kernel_version: 0,
             flags: 0,
-            name: *b"empty\0\0\0\0\0\0\0\0\0\0\0",
+            name: *b"sluice_bench\0\0\0\0",
             device: 0,
             attach_type: if hook == Hook::SockOps { 0 } else { hook.attach_type() },
         };
-        let program = owned(bpf(PROG_LOAD, &mut load).context("loading an empty program")?);
+        let program = owned(bpf(PROG_LOAD, &mut load).context("loading a little program")?);
         let directory = open(cgroup)?;
         let mut create = LinkCreate {
             program: program.as_raw_fd().cast_unsigned(),
@@ -197,7 +210,7 @@ impl Empty {
             attach_type: hook.attach_type(),
             flags: 0,
         };
-        let link = bpf(LINK_CREATE, &mut create).context("attaching an empty program")?;
+        let link = bpf(LINK_CREATE, &mut create).context("attaching a little program")?;
         Ok(Self { _link: owned(link) })
     }
 }

@@ -8,7 +8,7 @@ use sluice_tests::interrupt;
 use crate::{
     Scale,
     bed::{Side, Steered, elsewhere, frontends},
-    bpf::{Empty, Hook},
+    bpf::{Attachment, Hook, Little},
     report::{Figure, Report, Samples, Target, Unit},
     worker::{Answer, Task},
 };
@@ -21,21 +21,17 @@ pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
     let mut plain = Side::new("plain")?;
     let mut floor = Side::new("floor")?;
     let hooks = [Hook::Connect4, Hook::SockOps, Hook::SockRelease];
-    let _empty: Vec<Empty> =
-        hooks.into_iter().map(|hook| Empty::attach(floor.cgroup.path(), hook)).collect::<Result<_>>()?;
+    let attach = |hook| Attachment::new(floor.cgroup.path(), hook, Little::Empty);
+    let _empty: Vec<Attachment> = hooks.into_iter().map(attach).collect::<Result<_>>()?;
     let mut steered = Steered::new(SERVICES, 4)?;
     let (frontends, others) = (frontends(SERVICES, false), elsewhere(SERVICES));
     let (rounds, calls) = (scale.of(60), u64::from(scale.of(4)));
-    let udp = |to: &[SocketAddr]| Task::UdpConnects { to: to.to_vec(), calls: 1000 * calls };
-    let sockets = |to: &[SocketAddr]| Task::UdpSockets { to: to.to_vec(), calls: 500 * calls };
-    let tcp = |to: &[SocketAddr]| Task::TcpConnections { to: to.to_vec(), calls: 200 * calls };
-    let kinds: [(&str, &dyn Fn(&[SocketAddr]) -> Task); 3] = [
-        ("connect() of one UDP socket", &udp),
-        ("a UDP socket with its connect() and close()", &sockets),
-        ("a TCP connection from socket() to both close()", &tcp),
-    ];
-    for (name, task) in kinds {
-        let (direct, steer) = (task(&others), task(&frontends));
+    for (name, task) in [
+        ("connect() of one UDP socket", udp_connects as Make),
+        ("a UDP socket with its connect() and close()", udp_sockets),
+        (TCP, tcp_connections),
+    ] {
+        let (direct, steer) = (task(&others, calls), task(&frontends, calls));
         let mut direct_each = Samples::default();
         let mut differences = [Samples::default(), Samples::default(), Samples::default()];
         for _ in 0..rounds {
@@ -55,11 +51,28 @@ pub fn added(scale: Scale, report: &mut Report) -> Result<()> {
         let names = ["empty programs add", "address that is none: adds", "frontend: adds"];
         for (index, (what, samples)) in names.into_iter().zip(&differences).enumerate() {
             let figure = Figure::median(GROUP, format!("{name}: {what}"), samples, Unit::Nanoseconds);
-            let tracked = index == 2 && name.contains("TCP");
+            let tracked = index == 2 && name == TCP;
             report.add(if tracked { figure.target(Target::AtMost(1500.0)) } else { figure });
         }
     }
     Ok(())
+}
+
+/// Makes the task of a kind of call.
+type Make = fn(&[SocketAddr], u64) -> Task;
+
+const TCP: &str = "a TCP connection from socket() to both close()";
+
+fn udp_connects(to: &[SocketAddr], calls: u64) -> Task {
+    Task::UdpConnects { to: to.to_vec(), calls: 1000 * calls }
+}
+
+fn udp_sockets(to: &[SocketAddr], calls: u64) -> Task {
+    Task::UdpSockets { to: to.to_vec(), calls: 500 * calls }
+}
+
+fn tcp_connections(to: &[SocketAddr], calls: u64) -> Task {
+    Task::TcpConnections { to: to.to_vec(), calls: 200 * calls }
 }
 
 /// Direct and steered, by turns.

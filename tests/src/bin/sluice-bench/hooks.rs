@@ -9,7 +9,7 @@ use sluice_tests::interrupt;
 use crate::{
     Scale,
     bed::{Side, Steered, elsewhere, elsewhere6, frontends},
-    bpf::{Attached, Empty, Hook, Stats},
+    bpf::{Attached, Attachment, Hook, Little, Stats},
     report::{Figure, Report, Samples, Target, Unit},
     worker::Task,
 };
@@ -31,26 +31,22 @@ enum Per {
 
 struct Case<'a> {
     name: &'a str,
-    empty: bool,
+    /// This one instead of the agent's, in a cgroup where nothing else is attached.
+    little: Option<Little>,
     hook: Hook,
     per: Per,
     task: Task,
     target: Option<Target>,
 }
 
-/// The sides and what is attached to the one without an agent.
 struct Bed {
     steered: Steered,
-    _empty: Vec<Empty>,
-    floor: Side,
+    bare: Side,
 }
 
 /// Measures every hook.
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
-    let floor = Side::new("floor")?;
-    let empty = |hook| Empty::attach(floor.cgroup.path(), hook);
-    let empty = [Hook::Connect4, Hook::SockOps, Hook::SockRelease].map(empty).into_iter().collect::<Result<_>>()?;
-    let mut bed = Bed { steered: Steered::new(SERVICES, 4)?, _empty: empty, floor };
+    let mut bed = Bed { steered: Steered::new(SERVICES, 4)?, bare: Side::new("bare")? };
     let (rounds, calls) = (scale.of(25), u64::from(scale.of(4)));
     let _stats = Stats::on()?;
 
@@ -63,10 +59,10 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let tcp = |to: &[_]| Task::TcpConnections { to: to.to_vec(), calls: 100 * calls };
     let exchange = |to: &[_]| Task::Exchanges { to: to.to_vec(), calls: 250 * calls };
     let names = |to| Task::PeerNames { to, calls: 1000 * calls };
-    let case = |name, hook, per, task| Case { name, empty: false, hook, per, task, target: None };
+    let case = |name, hook, per, task| Case { name, little: None, hook, per, task, target: None };
     let run = |name, hook, task| case(name, hook, Per::Run, task);
     let call = |name, hook, task| case(name, hook, Per::Call, task);
-    let floor = |case| Case { empty: true, ..case };
+    let little = |little, case| Case { little: Some(little), ..case };
     let at_most = |limit, case| Case { target: Some(Target::AtMost(limit)), ..case };
     use Hook::{Connect4, Connect6, Getpeername4, Recvmsg4, Sendmsg4, SockOps, SockRelease};
 
@@ -75,7 +71,8 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
         run("connect4, one frontend again and again, without a record", Connect4, udp(&one)),
     ];
     let cases = [
-        floor(run("an empty program on connect4: the floor", Connect4, udp(&others))),
+        little(Little::Empty, run("an empty program on connect4: the floor", Connect4, udp(&others))),
+        little(Little::Clock, run("a program that only reads the clock", Connect4, udp(&others))),
         at_most(60.0, run("connect4, address that is none", Connect4, udp(&others))),
         run("connect4, one address that is none again and again", Connect4, udp(&other)),
         run("connect6, address that is none", Connect6, udp(&others6)),
@@ -85,7 +82,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
         run("connect4, frontend, new TCP socket", Connect4, tcp(&v4)),
         run("connect6, frontend, new TCP socket", Connect6, tcp(&v6)),
         run("connect4, address that is none, new TCP socket", Connect4, tcp(&others)),
-        floor(call("empty programs on sock_ops: the floor, a connection in all", SockOps, tcp(&others))),
+        little(Little::Empty, call("an empty sock_ops: the floor, a connection in all", SockOps, tcp(&others))),
         call("sock_ops, unsteered, a connection in all", SockOps, tcp(&others)),
         call("sock_ops, steered, a connection in all", SockOps, tcp(&v4)),
         run("sock_release, unsteered", SockRelease, tcp(&others)),
@@ -116,7 +113,9 @@ fn measure(bed: &mut Bed, cases: &[Case], rounds: u32, report: &mut Report) -> R
     for _ in 0..rounds {
         for (case, samples) in cases.iter().zip(&mut samples) {
             interrupt::check()?;
-            let side = if case.empty { &mut bed.floor } else { &mut bed.steered.side };
+            let side = if case.little.is_some() { &mut bed.bare } else { &mut bed.steered.side };
+            let attach = |little| Attachment::new(side.cgroup.path(), case.hook, little);
+            let _attached = case.little.map(attach).transpose()?;
             let program = Attached::find(side.cgroup.path(), case.hook)?;
             let before = program.runs()?;
             let answer = side.worker.run(&case.task).with_context(|| case.name.to_owned())?;

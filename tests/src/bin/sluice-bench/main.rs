@@ -19,8 +19,11 @@ use sluice_tests::interrupt;
 
 use report::Report;
 
+/// Measures some things, and adds them to the report.
+type Group = fn(Scale, &mut Report) -> Result<()>;
+
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, fn(Scale, &mut Report) -> Result<()>); 5] = [
+const GROUPS: [(&str, Group); 5] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sluice_tests::{Agent, interrupt};
+use sluice_tests::{Agent, http::Response, interrupt};
 
 use crate::{
     Scale,
@@ -59,8 +59,9 @@ fn loaded(bed: &mut Steered, services: u32, rounds: u32, report: &mut Report) ->
     const ROUND: Duration = Duration::from_millis(100);
     let Steered { agent, side } = bed;
     let millis = u64::from(rounds) * 2 * 100 + 2000;
-    let to = frontends(services, false);
-    let load = Task::Connections { to, threads: 1, millis, pause_micros: 1000 };
+    // Of few services, so that each round sees connections to the node.
+    let to = frontends(services.min(100), false);
+    let load = Task::Connections { to, threads: 2, millis, pause_micros: 500 };
     let (mut last, mut late, mut kernel) = (Samples::default(), 0, Samples::default());
     let answer = thread::scope(|scope| -> Result<_> {
         let load = scope.spawn(|| side.worker.run(&load));
@@ -70,10 +71,11 @@ fn loaded(bed: &mut Steered, services: u32, rounds: u32, report: &mut Report) ->
             let start = Timestamp::now();
             kernel.push(zero(agent)?["programmedInMicroseconds"].as_f64().context("no programmedInMicroseconds")?);
             thread::sleep(ROUND);
-            let node = agent.get("/v1/nodes/node-0")?.json();
-            let status = &node["status"];
+            let status = status(agent)?;
             late += status["newConnectionsSinceZero"].as_u64().context("no newConnectionsSinceZero")?;
-            let at: Timestamp = text(&status["lastNewConnectionAt"])?.parse().context("reading a time")?;
+            // Before the request: then the zero stopped the very next one.
+            let at = status["lastNewConnectionAt"].as_str().context("no connection came to the node")?;
+            let at: Timestamp = at.parse().context("reading a time")?;
             last.push((at.duration_since(start).as_secs_f64() * 1e6).max(0.0));
             restore(agent)?;
         }
@@ -91,19 +93,19 @@ fn loaded(bed: &mut Steered, services: u32, rounds: u32, report: &mut Report) ->
 }
 
 fn zero(agent: &Agent) -> Result<Value> {
-    post(agent, "/v1/nodes/node-0/zero", &json!({"reason": "bench"}))
+    good(&agent.post("/v1/nodes/node-1/zero", &json!({"reason": "bench"}))?)
 }
 
 fn restore(agent: &Agent) -> Result<Value> {
-    post(agent, "/v1/nodes/node-0/restore", &json!({}))
+    good(&agent.post("/v1/nodes/node-1/restore", &json!({}))?)
 }
 
-fn post(agent: &Agent, path: &str, body: &Value) -> Result<Value> {
-    let answer = agent.post(path, body)?;
-    ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text());
-    Ok(answer.json())
+fn status(agent: &Agent) -> Result<Value> {
+    Ok(good(&agent.get("/v1/nodes/node-1")?)?["status"].take())
 }
 
-fn text(value: &Value) -> Result<&str> {
-    value.as_str().context("not a text")
+/// The body of an answer that says yes.
+fn good(answer: &Response) -> Result<Value> {
+    ensure!(answer.status == 200, "the agent answers {}: {}", answer.status, answer.text());
+    serde_json::from_slice(&answer.body).context("reading the agent's answer")
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sluice_tests::{
     Cgroup, Namespace, program,
-    system::{now, patience},
+    system::{eventually, now, patience},
 };
 
 const THREADS: u32 = 4;
@@ -28,6 +28,8 @@ const WINDOW: usize = 40;
 /// What the clients have seen since they began.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
+    /// When they said so, in microseconds of the machine's monotonic clock.
+    pub at: u64,
     /// By the name of the server that answered.
     pub answers: BTreeMap<String, Answers>,
     /// Requests without an answer, by reason.
@@ -96,6 +98,14 @@ impl Load {
         history.last().map(|(_, seen)| seen.clone()).unwrap_or_default()
     }
 
+    /// Everything until a moment after this call.
+    pub fn seen_now(&self) -> Result<Seen> {
+        let moment = micros();
+        eventually("word from the clients", Duration::from_secs(5), || {
+            Some(self.seen()).filter(|seen| seen.at > moment)
+        })
+    }
+
     /// Answers a second, lately.
     pub fn rate(&self) -> f64 {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +161,11 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
 }
 
 fn tell(seen: &Mutex<Seen>) -> Result<()> {
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let seen = {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.at = micros();
+        seen.clone()
+    };
     let line = serde_json::to_string(&seen).context("writing down what was seen")?;
     let mut output = io::stdout().lock();
     writeln!(output, "{line}").and_then(|()| output.flush()).context("telling what was seen")
@@ -161,7 +175,7 @@ fn tell(seen: &Mutex<Seen>) -> Result<()> {
 fn ask_steadily(to: SocketAddr, interval: Duration, seen: &Mutex<Seen>) {
     let mut due = Instant::now();
     while !sluice_tests::interrupt::noted() {
-        let start = u64::try_from(now().as_micros()).unwrap_or(u64::MAX);
+        let start = micros();
         let answer = ask(to);
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
@@ -176,6 +190,11 @@ fn ask_steadily(to: SocketAddr, interval: Duration, seen: &Mutex<Seen>) {
         due = (due + interval).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Now, in microseconds of the machine's monotonic clock.
+pub fn micros() -> u64 {
+    u64::try_from(now().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The name of the server that answers.

@@ -11,8 +11,9 @@ use std::{
 pub const FRAME: Duration = Duration::from_millis(250);
 /// Time between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(2);
-/// Characters of a full bar.
-const BAR: usize = 24;
+/// Characters of a full bar. A line must not be longer than a terminal usually is: one that wraps is not covered by the
+/// next picture.
+const BAR: usize = 12;
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -24,7 +25,6 @@ const PLAIN: &str = "\x1b[0m";
 #[derive(Clone, Debug, Default)]
 pub struct Row {
     pub backend: String,
-    pub node: String,
     pub state: String,
     /// Shares, 0..=1. Unknown while no agent answers.
     pub desired: Option<f64>,
@@ -67,6 +67,14 @@ impl Screen {
         Self { live, drawn: 0, last_line: None, start: Instant::now() }
     }
 
+    /// What the lines mean, where there is no table with a head.
+    pub fn explain(&mut self) {
+        if !self.live {
+            self.say("Each backend below: its state, and its desired, programmed and observed share and that of the");
+            self.say("answers that the clients got in the act.");
+        }
+    }
+
     /// Words that stay.
     pub fn say(&mut self, text: &str) {
         // The last picture stays too.
@@ -107,8 +115,8 @@ impl Screen {
     fn table(&self, picture: &Picture) -> String {
         let mut text = String::new();
         let head = format!(
-            "  {:8} {:8} {:6} {:>8} {:>11} {:>16}   {}",
-            "BACKEND", "NODE", "STATE", "DESIRED", "PROGRAMMED", "OBSERVED", "WHO ANSWERED THE CLIENTS IN THIS ACT"
+            "  {:7} {:6} {:>7}  {:>10}  {:>13}  {}",
+            "BACKEND", "STATE", "DESIRED", "PROGRAMMED", "OBSERVED", "WHAT THE CLIENTS SEE"
         );
         let _ = writeln!(text, "{}", self.in_style(DIM, &head));
         for row in &picture.rows {
@@ -118,18 +126,11 @@ impl Screen {
                 (Some(share), Some(margin)) => format!("{} ±{:4.1}", percent(Some(share)), 100.0 * margin),
                 _ => percent(row.observed),
             };
-            let _ = writeln!(
-                text,
-                "  {:8} {:8} {} {:>8} {:>11} {observed:>16}   {} {:>6} {}",
-                row.backend,
-                row.node,
-                self.in_style(if row.state == "ready" { GREEN } else { RED }, &format!("{:6}", row.state)),
-                percent(row.desired),
-                percent(row.programmed),
-                self.in_style(GREEN, &bar),
-                percent(Some(row.answered)),
-                row.answers,
-            );
+            let state = self.in_style(if row.state == "zero" { RED } else { GREEN }, &format!("{:6}", row.state));
+            let (desired, programmed) = (percent(row.desired), percent(row.programmed));
+            let (bar, answered) = (self.in_style(GREEN, &bar), percent(Some(row.answered)));
+            let _ = write!(text, "  {:7} {state} {desired:>7}  {programmed:>10}  {observed:>13}  ", row.backend);
+            let _ = writeln!(text, "{bar} {answered} {:5}", row.answers);
         }
         let failures = format!("{} failed", picture.failures);
         let _ = writeln!(
@@ -156,21 +157,17 @@ impl Screen {
 
 fn brief(picture: &Picture) -> String {
     let mut text = String::from(" ");
-    for row in &picture.rows {
-        let shares = [row.desired, row.programmed, row.observed].map(percent);
-        let _ =
-            write!(text, " {} {} {};", row.backend, row.state, shares.map(|share| share.trim().to_owned()).join("/"));
+    for Row { backend, state, desired, programmed, observed, answered, .. } in &picture.rows {
+        let shares = [*desired, *programmed, *observed, Some(*answered)].map(|share| percent(share).trim().to_owned());
+        let _ = write!(text, " {backend} {state} {};", shares.join(" "));
     }
-    let _ = write!(
-        text,
-        " {:.0}/s, {} connections, {} failed; agent: {}",
-        picture.rate, picture.connections, picture.failures, picture.agent
-    );
+    let Picture { rate, connections, failures, agent, .. } = picture;
+    let _ = write!(text, " {rate:.0}/s, {connections} connections, {failures} failed; agent: {agent}");
     text
 }
 
 fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "-".to_owned(), |share| format!("{:5.1} %", 100.0 * share))
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:5.1}%", 100.0 * share))
 }
 
 #[cfg(test)]
@@ -181,6 +178,8 @@ mod tests {
     fn a_picture_covers_the_one_before() {
         let screen = Screen { live: true, drawn: 0, last_line: None, start: Instant::now() };
         let picture = Picture { rows: vec![Row::default(); 3], ..Picture::default() };
-        assert_eq!(screen.table(&picture).lines().count(), 5);
+        let text = screen.table(&picture);
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.lines().all(|line| line.chars().filter(|character| !character.is_control()).count() < 100));
     }
 }

@@ -9,22 +9,19 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::{
-    interrupt,
-    system::{eventually, now},
-};
+use sluice_tests::{interrupt, system::eventually};
 
 use crate::{
-    load::{Load, Seen},
+    load::{Load, Seen, micros},
     screen::{FRAME, Picture, Row, Screen},
     stage::{FRONTEND, SERVERS, Stage, name, node},
 };
 
 /// Requests a second.
 const RATE: u32 = 400;
-/// How many connections a share may be off: the tables are exact, but an act begins and ends between two connections of
-/// each of the clients' threads.
-const SLACK: f64 = 8.0;
+/// How many connections a share may be off: the tables are exact, but an act begins and ends while each of the clients'
+/// threads may have a connection under way.
+const SLACK: f64 = 5.0;
 
 /// A running demo.
 #[derive(Debug)]
@@ -40,11 +37,10 @@ impl Show {
     /// Sets the stage.
     pub fn new() -> Result<Self> {
         let mut screen = Screen::new();
-        screen.say(
-            "Three web servers and their clients, each in a network namespace of its own; the clients, in a cgroup",
-        );
-        screen
-            .say(&format!("of their own, know one address: {FRONTEND}. No route leads there. The agent steers them."));
+        screen.say("Three web servers, web-1 on node-1 to web-3 on node-3, and their clients, each in a network");
+        screen.say("namespace of its own. The clients, in a cgroup that the agent steers, know one address:");
+        screen.say(&format!("{FRONTEND}. No route leads there."));
+        screen.explain();
         Ok(Self { stage: Stage::new()?, screen, before: Seen::default(), broken: 0 })
     }
 
@@ -63,7 +59,7 @@ impl Show {
     pub fn stay(&mut self, shell: bool) -> Result<()> {
         self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?);
         let (end, place) = if shell { ("the end of this shell", "Here") } else { ("Ctrl-C", "From another terminal") };
-        self.begin(&format!("It stays up until {end}. {place}, for example:"));
+        self.begin(&format!("It stays up until {end}. {place}, for example:"))?;
         let sluice = sluice_tests::agent::program()?;
         let bin = sluice.parent().context("the program is in no directory")?.to_owned();
         let (socket, cgroup) = (self.stage.agent.socket(), self.stage.cgroup.path().display().to_string());
@@ -101,24 +97,24 @@ impl Show {
         self.stage.put((&[], [""; SERVERS]))?;
         let load = Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?;
         self.stage.load = Some(load);
-        self.begin("Even spread: a service with three backends of equal weight");
+        self.begin("Even spread: a service with three backends of equal weight")?;
         self.watch(Duration::from_secs(8))?;
         self.shares("each backend a third", [1.0 / 3.0; SERVERS])
     }
 
     fn canary(&mut self) -> Result<()> {
         self.stage.put((&[("stable", 95), ("canary", 5)], ["stable", "stable", "canary"]))?;
-        self.begin("Canary: web-1 and web-2 share 95 %, web-3 has the new release and gets 5 %");
+        self.begin("Canary: web-1 and web-2 share 95 %, web-3 has the new release and gets 5 %")?;
         self.watch(Duration::from_secs(12))?;
         self.shares("5 % to the canary, to the connection", [0.475, 0.475, 0.05])
     }
 
     fn zero(&mut self) -> Result<()> {
         let (web, node) = (name(SERVERS), node(SERVERS));
-        self.begin("Zero: the new release misbehaves, its node must get no new connection from now on");
+        self.begin("Zero: the new release misbehaves, its node must get no new connection from now on")?;
         let asked = Instant::now();
         let answer = self.stage.act(&node, "zero", &json!({"reason": "the release misbehaves", "owner": "demo"}))?;
-        let (took, moment) = (asked.elapsed(), u64::try_from(now().as_micros()).unwrap_or(u64::MAX));
+        let (took, moment) = (asked.elapsed(), micros());
         self.watch(Duration::from_secs(10))?;
 
         let status = &self.stage.node(&node)?["status"];
@@ -144,7 +140,7 @@ impl Show {
     fn restore(&mut self) -> Result<()> {
         let answer = self.stage.act(&node(SERVERS), "restore", &json!({}))?;
         let micros = answer["programmedInMicroseconds"].as_u64().context("no programmedInMicroseconds")?;
-        self.begin("Restore: the canary gets its 5 % back; nobody had to remember them");
+        self.begin("Restore: the canary gets its 5 % back; nobody had to remember them")?;
         self.watch(Duration::from_secs(8))?;
         self.screen.say(&format!("  the kernel had it after {micros} us"));
         self.shares("5 % to the canary again", [0.475, 0.475, 0.05])
@@ -153,7 +149,7 @@ impl Show {
     fn kill(&mut self) -> Result<()> {
         let counted = self.counted()?;
         self.stage.agent.kill()?;
-        self.begin("kill -9 of the agent: the kernel steers on");
+        self.begin("kill -9 of the agent: the kernel steers on")?;
         self.watch(Duration::from_secs(6))?;
         self.shares("the same shares without an agent", [0.475, 0.475, 0.05])?;
         let during = self.seen()?.answered() - self.before.answered();
@@ -162,7 +158,7 @@ impl Show {
         let start = Instant::now();
         self.stage.agent.start()?;
         let took = start.elapsed();
-        self.begin("The agent starts again, and takes over what it finds");
+        self.begin("The agent starts again, and takes over what it finds")?;
         self.watch(Duration::from_secs(5))?;
         self.screen.say(&format!("  ready after {:.0} ms", took.as_secs_f64() * 1e3));
         let again = self.counted()?;
@@ -173,7 +169,7 @@ impl Show {
 
     /// Three parties have counted on their own. A stop of the clients for a moment lets their books be compared.
     fn books(&mut self) -> Result<()> {
-        self.begin("The books: what the clients, the servers and the kernel have counted");
+        self.begin("The books: what the clients, the servers and the kernel have counted")?;
         let load = self.stage.load.take().context("the clients are gone")?;
         let seen = load.finish()?;
         let accepted: u64 = self.stage.servers.iter().map(|server| server.accepted()).sum();
@@ -198,9 +194,11 @@ impl Show {
         self.stage.servers.iter().any(|server| server.name() == name)
     }
 
-    fn begin(&mut self, title: &str) {
-        self.before = self.stage.load.as_ref().map(Load::seen).unwrap_or_default();
+    /// Begins an act: what is counted from here on came after what was done before.
+    fn begin(&mut self, title: &str) -> Result<()> {
+        self.before = self.seen()?;
         self.screen.title(title);
+        Ok(())
     }
 
     /// Shows what happens for some time.
@@ -228,8 +226,7 @@ impl Show {
             let answers = seen.of(&backend).count - self.before.of(&backend).count;
             let (low, high) = (held["confidence95"][0].as_f64(), held["confidence95"][1].as_f64());
             Row {
-                node: node(number),
-                state: held["state"].as_str().unwrap_or("?").to_owned(),
+                state: held["state"].as_str().unwrap_or("-").to_owned(),
                 desired: held["desiredShare"].as_f64(),
                 programmed: held["programmedShare"].as_f64(),
                 observed: held["observedShare"].as_f64(),
@@ -249,7 +246,7 @@ impl Show {
     }
 
     fn seen(&self) -> Result<Seen> {
-        self.stage.load.as_ref().map(Load::seen).context("the clients are gone")
+        self.stage.load.as_ref().context("the clients are gone")?.seen_now()
     }
 
     /// New connections as the kernel has counted them.
