@@ -44,7 +44,8 @@ fn verbs_do_what_they_say() -> Result<()> {
     run(&stage, &["restore", "shop/b1"], 0)?;
     let kept = client.connect(FRONTEND)?;
     let server = kept.line()?;
-    assert!(run(&stage, &["connections", "--service", "shop", "--backend", &server], 0)?.contains(FRONTEND));
+    let words = ["connections", "--service", "shop", "--backend", &server, "-o", "wide"];
+    assert!(run(&stage, &words, 0)?.contains(FRONTEND));
     assert!(run(&stage, &["get"], 0)?.contains("shop"));
     assert!(run(&stage, &["get", "nodes"], 0)?.contains("n2"));
     assert!(run(&stage, &["describe", "shop"], 0)?.contains(FRONTEND));
