@@ -46,10 +46,18 @@ pub enum Command {
     Files(Vec<FileEvent>),
     /// No program can see these any more.
     Quiesced(Retired),
-    /// Connections that are counted as open and that a census did not find.
-    Lost(Vec<(BackendId, u64)>),
+    /// Connections that are counted as open and that are not there.
+    Lost(Vec<Lost>),
     /// Ends the thread; steering goes on.
     Stop,
+}
+
+/// Connections of one backend that are counted as open and are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub backend: BackendId,
+    pub established: u64,
+    pub connecting: u64,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -7,11 +7,11 @@ use aya_ebpf::helpers::generated::{
     bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_seq_write, bpf_skc_to_tcp_sock,
 };
 use sluice_common::{
-    records::{CensusRow, Connection, Member},
+    records::{CensusRow, Connection, Member, Phase},
     tables::{MAPPED, TCP},
 };
 
-use crate::maps::offset;
+use crate::maps::{TALLY, TALLY_BEFORE, add, offset};
 
 /// `struct bpf_iter__bpf_sk_storage_map`.
 #[repr(C)]
@@ -44,6 +44,31 @@ pub fn census(ctx: *mut Context) -> i32 {
     }
     // SAFETY: `row` is initialized, padding included.
     unsafe { bpf_seq_write(seq.cast(), (&raw const row).cast(), size_of::<CensusRow>() as u32) };
+    0
+}
+
+/// Counts the recorded connections by backend, and writes no rows: the walk is then one, and misses nobody. (One that
+/// fills the reader's buffer is resumed by position, and that shifts when sockets go.)
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub fn tally(ctx: *mut Context) -> i32 {
+    // SAFETY: the context lives as long as the program runs.
+    let value = unsafe { (*ctx).value };
+    if value.is_null() {
+        return 0;
+    }
+    // SAFETY: the iterator holds the storage while the program runs.
+    let (phase, backend, since) = unsafe { ((*value).phase, (*value).backend_id, (*value).since) };
+    let one = match phase {
+        phase if phase == Phase::Opened as u8 => 1,
+        phase if phase == Phase::Established as u8 => 1 << 32,
+        _ => return 0,
+    };
+    if TALLY_BEFORE.get(0).is_some_and(|before| since < *before)
+        && let Some(count) = TALLY.get_ptr_mut(backend)
+    {
+        add(count, one);
+    }
     0
 }
 

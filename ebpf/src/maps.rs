@@ -44,6 +44,13 @@ pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_CO
 /// its flows cannot live in the socket; one that is evicted while in use is picked anew.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65536, 0);
+/// What a tally found for each backend: connections on their way in the low half, established ones in the high half.
+/// The agent's own: cleared before every tally, not pinned.
+#[map]
+pub static TALLY: Array<u64> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+/// CLOCK_MONOTONIC ns: a tally counts what is older.
+#[map]
+pub static TALLY_BEFORE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[btf_map]
 pub static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 

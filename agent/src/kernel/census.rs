@@ -19,6 +19,7 @@ use crate::observe::census::Census;
 /// The iterator program with its map.
 pub struct CensusProgram {
     program: ProgramFd,
+    tally: ProgramFd,
     connections: Map,
 }
 
@@ -32,8 +33,19 @@ struct Clock {
 }
 
 impl CensusProgram {
-    pub fn new(program: ProgramFd, connections: Map) -> Self {
-        Self { program, connections }
+    pub fn new(program: ProgramFd, tally: ProgramFd, connections: Map) -> Self {
+        Self { program, tally, connections }
+    }
+
+    /// Runs the program that counts by backend; the counts are in TALLY then.
+    ///
+    /// # Errors
+    /// As [`CensusProgram::read`].
+    pub fn tally(&self) -> Result<()> {
+        let fd = sys::map_iterator(self.tally.as_fd().as_raw_fd(), self.connections.fd())
+            .context("iterating over the socket storage")?;
+        File::from(fd).read_to_end(&mut Vec::new()).context("counting the steered sockets")?;
+        Ok(())
     }
 
     /// One pass over all steered sockets.

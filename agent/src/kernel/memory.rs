@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
-    tables::{Backend, Counters, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{Backend, Counters, FILTER_ENTRIES, Failure, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::VERDICTS,
 };
 
@@ -87,6 +87,8 @@ pub struct Tables {
     counters: Map,
     counter_count: usize,
     verdicts: Map,
+    tally: Map,
+    tally_before: Window<u64>,
     cpus: usize,
 }
 
@@ -112,6 +114,8 @@ impl Tables {
             counters,
             counter_count,
             verdicts: object.map("VERDICTS")?,
+            tally: object.map("TALLY")?,
+            tally_before: Window::new(&object.map("TALLY_BEFORE")?, 0, 1)?,
             cpus: aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("reading {path}: {error}"))?,
         })
     }
@@ -218,11 +222,35 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn add_lost(&self, backend: u32, connections: u64) -> Result<()> {
+    /// Clears TALLY and sets the time before which connections count.
+    pub(super) fn begin_tally(&self, before: u64) -> Result<()> {
+        let window = Window::<u64>::new(&self.tally, 0, self.counter_count)?;
+        // SAFETY: live mappings; no tally runs.
+        unsafe {
+            ptr::write_bytes(window.first, 0, window.length);
+            AtomicU64::from_ptr(self.tally_before.first).store(before, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// What the tally found for each of the backends: connections on their way, and established ones.
+    pub(super) fn tally(&self, ids: impl Iterator<Item = u32>) -> Result<Vec<(u64, u64)>> {
+        let window = Window::<u64>::new(&self.tally, 0, self.counter_count)?;
+        // SAFETY: aligned words of a live mapping.
+        let read = |at: *mut u64| unsafe { AtomicU64::from_ptr(at) }.load(Ordering::SeqCst);
+        let found = ids.map(|id| window.at(id as usize).map_or(0, read));
+        Ok(found.map(|both| (both & 0xffff_ffff, both >> 32)).collect())
+    }
+
+    pub(super) fn add_lost(&self, backend: u32, established: u64, connecting: u64) -> Result<()> {
         let window = self.counters_window(backend as usize, 1)?;
         let at = window.at(0).with_context(|| beyond("COUNTERS", backend))?;
-        // SAFETY: an aligned word of a live mapping.
-        unsafe { AtomicU64::from_ptr(&raw mut (*at).lost) }.fetch_add(connections, Ordering::SeqCst);
+        // SAFETY: aligned words of a live mapping.
+        unsafe {
+            AtomicU64::from_ptr(&raw mut (*at).lost).fetch_add(established, Ordering::SeqCst);
+            let abandoned = (&raw mut (*at).failed).cast::<u64>().add(Failure::Abandoned as usize);
+            AtomicU64::from_ptr(abandoned).fetch_add(connecting, Ordering::SeqCst);
+        }
         Ok(())
     }
 

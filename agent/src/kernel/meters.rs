@@ -12,7 +12,7 @@ use sluice_common::{
 use super::{census::CensusProgram, memory::Tables};
 use crate::{
     model::{BackendId, ServiceId},
-    observe::{census::Census, gauges},
+    observe::{census::Census, clock, gauges},
 };
 
 /// Reads what the kernel counts. Nothing here can change it.
@@ -44,6 +44,17 @@ impl Meters {
         let counters = self.tables.counters(ids.iter().copied())?;
         let all = ids.into_iter().map(BackendId).zip(counters);
         Ok(all.filter(|(_, counters)| gauges::open(counters) != 0).collect())
+    }
+
+    /// Counts the connections that there are now and are older than this call, for each of the backends: those on their
+    /// way, and established ones. For one caller at a time.
+    ///
+    /// # Errors
+    /// When the kernel refuses the iterator.
+    pub fn tally(&self, ids: &[BackendId]) -> Result<Vec<(u64, u64)>> {
+        self.tables.begin_tally(clock::monotonic_ns())?;
+        self.census.tally()?;
+        self.tables.tally(ids.iter().map(|id| id.0))
     }
 
     /// One pass over the steered sockets of all namespaces. The first one takes a quarter of a second more: it measures

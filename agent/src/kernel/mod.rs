@@ -123,7 +123,9 @@ impl Machine for Kernel {
             MapOp::ForgetService { service } => self.tables.flip(*service, Table(0)),
             MapOp::PutFrontend { frontend, service } => self.frontends.put(frontend, *service),
             MapOp::RemoveFrontend { frontend } => self.frontends.remove(frontend),
-            MapOp::AddLost { backend, connections } => self.tables.add_lost(*backend, *connections),
+            MapOp::AddLost { backend, established, connecting } => {
+                self.tables.add_lost(*backend, *established, *connecting)
+            }
         }
     }
 

@@ -28,6 +28,7 @@ pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
         offsets.as_slice(),
         true,
     );
+    loader.map_max_entries("TALLY", config.sizes.backends);
     for name in pins::maps() {
         loader.map_pin_path(name, directory.map(name));
         if pins::entries(name, &config.sizes) != 0 {
@@ -55,18 +56,20 @@ impl Object {
             let fd = load_program(found).with_context(|| format!("loading {}", program.name()))?;
             loaded.push((program, Loaded { fd }));
         }
-        let census = load_census(&mut self.ebpf)?;
+        let census = load_iterator(&mut self.ebpf, "census")?;
+        let tally = load_iterator(&mut self.ebpf, "tally")?;
         let connections = self.map("CONNECTIONS")?;
-        Ok((loaded, CensusProgram::new(census, connections)))
+        Ok((loaded, CensusProgram::new(census, tally, connections)))
     }
 }
 
-/// Loads the iterator over the steered sockets.
-pub fn load_census(ebpf: &mut Ebpf) -> Result<ProgramFd> {
+/// Loads one of the iterators over the steered sockets.
+pub fn load_iterator(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
     let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-    let census: &mut Iter = ebpf.program_mut("census").context("the object has no program census")?.try_into()?;
-    census.load("bpf_sk_storage_map", &btf).map_err(errors::explain).context("loading census")?;
-    Ok(census.fd()?.try_clone()?)
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let iterator: &mut Iter = program.try_into()?;
+    iterator.load("bpf_sk_storage_map", &btf).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
+    Ok(iterator.fd()?.try_clone()?)
 }
 
 /// A program that the verifier accepted.

@@ -62,8 +62,8 @@ impl Machine for Fake {
             MapOp::ForgetService { service } => drop(self.services.remove(service)),
             MapOp::PutFrontend { frontend, service } => drop(self.frontends.insert(*frontend, *service)),
             MapOp::RemoveFrontend { frontend } => drop(self.frontends.remove(frontend)),
-            MapOp::AddLost { backend, connections } => {
-                self.counters.entry(*backend).or_insert(UNUSED).lost += connections;
+            MapOp::AddLost { backend, established, .. } => {
+                self.counters.entry(*backend).or_insert(UNUSED).lost += established;
             }
         }
         if self.keep_history {

@@ -51,10 +51,11 @@ pub enum MapOp {
     RemoveFrontend {
         frontend: Endpoint,
     },
-    /// Connections whose end nobody saw.
+    /// Connections whose end nobody saw: established ones, and ones that were on their way.
     AddLost {
         backend: u32,
-        connections: u64,
+        established: u64,
+        connecting: u64,
     },
 }
 
@@ -112,7 +113,9 @@ impl fmt::Display for MapOp {
                 write!(f, "frontend {}: service {service}", frontend.socket_addr())
             }
             Self::RemoveFrontend { frontend } => write!(f, "frontend {}: remove", frontend.socket_addr()),
-            Self::AddLost { backend, connections } => write!(f, "backend {backend}: {connections} connections lost"),
+            Self::AddLost { backend, established, connecting } => {
+                write!(f, "backend {backend}: {established} established connections lost, {connecting} on their way")
+            }
         }
     }
 }

@@ -14,10 +14,10 @@ const RELATIVE_ERROR: u128 = 10;
 /// can be: see [`super::order`] for the promise.
 ///
 /// The length is the exact period (the sum of the shares in lowest terms) while that is at most [`longest`]. Beyond,
-/// it is the shortest of 256, 512, ... 4096 slots that leaves every share within a tenth of itself, rounded by
-/// [`apportion`], and otherwise 4096. A positive share always keeps a slot while there are slots for all: a share of
-/// one in a million gets one slot of 4096, 244 times too much, and the table's error says so (244,000 parts per
-/// billion of all traffic). The promise then holds for the rounded shares.
+/// it is the shortest of 256, 512, 1024 and 2048 slots that leaves every share within a tenth of itself, rounded by
+/// [`apportion`], and otherwise [`longest`]. A positive share always keeps a slot: a share of one in a million gets one
+/// slot of 4096, 244 times too much, and the table's error says so (243,141 parts per billion of all traffic). The
+/// promise then holds for the rounded shares.
 ///
 /// A share of 0 has no slot. When every share is 0 the table is empty.
 pub fn spread(shares: &[u64]) -> Table {

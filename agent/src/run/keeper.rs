@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_common::records::Phase;
+use sluice_common::tables::Counters;
 
 use crate::{
-    handle::Command,
+    handle::{Command, Lost},
     kernel::{self, Meters},
     model::BackendId,
-    observe::gauges,
+    observe::gauges::Gauges,
     plan::Retired,
 };
 
@@ -81,28 +81,24 @@ fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
     }
 }
 
-/// Compares the gauges with a census now and then, and reports connections that are counted as open and are not there.
-///
-/// A difference counts when it is seen twice, with counters that stood still during the census.
+/// Compares the gauges with the sockets now and then, and reports connections that are counted as open and are not
+/// there. A difference counts when it is seen twice.
 pub fn heal(meters: Arc<Meters>, commands: Sender<Command>, period: Duration) {
     thread::spawn(move || {
-        let mut suspects: HashMap<BackendId, u64> = HashMap::new();
+        let mut suspects: HashMap<BackendId, Lost> = HashMap::new();
         loop {
             thread::sleep(period);
-            let found = match surplus(&meters) {
+            let found = match missing(&meters) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!("the connection gauges cannot be checked: {error:#}");
                     continue;
                 }
             };
-            let confirmed: Vec<_> = found
-                .iter()
-                .filter_map(|(id, extra)| suspects.get(id).map(|before| (*id, *extra.min(before))))
-                .collect();
+            let confirmed: Vec<_> = found.iter().filter_map(|(id, now)| both(suspects.get(id)?, now)).collect();
             suspects = found;
-            for (id, _) in &confirmed {
-                suspects.remove(id);
+            for lost in &confirmed {
+                suspects.remove(&lost.backend);
             }
             if !confirmed.is_empty() && commands.send(Command::Lost(confirmed)).is_err() {
                 return;
@@ -111,27 +107,42 @@ pub fn heal(meters: Arc<Meters>, commands: Sender<Command>, period: Duration) {
     });
 }
 
-/// Connections counted as open beyond those that a census finds.
-fn surplus(meters: &Meters) -> anyhow::Result<HashMap<BackendId, u64>> {
+/// What two looks agree on.
+fn both(before: &Lost, now: &Lost) -> Option<Lost> {
+    let lost = Lost {
+        backend: now.backend,
+        established: now.established.min(before.established),
+        connecting: now.connecting.min(before.connecting),
+    };
+    (lost.established + lost.connecting > 0).then_some(lost)
+}
+
+/// Connections that were counted as open before the tally, did not end during it, and were not found by it.
+///
+/// What is found is at least as old as the first reading, but for the instant between that and its time stamp; what
+/// ended may be younger. Both errors make the answer smaller, never larger.
+fn missing(meters: &Meters) -> anyhow::Result<HashMap<BackendId, Lost>> {
     let before = meters.in_use()?;
     if before.is_empty() {
         return Ok(HashMap::new());
     }
-    let census = meters.census()?;
     let ids: Vec<BackendId> = before.iter().map(|(id, _)| *id).collect();
+    let tally = meters.tally(&ids)?;
     let after = meters.counters(&ids)?;
-    let mut open: HashMap<u32, u64> = HashMap::new();
-    for row in &census.rows {
-        let phase = row.connection.phase;
-        if phase == Phase::Opened as u8 || phase == Phase::Established as u8 {
-            *open.entry(row.connection.backend_id).or_default() += 1;
+    let mut found = HashMap::new();
+    for (((id, before), after), (connecting, established)) in before.into_iter().zip(after).zip(tally) {
+        let gauges = Gauges::of(&before);
+        let failed = |counters: &Counters| counters.failed.iter().sum::<u64>();
+        let closed = after.closed + after.lost - before.closed - before.lost;
+        let settled = after.established - before.established + failed(&after) - failed(&before);
+        let lost = Lost {
+            backend: id,
+            established: gauges.active.saturating_sub(closed).saturating_sub(established),
+            connecting: gauges.connecting.saturating_sub(settled).saturating_sub(connecting),
+        };
+        if lost.established + lost.connecting > 0 {
+            found.insert(id, lost);
         }
     }
-    let still = before.into_iter().zip(after).filter(|((_, before), after)| before == after);
-    Ok(still
-        .filter_map(|((id, counters), _)| {
-            let extra = gauges::open(&counters).saturating_sub(open.get(&id.0).copied().unwrap_or(0));
-            (extra > 0).then_some((id, extra))
-        })
-        .collect())
+    Ok(found)
 }

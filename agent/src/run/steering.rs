@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::keeper::Keeper;
 use crate::{
-    handle::{Command, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+    handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
     model::{BackendId, Change, Service, ServiceId, State, Target},
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
@@ -315,11 +315,15 @@ impl<M: Machine> Steering<M> {
         Ok(ids.iter().partition(|id| counters.get(id).copied().unwrap_or(false)))
     }
 
-    /// Adds connections whose end nobody saw, as a census found them.
-    fn correct(&mut self, lost: &[(BackendId, u64)]) {
+    /// Adds connections whose end nobody saw, as a tally found them.
+    fn correct(&mut self, lost: &[Lost]) {
         let ops: Vec<_> = lost
             .iter()
-            .map(|(backend, connections)| MapOp::AddLost { backend: backend.0, connections: *connections })
+            .map(|lost| MapOp::AddLost {
+                backend: lost.backend.0,
+                established: lost.established,
+                connecting: lost.connecting,
+            })
             .collect();
         if let Err(error) = self.run_all(&ops) {
             self.failed(&error);
