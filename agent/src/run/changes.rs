@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ use crate::{
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
 };
+
+/// Keys and values of the store besides the state; `None` removes.
+type Extras = Vec<(String, Option<Vec<u8>>)>;
 
 impl<M: Machine> Steering<M> {
     /// Carries out all of the changes, or none.
@@ -61,10 +64,13 @@ impl<M: Machine> Steering<M> {
         &mut self,
         next: State,
         batch: Batch<'_>,
-        also: impl FnOnce(&mut Self) -> Result<()>,
+        also: impl FnOnce(&mut Self) -> Result<Extras>,
     ) -> Result<(), ChangeError> {
         let before = std::mem::replace(&mut self.state, next);
-        let kept = also(self).and_then(|()| self.store.commit_batch(&self.state, batch));
+        let kept = also(self).and_then(|extras| {
+            let extras: Vec<_> = extras.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+            self.store.commit_batch(&self.state, Batch { extras: &extras, ..batch })
+        });
         kept.map_err(|error| {
             self.state = before;
             self.undo(error.context("saving the change"))
@@ -103,7 +109,7 @@ impl<M: Machine> Steering<M> {
             return;
         }
         let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
-        if self.keep(state, batch, |_| Ok(())).is_err() {
+        if self.keep(state, batch, |_| Ok(Extras::new())).is_err() {
             return;
         }
         for mark in &marks {
@@ -186,8 +192,10 @@ impl<M: Machine> Steering<M> {
         Ok(retired)
     }
 
-    /// Keeps with every new zero what proves it, and drops the proofs of those that ended.
-    fn prove(&mut self, changes: &[Change], options: Options, acknowledged: Instant) -> Result<()> {
+    /// Keeps with every new zero what proves it, and drops the proofs of those that ended. Returns what the store keeps
+    /// of that, in one transaction with the zero itself.
+    fn prove(&mut self, changes: &[Change], options: Options, acknowledged: Instant) -> Result<Extras> {
+        let mut extras = Extras::new();
         for change in changes {
             match change {
                 Change::Zero { target, .. } if !self.zeros.contains_key(target) => {
@@ -197,42 +205,24 @@ impl<M: Machine> Steering<M> {
                         picked_before: self.picked(target)?,
                         programmed_in: acknowledged.duration_since(options.received),
                     };
+                    let saved = serde_json::to_vec(&SavedProof::of(&proof)).context("writing the proof of a zero")?;
+                    extras.push((proof_key(target), Some(saved)));
                     self.zeros.insert(target.clone(), Arc::new(proof));
-                    self.unsaved_proofs.push(target.clone());
                 }
-                Change::Restore { target } if self.zeros.remove(target).is_some() => {
-                    self.unsaved_proofs.push(target.clone());
+                Change::Restore { target } => {
+                    extras.push((proof_key(target), None));
+                    self.zeros.remove(target);
                 }
                 _ => {}
             }
         }
-        Ok(())
+        Ok(extras)
     }
 
     /// Times that the backends of a target were chosen.
     pub(super) fn picked(&self, target: &Target) -> Result<u64> {
         let ids = backends_of(&self.state, target);
         Ok(self.machine.counters(&ids)?.iter().map(|counters| counters.picked).sum())
-    }
-
-    pub(super) fn save_proof(&mut self, target: &Target) {
-        let Some(proof) = self.zeros.get(target) else {
-            if let Err(error) = self.store.remove_extra(&proof_key(target)) {
-                tracing::warn!(%target, "the proof of a zero that ended stays in the store: {error:#}");
-            }
-            return;
-        };
-        let saved = SavedProof {
-            at: proof.at,
-            monotonic_ns: proof.monotonic_ns,
-            picked_before: proof.picked_before,
-            programmed_us: proof.programmed_in.as_micros() as u64,
-            boot: clock::boot_id(),
-        };
-        let saved = serde_json::to_vec(&saved).map_err(anyhow::Error::new);
-        if let Err(error) = saved.and_then(|bytes| self.store.put_extra(&proof_key(target), &bytes)) {
-            tracing::warn!(%target, "the proof of a zero is not saved and will begin anew with the next agent: {error:#}");
-        }
     }
 
     /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now.
@@ -269,7 +259,6 @@ impl<M: Machine> Steering<M> {
     fn drop_proofs(&mut self) {
         let zeros = std::mem::take(&mut self.zeros);
         self.zeros = zeros.into_iter().filter(|(target, _)| is_zeroed(&self.state, target)).collect();
-        self.unsaved_proofs.retain(|target| is_zeroed(&self.state, target));
     }
 
     /// The writes that a change would make.
@@ -347,6 +336,18 @@ struct SavedProof {
     picked_before: u64,
     programmed_us: u64,
     boot: String,
+}
+
+impl SavedProof {
+    fn of(proof: &ZeroProof) -> Self {
+        Self {
+            at: proof.at,
+            monotonic_ns: proof.monotonic_ns,
+            picked_before: proof.picked_before,
+            programmed_us: proof.programmed_in.as_micros() as u64,
+            boot: clock::boot_id(),
+        }
+    }
 }
 
 impl From<SavedProof> for ZeroProof {

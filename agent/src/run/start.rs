@@ -57,6 +57,11 @@ pub fn start(settings: &Settings) -> Result<Running> {
     let instruments = Arc::new(Instruments::new()?);
     kernel::probe::require_rights()?;
     let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
+    // What may fail comes before anything is attached.
+    let mut files = Vec::new();
+    for path in &settings.apply {
+        files.push(Files::new(path, store.files()?)?);
+    }
     let kernel = Kernel::open(&kernel_config(settings))?;
     let meters = kernel.meters();
     adopt_identity(&kernel, &store, &state)?;
@@ -72,10 +77,6 @@ pub fn start(settings: &Settings) -> Result<Running> {
         slots: settings.max_slots,
     };
     let (mut steering, published) = Steering::new(beginning);
-    let mut files = Vec::new();
-    for path in &settings.apply {
-        files.push(Files::new(path, steering.store.files()?)?);
-    }
     let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
     steering.begin(found)?;
     let thread = spawn(steering, requests)?;

@@ -42,8 +42,6 @@ pub struct Steering<M> {
     pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
     /// Services whose tables are to be built anew, at leisure.
     pub(super) stale: BTreeSet<ServiceId>,
-    /// Proofs of zeros that the store does not hold yet.
-    pub(super) unsaved_proofs: Vec<Target>,
     /// When to compare with the kernel again after a failure.
     pub(super) retry_at: Option<Instant>,
     pub(super) readiness: Readiness,
@@ -86,7 +84,6 @@ impl<M: Machine> Steering<M> {
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
             stale: BTreeSet::new(),
-            unsaved_proofs: Vec::new(),
             retry_at: None,
             readiness,
             published,
@@ -125,7 +122,7 @@ impl<M: Machine> Steering<M> {
 
     /// How long there is nothing to do unless somebody asks.
     fn time_to_wait(&self) -> Duration {
-        if !self.stale.is_empty() || !self.unsaved_proofs.is_empty() {
+        if !self.stale.is_empty() {
             return Duration::ZERO;
         }
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -147,8 +144,6 @@ impl<M: Machine> Steering<M> {
                 self.failed(&error);
             }
             self.publish();
-        } else if let Some(target) = self.unsaved_proofs.pop() {
-            self.save_proof(&target);
         }
     }
 

@@ -142,18 +142,6 @@ impl Store {
         Ok(table.get(key)?.map(|value| value.value().to_vec()))
     }
 
-    /// # Errors
-    /// When it could not be written.
-    pub fn put_extra(&self, key: &str, value: &[u8]) -> Result<()> {
-        self.write(|transaction| write_extra(transaction, key, Some(value))).with_context(|| format!("keeping {key}"))
-    }
-
-    /// # Errors
-    /// When it could not be written.
-    pub fn remove_extra(&self, key: &str) -> Result<()> {
-        self.write(|transaction| write_extra(transaction, key, None)).with_context(|| format!("forgetting {key}"))
-    }
-
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
         let transaction = self.database.begin_write()?;
         change(&transaction)?;

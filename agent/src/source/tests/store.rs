@@ -58,7 +58,10 @@ fn what_is_kept_is_found_again() {
         world.apply(&change);
         store.commit(&world.state, &world.touched).unwrap();
     }
-    store.put_extra("cursor", b"7").unwrap();
+    let extra = |store: &Store, state: &State, value: Option<&[u8]>| {
+        store.commit_batch(state, Batch { extras: &[("cursor", value)], ..Batch::default() }).unwrap();
+    };
+    extra(&store, &world.state, Some(b"7"));
     drop(store);
 
     let (store, state) = Store::open(&place, LIMITS).unwrap();
@@ -66,7 +69,7 @@ fn what_is_kept_is_found_again() {
     assert_eq!(shown(&state), shown(&world.state));
     assert_eq!(store.get_extra("cursor").unwrap().as_deref(), Some(b"7".as_slice()));
     assert_eq!(store.get_extra("other").unwrap(), None);
-    store.remove_extra("cursor").unwrap();
+    extra(&store, &state, None);
     assert_eq!(store.get_extra("cursor").unwrap(), None);
     // The indexes are there too, and ids of what was removed are free again.
     world.state = state;
