@@ -55,7 +55,8 @@ fn in_machine(arguments: &Arguments, kernel: &str) -> Result<ExitCode> {
     setup::ensure_ready(setup::Needs { machines: true, ..setup::Needs::default() })?;
     println!("Building.");
     let names = ["sluice", "sluice-demo", "sluice-test-client"];
-    let programs = built(names, &["--release", "--bins"])?;
+    // Not for speed: the emulated processor is slow either way, and `cargo xtask test` builds the same.
+    let programs = built(names, &["--bins"])?;
     let interactive = arguments.stay && stdin().is_terminal();
     let live = if stdout().is_terminal() { "SLUICE_DEMO_LIVE=1 " } else { "" };
     let command = match (interactive, arguments.stay) {
