@@ -194,8 +194,21 @@ const get = (agent) => new Promise((resolve, reject) => {
 
 fn redis(world: &World, address: &str, port: &str) -> Result<Program> {
     let address = address.to_owned();
-    let words =
-        ["redis-server", "--bind", &address, "--port", port, "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/tmp"];
+    let words = [
+        "redis-server",
+        "--bind",
+        &address,
+        "--port",
+        port,
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        "/tmp",
+    ];
     let mut program = server(world, &words)?;
     is_up(world, &format!("{address}:{port}"), &mut program)?;
     Ok(program)
