@@ -19,11 +19,7 @@ use sluice_tests::interrupt;
 
 use report::Report;
 
-<<<<<<< HEAD
 /// Measures some things, and adds them to the report.
-=======
-/// Takes some measurements, at some scale, into the report.
->>>>>>> bench
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
