@@ -94,10 +94,15 @@ fn the_backend_that_explain_names_is_the_one_that_answers() -> Result<()> {
     let compare = |stage: &Stage, what: &str| -> Result<()> {
         for number in 1..=60 {
             let source = format!("10.9.0.{number}");
-            let explained = explain(stage, FRONTEND, &format!("{source},pid:{}", client.id()))?;
+            let from = format!("{source},pid:{}", client.id());
+            let explained = explain(stage, FRONTEND, &from)?;
             let options = Options::default().from(&format!("{source}:0")).reset_on_close();
             let answer = client.connect_with(FRONTEND, &options)?.line()?;
-            assert_eq!(explained["backend"], *answer, "{what}: {explained}");
+            if explained["backend"] != *answer {
+                // The table may have been built anew in between, a moment after a node's zero.
+                let now = explain(stage, FRONTEND, &from)?;
+                assert_eq!(now["backend"], *answer, "{what}: {explained}, then {now}");
+            }
         }
         Ok(())
     };
