@@ -213,16 +213,11 @@ impl State {
 
     fn zero_node(&mut self, name: &Name, zero: Zero, force: bool, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
-        if !force && node.zero.is_none() {
-            let short = self.node_shares(node.id).filter(|(service, weight)| {
-                *weight > 0 && self.capacity.get(service.0).is_some_and(|c| c.open.saturating_sub(*weight) < c.floor)
-            });
-            let short = short.filter_map(|(service, _)| self.service_by_id(service));
+        let Some(zero) = overlay(node.zero.as_ref(), zero) else { return Ok(Outcome::Unchanged) };
+        let short = self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched);
+        if !force {
+            let short = short.into_iter().filter_map(|id| self.service_by_id(id));
             guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
-        }
-        match overlay(node.zero.as_ref(), zero) {
-            Some(zero) => self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched),
-            None => return Ok(Outcome::Unchanged),
         }
         Ok(Outcome::Replaced)
     }

@@ -40,8 +40,9 @@ impl State {
         Ok(())
     }
 
-    /// Puts `new` in the place of the node with its id.
-    pub(super) fn install_node(&mut self, new: Node, touched: &mut Touched) {
+    /// Puts `new` in the place of the node with its id. Returns the services that a zero leaves with less open capacity
+    /// than they must keep.
+    pub(super) fn install_node(&mut self, new: Node, touched: &mut Touched) -> Vec<ServiceId> {
         let id = new.id;
         let held = |node: &Node| node.zero.as_ref().and_then(|zero| zero.expires);
         let old = self.nodes.get(id.0).cloned();
@@ -52,11 +53,11 @@ impl State {
             self.expiries.insert((at, Holder::Node(id)));
         }
         let was_zero = old.as_ref().is_some_and(|node| node.zero.is_some());
-        match (was_zero, new.zero.is_some()) {
-            (false, true) => self.move_capacity(id, |open, weight| open.saturating_sub(weight)),
-            (true, false) => self.move_capacity(id, u64::saturating_add),
-            (false, false) | (true, true) => {}
-        }
+        let short = match (was_zero, new.zero.is_some()) {
+            (false, true) => self.close_capacity(id),
+            (true, false) => self.open_capacity(id),
+            (false, false) | (true, true) => Vec::new(),
+        };
         if old.is_none() {
             self.nodes_by_name.insert(new.name.clone(), id);
         }
@@ -64,6 +65,7 @@ impl State {
         if !touched.nodes.contains(&id) {
             touched.nodes.push(id);
         }
+        short
     }
 
     /// A node lives while a document declares it, a backend names it or a zero holds it.
@@ -182,10 +184,28 @@ impl State {
         left
     }
 
-    fn move_capacity(&mut self, node: NodeId, change: impl Fn(u64, u64) -> u64) {
+    /// Returns the services that have less left than they must keep. One walk in the order of ids over both tables: a
+    /// zero waits for it.
+    fn close_capacity(&mut self, node: NodeId) -> Vec<ServiceId> {
+        let mut short = Vec::new();
+        self.move_capacity(node, |service, capacity, weight| {
+            capacity.open = capacity.open.saturating_sub(weight);
+            if weight > 0 && capacity.open < capacity.floor {
+                short.push(service);
+            }
+        });
+        short
+    }
+
+    fn open_capacity(&mut self, node: NodeId) -> Vec<ServiceId> {
+        self.move_capacity(node, |_, capacity, weight| capacity.open = capacity.open.saturating_add(weight));
+        Vec::new()
+    }
+
+    fn move_capacity(&mut self, node: NodeId, mut change: impl FnMut(ServiceId, &mut Capacity, u64)) {
         let mut capacity = self.capacity.clone();
         let shares = self.node_shares(node).map(|(service, weight)| (service.0, weight));
-        capacity.update(shares, |capacity, weight| capacity.open = change(capacity.open, weight));
+        capacity.update(shares, |id, capacity, weight| change(ServiceId(id), capacity, weight));
         self.capacity = capacity;
     }
 

@@ -42,7 +42,7 @@ impl<M: Machine> Steering<M> {
         self.keep(next, batch, |steering| steering.prove(changes, options, acknowledged))?;
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
-            let stale: Vec<_> = self.stale.iter().copied().collect();
+            let stale: Vec<_> = self.stale().iter().copied().collect();
             if let Err(error) = self.rebuild(&stale) {
                 self.failed(&error);
             }
@@ -165,9 +165,7 @@ impl<M: Machine> Steering<M> {
         }
         self.show(built)?;
         self.keeper.retire(removed);
-        for node in nodes {
-            self.stale.extend(next.node_services(node).map(|service| service.id));
-        }
+        self.stale_nodes.extend(nodes);
         Ok(acknowledged)
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::keeper::Keeper;
 use crate::{
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
-    model::{BackendId, Change, Service, ServiceId, State, Target},
+    model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
     source::{reconcile::Reconciler, store::Store},
@@ -42,6 +42,8 @@ pub struct Steering<M> {
     pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
     /// Services whose tables are to be built anew, at leisure.
     pub(super) stale: BTreeSet<ServiceId>,
+    /// Nodes whose services are stale, and not yet among them: a zero's answer waits for what comes before it.
+    pub(super) stale_nodes: Vec<NodeId>,
     /// When to compare with the kernel again after a failure.
     pub(super) retry_at: Option<Instant>,
     pub(super) readiness: Readiness,
@@ -84,6 +86,7 @@ impl<M: Machine> Steering<M> {
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
             stale: BTreeSet::new(),
+            stale_nodes: Vec::new(),
             retry_at: None,
             readiness,
             published,
@@ -122,7 +125,7 @@ impl<M: Machine> Steering<M> {
 
     /// How long there is nothing to do unless somebody asks.
     fn time_to_wait(&self) -> Duration {
-        if !self.stale.is_empty() {
+        if !self.stale.is_empty() || !self.stale_nodes.is_empty() {
             return Duration::ZERO;
         }
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -138,13 +141,21 @@ impl<M: Machine> Steering<M> {
             self.recover();
         }
         self.expire();
-        if !self.stale.is_empty() {
-            let some: Vec<_> = self.stale.iter().copied().take(BUILD_AT_ONCE).collect();
+        let some: Vec<_> = self.stale().iter().copied().take(BUILD_AT_ONCE).collect();
+        if !some.is_empty() {
             if let Err(error) = self.rebuild(&some) {
                 self.failed(&error);
             }
             self.publish();
         }
+    }
+
+    /// Services whose tables are to be built anew.
+    pub(super) fn stale(&mut self) -> &BTreeSet<ServiceId> {
+        for node in std::mem::take(&mut self.stale_nodes) {
+            self.stale.extend(self.state.node_services(node).map(|service| service.id));
+        }
+        &self.stale
     }
 
     /// Ends the zeros whose time has come.

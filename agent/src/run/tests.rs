@@ -70,7 +70,7 @@ fn delete() -> Change {
 
 fn run(steering: &mut Steering<Fake>, change: Change) -> Result<Done, ChangeError> {
     let done = steering.change(&[change], Options { dry_run: false, received: Instant::now() });
-    while !steering.stale.is_empty() {
+    while !steering.stale().is_empty() {
         steering.work_at_leisure();
     }
     done
@@ -212,7 +212,7 @@ fn a_zero_is_one_write_and_its_tables_follow() {
     let writes: Vec<_> = steering.machine.history.iter().map(|tables| tables.op.clone()).collect();
     assert!(matches!(writes[..], [MapOp::SetNode { .. }]), "{writes:?}");
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
-    assert!(!steering.stale.is_empty());
+    assert!(!steering.stale().is_empty());
 }
 
 #[test]
