@@ -32,7 +32,11 @@ pub async fn apply(
     BulkInput(input): BulkInput,
 ) -> Result<Json<ApplyView>, Problem> {
     let (bytes, format) = input.documents()?;
-    let documents: Vec<Document> = parse::documents(bytes, format)?.into_iter().map(|parsed| parsed.document).collect();
+    // Thousands of documents take a while, and other requests go on meanwhile.
+    let text = bytes.clone();
+    let parsed = tokio::task::spawn_blocking(move || parse::documents(&text, format));
+    let parsed = parsed.await.map_err(anyhow::Error::new)??;
+    let documents: Vec<Document> = parsed.into_iter().map(|parsed| parsed.document).collect();
     let keys = unique(&documents)?;
     let changes = documents.into_iter().map(change).collect();
     let options = Options { dry_run: query.dry_run, received: input.received };

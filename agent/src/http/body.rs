@@ -57,7 +57,7 @@ impl Input {
     ///
     /// # Errors
     /// 415 when it is neither JSON nor YAML.
-    pub fn documents(&self) -> Result<(&[u8], Format), Problem> {
+    pub fn documents(&self) -> Result<(&Bytes, Format), Problem> {
         let format = match &self.media {
             Media::Json => Format::Json,
             Media::Yaml => Format::Yaml,

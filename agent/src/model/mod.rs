@@ -16,6 +16,7 @@ mod resolve;
 pub mod saved;
 pub mod service;
 pub mod state;
+mod yaml;
 
 #[cfg(test)]
 pub(crate) mod tests;

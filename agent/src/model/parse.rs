@@ -6,12 +6,11 @@ use serde_json::Value;
 use super::{
     Refusal,
     document::{Document, NodeDocument, ServiceDocument},
+    yaml,
 };
 
 /// Most documents of one file.
 pub const MAX_DOCUMENTS: usize = 10_000;
-/// Most YAML nodes of one file: more than 4 MiB of the densest text hold.
-const MAX_YAML_NODES: usize = 2_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -159,33 +158,18 @@ pub fn document(value: Value) -> Result<Parsed, Refusal> {
 fn values(bytes: &[u8], format: Format) -> Result<Vec<Value>, Refusal> {
     match format {
         Format::Json => json(bytes),
-        Format::Yaml => yaml(bytes),
+        Format::Yaml => yaml::values(bytes),
         Format::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
             // A YAML mapping in braces starts like JSON too.
-            json(bytes).or_else(|refusal| yaml(bytes).map_err(|_| refusal))
+            json(bytes).or_else(|refusal| yaml::values(bytes).map_err(|_| refusal))
         }
-        Format::Auto => yaml(bytes),
+        Format::Auto => yaml::values(bytes),
     }
 }
 
 fn json(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
     let values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
     values.collect::<Result<_, _>>().map_err(|error| Refusal::malformed(format!("this is not JSON: {error}")))
-}
-
-fn yaml(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| Refusal::malformed(format!("this is not text in UTF-8: {error}")))?;
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 2 * MAX_YAML_NODES,
-            max_nodes: MAX_YAML_NODES,
-            max_documents: MAX_DOCUMENTS + 1,
-        },
-        strict_booleans: true,
-    };
-    serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| Refusal::malformed(format!("this is not YAML: {}", error.without_snippet())))
 }
 
 fn shape(value: &Value) -> &'static str {
