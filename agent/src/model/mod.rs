@@ -11,6 +11,7 @@ mod ids;
 mod install;
 mod merge;
 pub mod name;
+mod parallel;
 pub mod parse;
 mod resolve;
 pub mod saved;

@@ -6,11 +6,13 @@ use serde_json::Value;
 use super::{
     Refusal,
     document::{Document, NodeDocument, ServiceDocument},
-    yaml,
+    parallel, yaml,
 };
 
 /// Most documents of one file.
 pub const MAX_DOCUMENTS: usize = 10_000;
+/// For a thread to be worth its while.
+const DOCUMENTS_AT_LEAST: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -58,9 +60,9 @@ pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<Parsed>, Refusal> {
         return Err(Refusal::malformed(message));
     }
     let several = values.len() > 1;
-    let parsed = values.into_iter().enumerate().map(|(index, value)| {
-        document(value)
-            .map_err(|refusal| if several { refusal.inside(&format!("document {}", index + 1)) } else { refusal })
+    let parsed = parallel::map(values, DOCUMENTS_AT_LEAST, document).into_iter().zip(1..);
+    let parsed = parsed.map(|(parsed, number)| {
+        parsed.map_err(|refusal| if several { refusal.inside(&format!("document {number}")) } else { refusal })
     });
     parsed.collect()
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::{Refusal, parse::MAX_DOCUMENTS};
+use super::{Refusal, parallel, parse::MAX_DOCUMENTS};
 
 /// Most YAML nodes of one file: more than 4 MiB of the densest text hold.
 const MAX_NODES: usize = 2_000_000;
@@ -23,11 +23,7 @@ pub fn values(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
     if parts.len() < 2 {
         return read(text);
     }
-    let values: Result<Vec<Vec<Value>>, Refusal> = thread::scope(|scope| {
-        let readers: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || read(part))).collect();
-        let stopped = || Refusal::malformed("a reader of the YAML stopped");
-        readers.into_iter().map(|reader| reader.join().map_err(|_| stopped())?).collect()
-    });
+    let values: Result<Vec<_>, Refusal> = parallel::map(parts, 1, read).into_iter().collect();
     match values {
         Ok(values) => Ok(values.into_iter().flatten().collect()),
         // Once more in one piece: the line in the message counts from the top, and directives before `---` are at home.
