@@ -12,6 +12,7 @@ use tokio::{
 use super::{Connection, failure::Failure};
 use crate::{
     http::{self, App, Bound},
+    kernel::heap,
     run,
     settings::{Layer, Settings},
     telemetry::logs,
@@ -40,6 +41,7 @@ impl Agent {
     pub fn run(self, connection: Connection) -> Result<(), Failure> {
         let Connection { socket, token_file, server: _ } = connection;
         let flags = Layer { socket, token_file, ..self.settings };
+        heap::keep_little();
         let settings = Settings::load(flags, self.config.as_ref())?;
         logs::start(settings.log_format, &settings.log_level)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    body::BulkInput,
+    body::{BulkInput, Input},
     parameters::{Ask, WriteQuery},
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
@@ -31,6 +31,15 @@ pub async fn apply(
     Ask(query): Ask<WriteQuery>,
     BulkInput(input): BulkInput,
 ) -> Result<Json<ApplyView>, Problem> {
+    let large = input.length() >= LARGE;
+    let answer = apply_all(&app, &query, input).await;
+    if large {
+        tokio::task::spawn_blocking(heap::give_back);
+    }
+    answer
+}
+
+async fn apply_all(app: &App, query: &WriteQuery, input: Input) -> Result<Json<ApplyView>, Problem> {
     let (bytes, format) = input.documents()?;
     // Thousands of documents take a while, and other requests go on meanwhile.
     let text = bytes.clone();
@@ -42,9 +51,6 @@ pub async fn apply(
     let options = Options { dry_run: query.dry_run, received: input.received };
     let before = app.handle.published();
     let done = app.handle.batch(changes, options).await?;
-    if bytes.len() >= LARGE {
-        tokio::task::spawn_blocking(heap::give_back);
-    }
     let items = keys.into_iter().map(|object| item(object, &before.state, &done.published.state, query.dry_run));
     Ok(Json(ApplyView {
         dry_run: query.dry_run,

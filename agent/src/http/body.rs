@@ -53,6 +53,11 @@ enum Media {
 }
 
 impl Input {
+    /// In bytes.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The format of documents in the body, and the body.
     ///
     /// # Errors

@@ -1,9 +1,21 @@
 //! Memory that the agent has freed and its allocator keeps.
 #![allow(unsafe_code)]
 
-/// Gives freed memory back to the system. After ten thousand documents were read, or a large state was built, three
-/// quarters of the heap are such memory. Takes tens of milliseconds then, in which other threads may wait for memory:
-/// to be called after such work, and by nobody who is waited for.
+/// Fixes two limits that glibc otherwise raises with the largest block that was ever freed, so that memory goes back to
+/// the system as it is freed: blocks from 256 KiB on are mappings of their own, and no more than 1 MiB is kept at the
+/// end of a heap. To be called before there are threads.
+pub fn keep_little() {
+    // SAFETY: settings of the allocator, made before it is used by a second thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+    }
+}
+
+/// Gives back what is free between blocks in use. After ten thousand documents were read, or a large state was built,
+/// it is half of the heap. Takes tens of milliseconds then, in which other threads may wait for memory: to be called
+/// after such work, and by nobody who is waited for.
 pub fn give_back() {
     // SAFETY: it touches nothing but free memory, and takes the allocator's own locks.
     #[cfg(target_env = "gnu")]

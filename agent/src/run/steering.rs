@@ -6,6 +6,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use super::keeper::Keeper;
 use crate::{
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+    kernel::heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
@@ -25,6 +27,8 @@ use crate::{
 
 /// Tables built in one go between two looks at the requests.
 const BUILD_AT_ONCE: usize = 32;
+/// Tables that were built since memory was given back, from which on it is worth doing again.
+const UNTIDY: usize = 256;
 /// Time before a write that the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -48,6 +52,8 @@ pub struct Steering<M> {
     pub(super) retry_at: Option<Instant>,
     pub(super) readiness: Readiness,
     published: watch::Sender<Arc<Published>>,
+    /// Tables built since memory was given back.
+    built: usize,
     pub(super) slots: u32,
 }
 
@@ -90,6 +96,8 @@ impl<M: Machine> Steering<M> {
             retry_at: None,
             readiness,
             published,
+            // What was needed to load the programs is to be given back too.
+            built: UNTIDY,
             slots,
         };
         (steering, receiver)
@@ -98,6 +106,10 @@ impl<M: Machine> Steering<M> {
     /// Serves until a [`Command::Stop`] or until nobody can ask any more.
     pub fn run(mut self, commands: &Receiver<Command>) {
         loop {
+            if self.built >= UNTIDY && self.time_to_wait() > Duration::ZERO {
+                self.built = 0;
+                thread::spawn(heap::give_back);
+            }
             match commands.recv_timeout(self.time_to_wait()) {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(command) => self.obey(command),
@@ -225,6 +237,7 @@ impl<M: Machine> Steering<M> {
         let (ops, built) = self.programmed.plan_service(state, service, random())?;
         self.run_all(&ops)?;
         self.programmed.settle(service, &built);
+        self.built += 1;
         Ok(built)
     }
 
