@@ -1,6 +1,6 @@
 //! /v1/apply: many documents as one change, all or none.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
 use serde_json::Value;
@@ -34,7 +34,11 @@ pub async fn apply(
     let large = input.length() >= LARGE;
     let answer = apply_all(&app, &query, input).await;
     if large {
-        tokio::task::spawn_blocking(heap::give_back);
+        tokio::spawn(async {
+            // The other threads still hold the documents.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::task::spawn_blocking(heap::give_back);
+        });
     }
     answer
 }

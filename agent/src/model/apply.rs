@@ -19,6 +19,7 @@ impl State {
     /// A [`Refusal`] that names the field at fault.
     pub fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, Refusal> {
         let mut next = self.clone();
+        next.settle();
         let mut touched = Touched::default();
         let outcome = match change {
             Change::PutService { document, origin, if_match } => {
@@ -214,11 +215,11 @@ impl State {
     fn zero_node(&mut self, name: &Name, zero: Zero, force: bool, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
         let Some(zero) = overlay(node.zero.as_ref(), zero) else { return Ok(Outcome::Unchanged) };
-        let short = self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched);
-        if !force {
-            let short = short.into_iter().filter_map(|id| self.service_by_id(id));
+        if !force && node.zero.is_none() {
+            let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
             guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
         }
+        self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched);
         Ok(Outcome::Replaced)
     }
 

@@ -40,9 +40,8 @@ impl State {
         Ok(())
     }
 
-    /// Puts `new` in the place of the node with its id. Returns the services that a zero leaves with less open capacity
-    /// than they must keep.
-    pub(super) fn install_node(&mut self, new: Node, touched: &mut Touched) -> Vec<ServiceId> {
+    /// Puts `new` in the place of the node with its id.
+    pub(super) fn install_node(&mut self, new: Node, touched: &mut Touched) {
         let id = new.id;
         let held = |node: &Node| node.zero.as_ref().and_then(|zero| zero.expires);
         let old = self.nodes.get(id.0).cloned();
@@ -53,11 +52,10 @@ impl State {
             self.expiries.insert((at, Holder::Node(id)));
         }
         let was_zero = old.as_ref().is_some_and(|node| node.zero.is_some());
-        let short = match (was_zero, new.zero.is_some()) {
-            (false, true) => self.close_capacity(id),
-            (true, false) => self.open_capacity(id),
-            (false, false) | (true, true) => Vec::new(),
-        };
+        if was_zero != new.zero.is_some() {
+            self.settle();
+            self.unsettled = Some(id);
+        }
         if old.is_none() {
             self.nodes_by_name.insert(new.name.clone(), id);
         }
@@ -65,7 +63,6 @@ impl State {
         if !touched.nodes.contains(&id) {
             touched.nodes.push(id);
         }
-        short
     }
 
     /// A node lives while a document declares it, a backend names it or a zero holds it.
@@ -184,28 +181,30 @@ impl State {
         left
     }
 
-    /// Returns the services that have less left than they must keep. One walk in the order of ids over both tables: a
-    /// zero waits for it.
-    fn close_capacity(&mut self, node: NodeId) -> Vec<ServiceId> {
+    /// Services that a zero of this node would leave with less open capacity than they must keep. One walk in the order
+    /// of ids over both tables: a zero waits for it.
+    pub(super) fn short_without(&self, node: NodeId) -> Vec<ServiceId> {
         let mut short = Vec::new();
-        self.move_capacity(node, |service, capacity, weight| {
-            capacity.open = capacity.open.saturating_sub(weight);
-            if weight > 0 && capacity.open < capacity.floor {
-                short.push(service);
+        let shares = self.node_shares(node).map(|(service, weight)| (service.0, weight));
+        self.capacity.visit(shares, |service, capacity, weight| {
+            if weight > 0 && capacity.open.saturating_sub(weight) < capacity.floor {
+                short.push(ServiceId(service));
             }
         });
         short
     }
 
-    fn open_capacity(&mut self, node: NodeId) -> Vec<ServiceId> {
-        self.move_capacity(node, |_, capacity, weight| capacity.open = capacity.open.saturating_add(weight));
-        Vec::new()
-    }
-
-    fn move_capacity(&mut self, node: NodeId, mut change: impl FnMut(ServiceId, &mut Capacity, u64)) {
+    /// Brings the open capacity of all services up to the last change of a node. [`State::apply`] leaves this for
+    /// later, because the kernel's part of a zero need not wait for it, and begins with it.
+    pub fn settle(&mut self) {
+        let Some(node) = self.unsettled.take() else { return };
+        let closed = self.is_node_zero(node);
         let mut capacity = self.capacity.clone();
         let shares = self.node_shares(node).map(|(service, weight)| (service.0, weight));
-        capacity.update(shares, |id, capacity, weight| change(ServiceId(id), capacity, weight));
+        capacity.update(shares, |capacity, weight| {
+            capacity.open =
+                if closed { capacity.open.saturating_sub(weight) } else { capacity.open.saturating_add(weight) };
+        });
         self.capacity = capacity;
     }
 

@@ -89,6 +89,7 @@ impl State {
         self.node_ids.reserve(id.0);
         let zero = zero.map(Into::into);
         self.install_node(Node { id, name, labels, declared, generation, zero }, &mut Touched::default());
+        self.settle();
         Ok(())
     }
 

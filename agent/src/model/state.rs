@@ -44,6 +44,8 @@ pub struct State {
     /// Weight that a service has on a node, without backends that are zeroed themselves; an entry for every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
     pub(super) capacity: Table<Capacity>,
+    /// Node whose zero came or went and which `capacity` does not show yet: see [`State::settle`].
+    pub(super) unsettled: Option<NodeId>,
     pub(super) expiries: OrdSet<(Timestamp, Holder)>,
     pub(super) service_ids: Pool,
     pub(super) backend_ids: Pool,
@@ -114,6 +116,7 @@ impl State {
             addresses: OrdMap::new(),
             shares: OrdMap::new(),
             capacity: Table::new(),
+            unsettled: None,
             expiries: OrdSet::new(),
             service_ids: Pool::new(0, limits.services),
             backend_ids: Pool::new(0, limits.backends),

@@ -26,7 +26,7 @@ impl<M: Machine> Steering<M> {
     /// # Errors
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
-        let (next, touched, outcome) = self.next(changes)?;
+        let (mut next, touched, outcome) = self.next(changes)?;
         if options.dry_run {
             let plan = self.plan(&next, &touched).map_err(ChangeError::Failed)?;
             return Ok(self.done(outcome, options, Instant::now(), next, plan));
@@ -38,6 +38,7 @@ impl<M: Machine> Steering<M> {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
+        next.settle();
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
         self.keep(next, batch, |steering| steering.prove(changes, options, acknowledged))?;
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.

@@ -125,6 +125,8 @@ impl Quarantine {
 
 /// Every index, computed from nothing but services and nodes.
 fn check_indexes(state: &State) {
+    let mut state = state.clone();
+    state.settle();
     let mut frontends = BTreeMap::new();
     let mut addresses = BTreeMap::new();
     let mut endpoints = BTreeSet::new();
