@@ -1,7 +1,7 @@
 //! 10,000 services of ten backends: how long they take to program, and how much memory.
 
 use std::{
-    fs,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -88,8 +88,9 @@ fn weights(bed: &Steered, rounds: u32, report: &mut Report) -> Result<()> {
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Resident memory of the agent, MiB.
+/// Resident memory of the agent at rest, MiB: it gives back what it needed for its work a moment after.
 fn resident(bed: &Steered) -> Result<f64> {
+    thread::sleep(Duration::from_secs(3));
     let id = bed.agent.id().context("the agent does not run")?;
     let status = fs::read_to_string(format!("/proc/{id}/status")).context("reading the agent's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
