@@ -2,6 +2,7 @@
 
 mod cli;
 mod handle;
+mod heap;
 mod http;
 mod kernel;
 mod model;

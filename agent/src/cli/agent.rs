@@ -11,8 +11,8 @@ use tokio::{
 
 use super::{Connection, failure::Failure};
 use crate::{
+    heap,
     http::{self, App, Bound},
-    kernel::heap,
     run,
     settings::{Layer, Settings},
     telemetry::logs,

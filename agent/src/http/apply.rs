@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     handle::Options,
-    kernel::heap,
+    heap,
     model::{Change, Origin, State as Desired, document::Document, parse},
 };
 

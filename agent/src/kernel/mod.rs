@@ -5,7 +5,6 @@ mod btf;
 mod census;
 mod errors;
 mod frontends;
-pub mod heap;
 mod links;
 mod memory;
 mod meters;

@@ -160,12 +160,12 @@ pub fn document(value: Value) -> Result<Parsed, Refusal> {
 fn values(bytes: &[u8], format: Format) -> Result<Vec<Value>, Refusal> {
     match format {
         Format::Json => json(bytes),
-        Format::Yaml => yaml::values(bytes),
+        Format::Yaml => yaml::values(bytes, MAX_DOCUMENTS),
         Format::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
             // A YAML mapping in braces starts like JSON too.
-            json(bytes).or_else(|refusal| yaml::values(bytes).map_err(|_| refusal))
+            json(bytes).or_else(|refusal| yaml::values(bytes, MAX_DOCUMENTS).map_err(|_| refusal))
         }
-        Format::Auto => yaml::values(bytes),
+        Format::Auto => yaml::values(bytes, MAX_DOCUMENTS),
     }
 }
 

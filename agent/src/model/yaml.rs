@@ -5,38 +5,38 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::{Refusal, parallel, parse::MAX_DOCUMENTS};
+use super::{Refusal, parallel};
 
 /// Most YAML nodes of one file: more than 4 MiB of the densest text hold.
 const MAX_NODES: usize = 2_000_000;
 /// Bytes from which on it pays to share the work.
 const LONG: usize = 1 << 18;
 
-/// All documents of a text, in its order.
+/// All documents of a text, in its order; no more than about `most`.
 ///
 /// # Errors
 /// When it is not UTF-8, or not YAML; with the line.
-pub fn values(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
+pub fn values(bytes: &[u8], most: usize) -> Result<Vec<Value>, Refusal> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| Refusal::malformed(format!("this is not text in UTF-8: {error}")))?;
     let parts = parts(text, thread::available_parallelism().map_or(1, usize::from));
     if parts.len() < 2 {
-        return read(text);
+        return read(text, most);
     }
-    let values: Result<Vec<_>, Refusal> = parallel::map(parts, 1, read).into_iter().collect();
+    let values: Result<Vec<_>, Refusal> = parallel::map(parts, 1, |part| read(part, most)).into_iter().collect();
     match values {
         Ok(values) => Ok(values.into_iter().flatten().collect()),
         // Once more in one piece: the line in the message counts from the top, and directives before `---` are at home.
-        Err(_) => read(text),
+        Err(_) => read(text, most),
     }
 }
 
-fn read(text: &str) -> Result<Vec<Value>, Refusal> {
+fn read(text: &str, most: usize) -> Result<Vec<Value>, Refusal> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 2 * MAX_NODES,
             max_nodes: MAX_NODES,
-            max_documents: MAX_DOCUMENTS + 1,
+            max_documents: most + 1,
         },
         strict_booleans: true,
     };
@@ -84,8 +84,8 @@ mod tests {
     #[test]
     fn many_threads_read_what_one_reads() {
         let text = text(10_000);
-        let values = values(text.as_bytes()).unwrap();
-        assert_eq!(values, read(&text).unwrap());
+        let values = values(text.as_bytes(), 10_000).unwrap();
+        assert_eq!(values, read(&text, 10_000).unwrap());
         assert_eq!(values.len(), 10_000);
     }
 
@@ -94,7 +94,7 @@ mod tests {
         let mut text = text(9_999);
         let line = text.lines().count() + 2;
         text.push_str("---\nname: [\n");
-        let refusal = values(text.as_bytes()).unwrap_err();
+        let refusal = values(text.as_bytes(), 10_000).unwrap_err();
         assert!(refusal.message.contains(&format!("line {line}")), "{refusal}");
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::keeper::Keeper;
 use crate::{
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
-    kernel::heap,
+    heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::events::{EventKind, EventLog},
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
