@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::{
+    collections::HashSet,
     fs::File,
+    hash::Hash,
     io::Read,
     mem::size_of,
     os::fd::{AsFd, AsRawFd},
@@ -15,6 +17,11 @@ use sluice_common::records::CensusRow;
 
 use super::sys::{self, Map};
 use crate::observe::census::Census;
+
+/// What no two connected sockets have in common.
+fn ends(row: &CensusRow) -> impl Eq + Hash + use<> {
+    (row.netns, row.connection.protocol, row.local, row.local_port, row.remote, row.remote_port)
+}
 
 /// The iterator program with its map.
 pub struct CensusProgram {
@@ -53,7 +60,11 @@ impl CensusProgram {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn read(&self, hz: u32) -> Result<Census> {
-        let (rows, _) = self.pass()?;
+        let (mut rows, _) = self.pass()?;
+        // Between two reads the kernel remembers its place by counting: when a socket before it closes, it shows another
+        // one twice or not at all.
+        let mut seen = HashSet::new();
+        rows.retain(|row| row.local_port == 0 || seen.insert(ends(row)));
         Ok(Census { rows, hz })
     }
 
