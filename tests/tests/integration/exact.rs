@@ -1,7 +1,5 @@
 //! Shares are exact: 5 % is one in twenty, in every window, not on average over luck.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use serde_json::json;
 use sluice_tests::{Errno, Load, Service};
