@@ -2,12 +2,14 @@
 //! Readers never hold a map that can be written and never wait for a writer.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -116,10 +118,18 @@ pub struct ZeroProof {
     /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick notes its time before it looks at the state, so
     /// that one which the zero did not stop carries an earlier time.
     pub monotonic_ns: u64,
-    /// `picked` of all backends of the target, read right after.
-    pub picked_before: u64,
+    /// What the backends of the target had counted then; later ones when they became its backends.
+    pub before: BTreeMap<BackendId, Before>,
     /// From the request to the kernel's acknowledgement.
     pub programmed_in: Duration,
+}
+
+/// Where the count of one backend of a zeroed target begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    pub picked: u64,
+    /// CLOCK_MONOTONIC ns, read before `picked`.
+    pub since: u64,
 }
 
 /// The table of one service as the kernel holds it.

@@ -18,6 +18,8 @@ use sluice_common::{
 use crate::maps::count;
 
 const ECONNREFUSED: i32 = 111;
+/// What a program returns to end a call.
+pub const REFUSED: i32 = 0;
 /// 127.0.0.1 in network byte order.
 const LOOPBACK: u32 = 0x7f00_0001_u32.to_be();
 
@@ -188,6 +190,6 @@ impl<F: Family> Call<F> {
         count(self.program, Verdict::Refused);
         // SAFETY: a helper without pointers.
         unsafe { bpf_set_retval(-ECONNREFUSED) };
-        0
+        REFUSED
     }
 }

@@ -13,7 +13,7 @@ use sluice_common::{
 };
 
 use crate::{
-    address::{Call, Family},
+    address::{Call, Family, REFUSED},
     maps::{Kernel, SERVICES, add, bypass_mark, connection, connection_or, counters, forget, next, service_of},
     track,
 };
@@ -26,11 +26,16 @@ pub fn connect<F: Family>(call: &Call<F>) -> i32 {
         return call.proceed(Verdict::NotOurs);
     };
     if is_marked(call) {
+        forget_former_use(call, &frontend);
         return call.proceed(Verdict::Marked);
     }
     let choice = match choose(call, service_id) {
         Ok(choice) => choice,
-        Err(way_out) => return way_out,
+        Err(REFUSED) => return REFUSED,
+        Err(way_out) => {
+            forget_former_use(call, &frontend);
+            return way_out;
+        }
     };
     call.redirect(&choice.backend.address, choice.backend.port);
     call.proceed(if record(call, &frontend, service_id, &choice) {
@@ -162,6 +167,9 @@ fn forget_former_use<F: Family>(call: &Call<F>, to: &Endpoint) {
     let stored = connection(socket);
     if !stored.is_null() {
         track::settle(call.program(), stored);
-        forget(socket);
+        // SAFETY: storage of a socket that this call holds.
+        if unsafe { (*stored).has_flows } == 0 {
+            forget(socket);
+        }
     }
 }

@@ -43,7 +43,7 @@ impl Agent {
         let flags = Layer { socket, token_file, ..self.settings };
         heap::keep_little();
         let settings = Settings::load(flags, self.config.as_ref())?;
-        logs::start(settings.log_format, &settings.log_level)?;
+        logs::start(settings.log_format, &settings.log_level).map_err(|error| Failure::Usage(format!("{error:#}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

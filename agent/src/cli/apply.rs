@@ -42,7 +42,19 @@ impl Apply {
 /// # Errors
 /// When a document is wrong, or the agent refuses.
 pub async fn send(client: &Client, sources: &Sources, dry_run: bool) -> Result<ApplyView, Failure> {
-    let body = sources.read()?;
+    let (body, places) = sources.read()?;
     let path = if dry_run { "/v1/apply?dryRun=true" } else { "/v1/apply" };
-    client.call(Method::POST, path, Some(("application/json", body.into()))).await
+    let answer = client.call(Method::POST, path, Some(("application/json", body.into()))).await;
+    answer.map_err(|failure| match failure {
+        // The agent knows the number of the document, we know its file.
+        Failure::Refused(mut problem) => {
+            let number = problem.document.unwrap_or(1);
+            if let Some(place) = places.get(number - 1).filter(|_| problem.document.is_some() || places.len() == 1) {
+                let detail = problem.detail.trim_start_matches(&format!("document {number}: ")).to_owned();
+                problem.detail = format!("{place}: {detail}");
+            }
+            Failure::Refused(problem)
+        }
+        other => other,
+    })
 }

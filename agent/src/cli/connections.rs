@@ -50,7 +50,7 @@ impl Connections {
         }
         output::print(&table(&view, self.output.is_wide()).text())?;
         if view.total > view.items.len() {
-            eprintln!("{} of {} connections: --limit lists more", view.items.len(), view.total);
+            output::note(format!("{} of {} connections: --limit lists more", view.items.len(), view.total));
         }
         Ok(())
     }

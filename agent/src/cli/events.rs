@@ -49,7 +49,7 @@ impl Events {
                         last = event.id;
                         self.show(&event)?;
                     }
-                    Err(_) => eprintln!("{text}"),
+                    Err(_) => output::note(&text),
                 }
             }
         }
@@ -64,7 +64,11 @@ impl Events {
                 let id = if self.output.is_wide() { format!("{}  ", event.id) } else { String::new() };
                 let object = event.object.as_deref().unwrap_or("-");
                 let kind = event.kind.name();
-                output::print(&format!("{id}{:.3}  {kind:<14}  {object:<20}  {}\n", event.time, event.message))
+                output::print(&format!(
+                    "{id}{:.3}  {kind:<14}  {object:<20}  {}\n",
+                    event.time,
+                    output::printable(&event.message)
+                ))
             }
         }
     }

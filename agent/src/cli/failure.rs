@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output::note;
 use crate::http::problem::Problem;
 
 #[derive(Debug)]
@@ -21,9 +22,9 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         let code = self.code();
         match self {
-            Self::Usage(why) | Self::TimedOut(why) => eprintln!("sluice: {why}"),
-            Self::Refused(problem) => eprintln!("sluice: {}", problem.detail),
-            Self::Failed(error) => eprintln!("sluice: {error:#}"),
+            Self::Usage(why) | Self::TimedOut(why) => note(format!("sluice: {why}")),
+            Self::Refused(problem) => note(format!("sluice: {}", problem.detail)),
+            Self::Failed(error) => note(format!("sluice: {error:#}")),
             Self::Unread => {}
         }
         ExitCode::from(code)
@@ -34,6 +35,8 @@ impl Failure {
             Self::Unread => 0,
             Self::Refused(problem) if matches!(problem.status, 409 | 412) => 4,
             Self::Refused(problem) if matches!(problem.status, 408 | 504) => 3,
+            // A parameter that makes no sense comes from an argument that makes none.
+            Self::Refused(problem) if problem.status == 400 => 2,
             Self::Refused(_) | Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 3,
@@ -66,6 +69,7 @@ mod tests {
         assert_eq!(refused(StatusCode::PRECONDITION_FAILED), 4);
         assert_eq!(refused(StatusCode::NOT_FOUND), 1);
         assert_eq!(refused(StatusCode::UNPROCESSABLE_ENTITY), 1);
+        assert_eq!(refused(StatusCode::BAD_REQUEST), 2);
         assert_eq!(Failure::Usage(String::new()).code(), 2);
         assert_eq!(Failure::TimedOut(String::new()).code(), 3);
         assert_eq!(Failure::from(anyhow::anyhow!("x")).code(), 1);

@@ -24,21 +24,22 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// All documents, checked, as a stream of JSON.
+    /// All documents, checked, as a stream of JSON; and of each where it stands.
     ///
     /// # Errors
     /// When a file cannot be read, or a document is wrong; the message names the file.
-    pub fn read(&self) -> Result<Vec<u8>, Failure> {
-        let mut stream = Vec::new();
+    pub fn read(&self) -> Result<(Vec<u8>, Vec<String>), Failure> {
+        let (mut stream, mut places) = (Vec::new(), Vec::new());
         for path in self.files()? {
             let bytes = read(&path)?;
             let documents = parse::documents(&bytes, format(&path));
             for parsed in documents.map_err(|refusal| anyhow!("{}: {refusal}", name(&path)))? {
                 write(&parsed.document, &mut stream)?;
                 stream.push(b'\n');
+                places.push(format!("{}: {}", name(&path), parsed.document.key()));
             }
         }
-        Ok(stream)
+        Ok((stream, places))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Failure> {
@@ -125,7 +126,9 @@ mod tests {
         fs::write(at("a.yaml"), NODE.replace("NAME", "a")).unwrap();
         fs::write(at(".hidden.yaml"), "half").unwrap();
         fs::write(at("notes.txt"), "half").unwrap();
-        let stream = String::from_utf8(sources(directory.path()).read().unwrap()).unwrap();
+        let (stream, places) = sources(directory.path()).read().unwrap();
+        assert!(places[1].ends_with("b.yml: node/b"), "{places:?}");
+        let stream = String::from_utf8(stream).unwrap();
         let names: Vec<_> =
             stream.lines().map(|line| line.split("\"name\":\"").nth(1).unwrap().split('"').next()).collect();
         assert_eq!(names, [Some("a"), Some("b"), Some("c")]);

@@ -59,7 +59,7 @@ impl Get {
             Kind::Operations => operations(&read(items)?),
         };
         if table.is_empty() {
-            eprintln!("{}", nothing(self.kind));
+            output::note(nothing(self.kind));
             return Ok(());
         }
         output::print(&table.text())

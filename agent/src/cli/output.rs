@@ -82,6 +82,18 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes a line to standard error. That nobody reads it is no failure.
+pub fn note(text: impl AsRef<str>) {
+    let lines = text.as_ref().lines().map(|line| printable(line) + "\n");
+    let _ = io::stderr().write_all(lines.collect::<String>().as_bytes());
+}
+
+/// What a terminal shows as it is: control characters, which may come from names that others chose, are written as
+/// escapes.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 /// Whether colours are wanted: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
 pub fn has_colour() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -129,7 +141,7 @@ impl Table {
 
 /// A cell of text.
 pub fn text(value: impl Display) -> Cell {
-    let value = value.to_string();
+    let value = printable(&value.to_string());
     Cell::new(if value.is_empty() { "-".to_owned() } else { value })
 }
 
@@ -189,7 +201,7 @@ pub fn duration(span: SignedDuration) -> String {
 pub fn fields(fields: &[(&str, String)]) -> String {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
     let line = |(name, value): &(&str, String)| {
-        let value = if value.is_empty() { "-" } else { value };
+        let value = if value.is_empty() { "-".to_owned() } else { printable(value) };
         format!("{:<width$}  {value}\n", format!("{name}:"))
     };
     fields.iter().map(line).collect()
@@ -219,6 +231,11 @@ mod tests {
         ] {
             assert_eq!(duration(SignedDuration::from_millis(millis)), expected);
         }
+    }
+
+    #[test]
+    fn what_others_named_cannot_speak_to_the_terminal() {
+        assert_eq!(fields(&[("reason", "a\u{1b}[2J\nb: ä".into())]), "reason:  a\\u{1b}[2J\\nb: ä\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `sluice zero`: no new connections for a node or a backend, with the proof.
 
 use clap::Args;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{
@@ -26,7 +27,7 @@ pub struct Zero {
     #[arg(long)]
     owner: Option<String>,
     /// Restore it by itself after this time, such as 15m
-    #[arg(long = "for", value_name = "TIME")]
+    #[arg(long = "for", value_name = "TIME", value_parser = span)]
     duration: Option<String>,
     /// Do it even if a service is left without enough capacity
     #[arg(long)]
@@ -58,6 +59,14 @@ impl Zero {
             return Ok(());
         }
         output::print(&proof(&view))
+    }
+}
+
+/// A time span as the API takes it.
+fn span(text: &str) -> Result<String, String> {
+    match text.parse::<SignedDuration>() {
+        Ok(span) if span.is_positive() => Ok(text.to_owned()),
+        _ => Err("write a time span such as 90s, 15m or 2h".to_owned()),
     }
 }
 

@@ -48,10 +48,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Ask<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        match Query::try_from_uri(&parts.uri) {
-            Ok(Query(found)) => Ok(Self(found)),
-            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
-        }
+        Query::try_from_uri(&parts.uri).map(|Query(found)| Self(found)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let text = text.split_once("query string: ").map_or(text.as_str(), |(_, why)| why);
+            // `name: why`, or a sentence with the name of a parameter that is unknown or missing.
+            let (name, why) = text.split_once(": ").unwrap_or((text.split('`').nth(1).unwrap_or_default(), text));
+            let problem = Problem::bad_request(why);
+            if name.is_empty() { problem } else { problem.at(name) }
+        })
     }
 }
 

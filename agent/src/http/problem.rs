@@ -29,6 +29,9 @@ pub struct Problem {
     /// Path of the field at fault, as in `spec.backends[2].address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// Which of the body's documents it is, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<usize>,
     /// Services that stand in the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Name>,
@@ -93,6 +96,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             field: None,
+            document: None,
             services: Vec::new(),
         }
     }
@@ -128,7 +132,8 @@ impl From<Refusal> for Problem {
             RefusalKind::Stale => StatusCode::PRECONDITION_FAILED,
         };
         let detail = refusal.to_string();
-        Self { field: refusal.field, services: refusal.services, ..Self::new(status, detail) }
+        let Refusal { field, document, services, .. } = refusal;
+        Self { field, document, services, ..Self::new(status, detail) }
     }
 }
 

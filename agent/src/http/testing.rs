@@ -26,8 +26,8 @@ use tower::ServiceExt;
 use super::{Access, App, router::router};
 use crate::{
     handle::{
-        ChangeError, Command, Done, Handle, Options, ProgrammedBackend, ProgrammedService, Published, Readiness,
-        ZeroProof,
+        Before, ChangeError, Command, Done, Handle, Options, ProgrammedBackend, ProgrammedService, Published,
+        Readiness, ZeroProof,
     },
     model::{BackendId, Change, Limits, Outcome, Refusal, Service, ServiceId, State, Target},
     observe::{
@@ -272,10 +272,15 @@ impl Steering {
                 service.backends.iter().filter(|held| held.name == *backend).map(|held| held.id).collect()
             }
         };
+        let since = clock::monotonic_ns();
         Ok(ZeroProof {
             at: Timestamp::now(),
             monotonic_ns: clock::monotonic_ns(),
-            picked_before: self.readings.counters(&ids).unwrap().iter().map(|counters| counters.picked).sum(),
+            before: ids
+                .iter()
+                .zip(self.readings.counters(&ids).unwrap())
+                .map(|(id, counters)| (*id, Before { picked: counters.picked, since }))
+                .collect(),
             programmed_in: Instant::now() - options.received,
         })
     }

@@ -69,7 +69,7 @@ pub struct ZeroView {
     pub state: AdminState,
     /// Connections that are still there, untouched.
     pub active_connections: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// `null`: there was none yet.
     pub last_new_connection_at: Option<Timestamp>,
     #[serde(flatten)]
     pub zero: Option<ZeroStatus>,

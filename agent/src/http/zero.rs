@@ -26,7 +26,7 @@ use crate::{
     observe::{proof::ZeroStatus, status::AdminState},
 };
 
-/// How to zero. All of it may be left out.
+/// How to zero. All of it may be left out; what is left out when a zero is repeated stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ZeroRequest {
@@ -34,7 +34,8 @@ pub struct ZeroRequest {
     reason: String,
     /// Who; kept and shown.
     owner: String,
-    /// After this time it is restored by itself. Without it the zero holds until it is restored.
+    /// After this time it is restored by itself. Without it the zero holds until it is restored. Another
+    /// owner's zero is made longer by this, and shorter only by force.
     #[schema(example = "15m")]
     expires: Option<String>,
     /// Do it even if a service is left without enough capacity.
@@ -104,8 +105,7 @@ async fn zero(app: &App, target: Target, query: WriteQuery, input: &Input) -> Re
     let request: ZeroRequest = input.options()?;
     let now = Timestamp::now();
     let expires = request.expires.as_deref().map(|text| expiry(now, text)).transpose()?;
-    let owner = if request.owner.is_empty() { "api".into() } else { request.owner };
-    let zero = Zero { owner, reason: request.reason, since: now, expires };
+    let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires };
     let change = Change::Zero { target: target.clone(), zero, force: request.force };
     let options = Options { dry_run: query.dry_run, received: input.received };
     let done = app.handle.change(change, options).await?;

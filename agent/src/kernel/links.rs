@@ -30,26 +30,37 @@ pub const ORDER: [Program; 10] = [
     Program::Connect6,
 ];
 
-/// Brings every program onto the cgroup at `path`. A link that was on another cgroup, or on one that is gone, is
-/// replaced: the new one is there before the old one goes.
-pub fn attach(directory: &Directory, path: &Path, programs: &[(Program, Loaded)]) -> Result<()> {
+/// The directory of a cgroup.
+///
+/// # Errors
+/// When it is none, or none of version 2.
+pub fn cgroup(path: &Path) -> Result<File> {
     let cgroup = File::open(path).with_context(|| format!("opening the cgroup {}", path.display()))?;
     ensure!(
         statfs(path)?.filesystem_type() == CGROUP2_SUPER_MAGIC,
         "{} is not a cgroup (v2) directory: give --cgroup one, as in /sys/fs/cgroup",
         path.display()
     );
+    Ok(cgroup)
+}
+
+/// Brings every program onto a cgroup. A link that was on another cgroup, or on one that is gone, is replaced: the new
+/// one is there before the old one goes.
+pub fn attach(directory: &Directory, cgroup: &File, programs: &[(Program, Loaded)]) -> Result<()> {
     let id = cgroup.metadata()?.ino();
     for program in ORDER {
         let (_, loaded) = programs.iter().find(|(name, _)| *name == program).context("a program was not loaded")?;
-        attach_one(directory, &cgroup, id, program, loaded)
-            .with_context(|| format!("attaching {} to {}", program.name(), path.display()))?;
+        attach_one(directory, cgroup, id, program, loaded).with_context(|| program.name())?;
     }
     Ok(())
 }
 
 fn attach_one(directory: &Directory, cgroup: &File, id: u64, program: Program, loaded: &Loaded) -> Result<()> {
     let pin = directory.link(program.name());
+    // No dot: bpffs reserves names with one.
+    let fresh = directory.link(&format!("{}_new", program.name()));
+    // An agent that was killed below left it.
+    let _ = fs::remove_file(&fresh);
     match sys::get_pinned(&pin) {
         Ok(link) if is_on(&link, id) => match sys::link_update(&link, loaded.fd()) {
             Ok(()) => return Ok(()),
@@ -62,9 +73,6 @@ fn attach_one(directory: &Directory, cgroup: &File, id: u64, program: Program, l
         Err(error) => return Err(error).with_context(|| format!("opening {}", pin.display())),
     }
     let link = sys::cgroup_link(cgroup.as_raw_fd(), loaded.fd(), attach_type(program)).context("linking")?;
-    // No dot: bpffs reserves names with one.
-    let fresh = directory.link(&format!("{}_new", program.name()));
-    let _ = fs::remove_file(&fresh);
     sys::pin(&link, &fresh).context("pinning")?;
     fs::rename(&fresh, &pin).with_context(|| format!("moving the pin to {}", pin.display()))
 }

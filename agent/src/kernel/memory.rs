@@ -17,6 +17,7 @@ use sluice_common::{
 };
 
 use super::{object::Object, sys::Map};
+use crate::plan::service::fingerprint;
 
 /// Part of an array map, mapped read-write for as long as this value lives.
 struct Window<T> {
@@ -184,8 +185,9 @@ impl Tables {
         let counter = counters.at(0).with_context(|| beyond("COUNTERS", backend))?;
         // SAFETY: live mappings; by the caller's word nobody else uses these entries.
         unsafe {
-            ptr::write_bytes(at, 0, 1);
             ptr::write_bytes(counter, 0, 1);
+            // Last: an entry that is there keeps its id from being given out.
+            ptr::write_bytes(at, 0, 1);
         }
         Ok(())
     }
@@ -254,10 +256,15 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn services(&self) -> Vec<(u32, Table)> {
-        (0..self.services.length as u32)
-            .filter_map(|id| self.table(id).filter(|table| table.present()).map(|table| (id, table)))
-            .collect()
+    /// Services that have a table, with its fingerprint.
+    pub(super) fn services(&self) -> Result<Vec<(u32, Table, u64)>> {
+        let ids = 0..self.services.length as u32;
+        let present = ids.filter_map(|id| Some((id, self.table(id).filter(|table| table.present())?)));
+        let held = present.map(|(id, table)| {
+            let entries = self.slots(table.base(), table.length() + table.distinct())?;
+            Ok((id, table, fingerprint(table, &entries)))
+        });
+        held.collect()
     }
 
     pub(super) fn backends(&self) -> Vec<(u32, Backend)> {

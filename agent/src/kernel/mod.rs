@@ -15,7 +15,7 @@ mod sys;
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sluice_common::tables::{Counters, Table};
 
 pub use meters::Meters;
@@ -55,8 +55,8 @@ pub struct Kernel {
     tables: Arc<Tables>,
     frontends: Frontends,
     meters: Arc<Meters>,
-    /// Held as long as this agent owns the pins.
-    _lock: pins::Lock,
+    /// Held as long as this agent owns the pins and steers the cgroup.
+    _locks: [pins::Lock; 2],
 }
 
 impl Kernel {
@@ -71,17 +71,22 @@ impl Kernel {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
         let is_new = directory.is_new();
-        let opened = Self::install(&directory, config, lock);
+        let opened = Self::install(&directory, config);
         if opened.is_err() && is_new {
             // Nothing half attached stays behind.
             if let Err(error) = directory.remove() {
                 tracing::warn!("what was begun could not be removed: {error:#}");
             }
         }
-        opened
+        let (tables, frontends, meters, cgroup) = opened?;
+        Ok(Self { tables, frontends, meters, _locks: [lock, cgroup] })
     }
 
-    fn install(directory: &pins::Directory, config: &Config, lock: pins::Lock) -> Result<Self> {
+    fn install(
+        directory: &pins::Directory,
+        config: &Config,
+    ) -> Result<(Arc<Tables>, Frontends, Arc<Meters>, pins::Lock)> {
+        let cgroup = pins::Lock::of(links::cgroup(&config.cgroup)?, &config.cgroup)?;
         directory.check_version()?;
         directory.check_sizes(&config.sizes)?;
         let object = object::load(directory, config)?;
@@ -89,9 +94,10 @@ impl Kernel {
         tables.stamp_version();
         let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
         let (links, census) = object.into_programs()?;
-        links::attach(directory, &config.cgroup, &links)?;
+        links::attach(directory, cgroup.directory(), &links)
+            .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
         let meters = Arc::new(Meters::new(tables.clone(), census));
-        Ok(Self { tables, frontends, meters, _lock: lock })
+        Ok((tables, frontends, meters, cgroup))
     }
 
     /// A read-only view for any thread.
@@ -131,7 +137,7 @@ impl Machine for Kernel {
     fn read(&self) -> Result<Entries> {
         Ok(Entries {
             frontends: self.frontends.entries()?,
-            services: self.tables.services(),
+            services: self.tables.services()?,
             backends: self.tables.backends(),
             nodes: self.tables.nodes(),
         })
@@ -145,9 +151,11 @@ impl Machine for Kernel {
 /// Waits until every program that may have read a table before this call has ended.
 ///
 /// MEMBARRIER_CMD_GLOBAL is `synchronize_rcu()`; programs run in RCU read-side sections. Takes milliseconds. Where the
-/// kernel refuses it (nohz_full), a second stands in for it: programs run for microseconds.
+/// kernel refuses it (nohz_full), or skips it because there is one processor, a second stands in for it: programs run
+/// for microseconds.
 pub fn wait_for_readers() {
-    if sys::membarrier_global().is_err() {
+    let has_one = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    if has_one || sys::membarrier_global().is_err() {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }

@@ -39,9 +39,30 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// Ownership of a [`Directory`]; ends with the process, however that ends.
+/// Ownership of a directory; ends with the process, however that ends.
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes an open directory for this process.
+    ///
+    /// # Errors
+    /// When another agent has it.
+    pub fn of(directory: File, path: &Path) -> Result<Self> {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { file }),
+            Err((_, nix::Error::EWOULDBLOCK)) => bail!(
+                "another agent owns {}: stop it first, or give this one its own --bpffs, --state-dir, --socket and --cgroup",
+                path.display()
+            ),
+            Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+    }
+
+    pub fn directory(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Directory {
@@ -70,15 +91,8 @@ impl Directory {
     /// # Errors
     /// When another agent has it.
     pub fn lock(&self) -> Result<Lock> {
-        let file = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Lock { _file: file }),
-            Err((_, nix::Error::EWOULDBLOCK)) => bail!(
-                "another agent owns {}: stop it first, or give this one its own --bpffs, --state-dir, --socket and --cgroup",
-                self.path.display()
-            ),
-            Err((_, error)) => Err(error).with_context(|| format!("locking {}", self.path.display())),
-        }
+        let directory = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
+        Lock::of(directory, &self.path)
     }
 
     pub fn map(&self, name: &str) -> PathBuf {
@@ -156,14 +170,16 @@ impl Directory {
     /// When a pin cannot be removed.
     pub fn remove(&self) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        let links = super::links::ORDER.iter().rev().map(|program| self.link(program.name()));
-        let maps = MAPS.iter().rev().map(|name| self.map(name));
-        for pin in links.chain(maps) {
-            match fs::remove_file(&pin) {
-                Ok(()) => removed.push(pin),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
-            }
+        let mut links = self.pins("links")?;
+        // What steers goes first, and with it what another version or an unfinished replacement has left.
+        let place = |pin: &PathBuf| {
+            let name = pin.file_name().unwrap_or_default();
+            super::links::ORDER.iter().rev().position(|program| name == program.name())
+        };
+        links.sort_by_key(place);
+        for pin in links.into_iter().chain(self.pins("maps")?) {
+            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+            removed.push(pin);
         }
         for part in ["maps", "links", ""] {
             let directory = self.path.join(part);
@@ -174,6 +190,21 @@ impl Directory {
             }
         }
         Ok(removed)
+    }
+
+    /// Everything that is pinned in one part, in the order of names.
+    fn pins(&self, part: &str) -> Result<Vec<PathBuf>> {
+        let directory = self.path.join(part);
+        let context = || format!("listing {}", directory.display());
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(context),
+        };
+        let pins: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut pins = pins.with_context(context)?;
+        pins.sort();
+        Ok(pins)
     }
 
     fn pinned(&self, name: &str) -> Result<Option<Map>> {

@@ -214,7 +214,7 @@ impl State {
 
     fn zero_node(&mut self, name: &Name, zero: Zero, force: bool, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
-        let Some(zero) = overlay(node.zero.as_ref(), zero) else { return Ok(Outcome::Unchanged) };
+        let Some(zero) = overlay(node.zero.as_ref(), zero, force) else { return Ok(Outcome::Unchanged) };
         if !force && node.zero.is_none() {
             let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
             guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
@@ -233,7 +233,7 @@ impl State {
     ) -> Result<Outcome, Refusal> {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
         let (index, found) = find_backend(&old, backend)?;
-        let Some(zero) = overlay(found.zero.as_ref(), zero) else { return Ok(Outcome::Unchanged) };
+        let Some(zero) = overlay(found.zero.as_ref(), zero, force) else { return Ok(Outcome::Unchanged) };
         let new = with_zero(&old, index, Some(zero));
         if !force {
             let (before, after) = (self.measure(&old), self.measure(&new));
@@ -282,17 +282,35 @@ impl Zero {
             if text.len() > most {
                 return Err(Refusal::invalid(field, format!("{} bytes; at most {most} are kept", text.len())));
             }
+            if text.chars().any(char::is_control) {
+                return Err(Refusal::invalid(field, "has control characters: write one line of plain text"));
+            }
         }
         Ok(())
     }
 }
 
 /// The zero to set, or `None` when it is set like this already.
-fn overlay(old: Option<&Arc<Zero>>, new: Zero) -> Option<Arc<Zero>> {
-    let Some(old) = old else { return Some(Arc::new(new)) };
-    // Repeated without a word, it is the same zero.
-    let reason = if new.reason.is_empty() { old.reason.clone() } else { new.reason };
-    let new = Zero { since: old.since, reason, ..new };
+///
+/// To repeat a zero is safe: what is left out stays, and nobody ends another's zero early. Of two owners the one who
+/// wants it to hold longer prevails; `force` takes the new time, or none, as it is.
+fn overlay(old: Option<&Arc<Zero>>, new: Zero, force: bool) -> Option<Arc<Zero>> {
+    const NOBODY: &str = "api";
+    let Some(old) = old else {
+        let owner = if new.owner.is_empty() { NOBODY.to_owned() } else { new.owner };
+        return Some(Arc::new(Zero { owner, ..new }));
+    };
+    let is_own = old.owner == if new.owner.is_empty() { NOBODY } else { &new.owner };
+    let expires = match (old.expires, new.expires) {
+        (_, new) if force => new,
+        (_, Some(new)) if is_own => Some(new),
+        (Some(old), Some(new)) => Some(old.max(new)),
+        (Some(old), None) if is_own || new.owner.is_empty() => Some(old),
+        (None, _) | (Some(_), None) => None,
+    };
+    let said = |new: String, old: &String| if new.is_empty() { old.clone() } else { new };
+    let new =
+        Zero { owner: said(new.owner, &old.owner), reason: said(new.reason, &old.reason), since: old.since, expires };
     (**old != new).then(|| Arc::new(new))
 }
 

@@ -107,9 +107,12 @@ pub enum RefusalKind {
 
 /// Why a change is refused. The state is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
+#[error("{}{}{message}", document.map(|n| format!("document {n}: ")).unwrap_or_default(),
+    field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
 pub struct Refusal {
     pub kind: RefusalKind,
+    /// Which of several documents, counted from 1.
+    pub document: Option<usize>,
     /// Path of the field at fault, as in `spec.backends[2].address`.
     pub field: Option<String>,
     /// A sentence that says what to do.
@@ -161,10 +164,14 @@ impl Refusal {
         Self::of(RefusalKind::Stale, message)
     }
 
+    /// The same, of one of several documents.
+    pub fn of_document(self, number: usize) -> Self {
+        Self { document: Some(number), ..self }
+    }
+
     /// The same, seen from outside of `place`.
     pub(super) fn inside(mut self, place: &str) -> Self {
         self.field = Some(match self.field {
-            Some(field) if place.contains(' ') => format!("{place}: {field}"),
             Some(field) => format!("{place}.{field}"),
             None => place.to_owned(),
         });
@@ -181,7 +188,7 @@ impl Refusal {
     }
 
     fn of(kind: RefusalKind, message: impl Into<String>) -> Self {
-        Self { kind, field: None, message: message.into(), services: Vec::new() }
+        Self { kind, document: None, field: None, message: message.into(), services: Vec::new() }
     }
 }
 

@@ -61,9 +61,8 @@ pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<Parsed>, Refusal> {
     }
     let several = values.len() > 1;
     let parsed = parallel::map(values, DOCUMENTS_AT_LEAST, document).into_iter().zip(1..);
-    let parsed = parsed.map(|(parsed, number)| {
-        parsed.map_err(|refusal| if several { refusal.inside(&format!("document {number}")) } else { refusal })
-    });
+    let parsed = parsed
+        .map(|(parsed, number)| parsed.map_err(|refusal| if several { refusal.of_document(number) } else { refusal }));
     parsed.collect()
 }
 

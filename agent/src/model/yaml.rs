@@ -36,6 +36,9 @@ fn read(text: &str, most: usize) -> Result<Vec<Value>, Refusal> {
         budget: serde_saphyr::budget! {
             max_events: 2 * MAX_NODES,
             max_nodes: MAX_NODES,
+            // No document needs them, and a few lines of them stand for gigabytes.
+            max_anchors: 0,
+            max_aliases: 0,
             max_documents: most + 1,
         },
         strict_booleans: true,
@@ -87,6 +90,12 @@ mod tests {
         let values = values(text.as_bytes(), 10_000).unwrap();
         assert_eq!(values, read(&text, 10_000).unwrap());
         assert_eq!(values.len(), 10_000);
+    }
+
+    #[test]
+    fn anchors_are_refused() {
+        let refusal = values(b"a: &a [x, x]\nb: [*a, *a]\n", 1).unwrap_err();
+        assert!(refusal.message.contains("this is not YAML"), "{refusal}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     handle::ZeroProof,
-    model::{Target, Zero},
+    model::{BackendId, Target, Zero},
 };
 
 /// An operator's zero, and what happened since.
@@ -45,25 +45,32 @@ impl<'a> FromIterator<&'a Counters> for Picks {
     }
 }
 
-impl Picks {
-    /// New connections since a zero.
-    ///
-    /// A pick notes its time before it looks at the state. One that the zero did not stop therefore carries a time
-    /// before the zero, and may be counted a moment after: when the last time is before the zero, nothing was let
-    /// through, whatever the counter says.
-    pub fn since(self, proof: &ZeroProof) -> u64 {
-        if self.last < proof.monotonic_ns { 0 } else { self.picked.saturating_sub(proof.picked_before) }
-    }
+/// New connections since a zero, of the backends that are counted here.
+///
+/// A pick notes its time before it looks at the state. One that the zero did not stop therefore carries a time before
+/// the zero, and may be counted a moment after: when the last time is before the zero, nothing was let through,
+/// whatever the counter says.
+pub fn since<'a>(proof: &ZeroProof, counted: impl IntoIterator<Item = (BackendId, &'a Counters)>) -> u64 {
+    let one = |(id, counters): (BackendId, &Counters)| match proof.before.get(&id) {
+        Some(before) if counters.last_pick >= before.since => counters.picked.saturating_sub(before.picked),
+        Some(_) | None => 0,
+    };
+    counted.into_iter().map(one).sum()
 }
 
 impl ZeroStatus {
     /// `proof` is missing for a moment only, between a zero of a former agent and its adoption by this one.
-    pub fn new(target: &Target, zero: &Zero, proof: Option<&ZeroProof>, picks: Picks) -> Self {
+    pub fn new<'a>(
+        target: &Target,
+        zero: &Zero,
+        proof: Option<&ZeroProof>,
+        counted: impl IntoIterator<Item = (BackendId, &'a Counters)>,
+    ) -> Self {
         Self {
             zeroed: target.to_string(),
             zeroed_at: proof.map_or(zero.since, |proof| proof.at),
             programmed_in_microseconds: proof.map_or(0, |proof| micros(proof.programmed_in)),
-            new_connections_since_zero: proof.map_or(0, |proof| picks.since(proof)),
+            new_connections_since_zero: proof.map_or(0, |proof| since(proof, counted)),
             owner: zero.owner.clone(),
             reason: zero.reason.clone(),
             expires_at: zero.expires,
@@ -78,28 +85,37 @@ fn micros(time: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{handle::Before, observe::gauges::UNUSED};
 
     const ZERO: u64 = 5_000;
 
-    fn proof() -> ZeroProof {
-        ZeroProof {
-            at: Timestamp::UNIX_EPOCH,
-            monotonic_ns: ZERO,
-            picked_before: 100,
-            programmed_in: Default::default(),
-        }
-    }
-
     #[test]
     fn only_picks_that_began_after_the_zero_count() {
-        for (what, picks, expected) in [
-            ("untouched since", Picks { picked: 100, last: ZERO - 1 }, 0),
-            ("began before and was counted after", Picks { picked: 101, last: ZERO - 1 }, 0),
-            ("let through", Picks { picked: 103, last: ZERO }, 3),
-            ("never used", Picks::default(), 0),
-            ("a backend left the node", Picks { picked: 40, last: ZERO + 1 }, 0),
+        let before =
+            [(BackendId(1), Before { picked: 100, since: ZERO }), (BackendId(2), Before { picked: 7, since: 9_000 })];
+        let proof = ZeroProof {
+            at: Timestamp::UNIX_EPOCH,
+            monotonic_ns: ZERO,
+            before: before.into(),
+            programmed_in: Default::default(),
+        };
+        for (what, counted, expected) in [
+            ("untouched since", &[(1, 100, ZERO - 1)][..], 0),
+            ("began before and was counted after", &[(1, 101, ZERO - 1)], 0),
+            ("let through", &[(1, 103, ZERO)], 3),
+            ("never used", &[(1, 0, 0)], 0),
+            ("another one came later, with a past", &[(1, 100, ZERO - 1), (2, 7, 8_000)], 0),
+            ("and was let through itself", &[(1, 100, ZERO - 1), (2, 9, 9_001)], 2),
+            ("one that left hides nothing", &[(2, 9, 9_001)], 2),
+            ("no backend of the target", &[(3, 50, 10_000)], 0),
         ] {
-            assert_eq!(picks.since(&proof()), expected, "{what}");
+            let counters: Vec<_> = counted
+                .iter()
+                .map(|(id, picked, last_pick)| {
+                    (BackendId(*id), Counters { picked: *picked, last_pick: *last_pick, ..UNUSED })
+                })
+                .collect();
+            assert_eq!(since(&proof, counters.iter().map(|(id, counters)| (*id, counters))), expected, "{what}");
         }
     }
 }

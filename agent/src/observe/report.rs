@@ -73,12 +73,13 @@ impl Reporter<'_> {
     /// # Errors
     /// When the counters cannot be read.
     pub fn node(&self, node: &Node) -> Result<NodeStatus> {
-        let counters = self.node_counters(node.id)?;
+        let (ids, counters) = self.node_counters(node.id)?;
         let picks: Picks = counters.iter().collect();
         let gauges = counters.iter().map(Gauges::of);
         let sum = |figure: fn(Gauges) -> u64| gauges.clone().map(figure).sum();
         let target = Target::Node(node.name.clone());
-        let zero = node.zero.as_ref().map(|zero| ZeroStatus::new(&target, zero, self.proof(&target), picks));
+        let counted = ids.into_iter().zip(&counters);
+        let zero = node.zero.as_ref().map(|zero| ZeroStatus::new(&target, zero, self.proof(&target), counted));
         Ok(NodeStatus {
             generation: node.generation,
             state: if zero.is_some() { AdminState::Zero } else { AdminState::Ready },
@@ -98,7 +99,7 @@ impl Reporter<'_> {
         let Row { backend, counters, programmed } = row;
         let gauges = Gauges::of(counters);
         let observed = Observed::of(row.picks(), total);
-        let zero = self.backend_zero(service, backend, counters)?;
+        let zero = self.backend_zero(service, backend, counters);
         Ok(BackendStatus {
             name: backend.name.clone(),
             state: if zero.is_some() { AdminState::Zero } else { AdminState::Ready },
@@ -118,23 +119,15 @@ impl Reporter<'_> {
     }
 
     /// The backend's own zero, or its node's.
-    fn backend_zero(&self, service: &Service, backend: &Backend, counters: &Counters) -> Result<Option<ZeroStatus>> {
-        let picks = Picks::from_iter([counters]);
-        if let Some(zero) = &backend.zero {
-            let target = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
-            return Ok(Some(ZeroStatus::new(&target, zero, self.proof(&target), picks)));
-        }
-        let Some((node, zero)) = self.node_zero(backend.node) else { return Ok(None) };
-        let target = Target::Node(node.name.clone());
-        let proof = self.proof(&target);
-        let mut status = ZeroStatus::new(&target, zero, proof, Picks::default());
-        // The proof holds what the node's backends were chosen together. One that was chosen after the zero can
-        // account for no more than all of them did.
-        if let Some(proof) = proof.filter(|proof| picks.last >= proof.monotonic_ns) {
-            let together: Picks = self.node_counters(node.id)?.iter().collect();
-            status.new_connections_since_zero = together.since(proof).min(picks.picked);
-        }
-        Ok(Some(status))
+    fn backend_zero(&self, service: &Service, backend: &Backend, counters: &Counters) -> Option<ZeroStatus> {
+        let (target, zero) = if let Some(zero) = &backend.zero {
+            (Target::Backend { service: service.name.clone(), backend: backend.name.clone() }, &**zero)
+        } else if let Some((node, zero)) = self.node_zero(backend.node) {
+            (Target::Node(node.name.clone()), zero)
+        } else {
+            return None;
+        };
+        Some(ZeroStatus::new(&target, zero, self.proof(&target), [(backend.id, counters)]))
     }
 
     fn node_zero(&self, node: NodeId) -> Option<(&Node, &crate::model::Zero)> {
@@ -142,10 +135,11 @@ impl Reporter<'_> {
         Some((node, node.zero.as_deref()?))
     }
 
-    fn node_counters(&self, node: NodeId) -> Result<Vec<Counters>> {
+    fn node_counters(&self, node: NodeId) -> Result<(Vec<BackendId>, Vec<Counters>)> {
         let mut ids: Vec<_> = self.published.state.node_backends(node).map(|(_, backend)| backend.id).collect();
         ids.sort_unstable();
-        self.readings.counters(&ids)
+        let counters = self.readings.counters(&ids)?;
+        Ok((ids, counters))
     }
 
     fn proof(&self, target: &Target) -> Option<&crate::handle::ZeroProof> {

@@ -68,7 +68,6 @@ pub struct BackendStatus {
     /// Connections and datagram flows since the backend was added.
     pub new_connections: u64,
     pub connect_failures: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_new_connection_at: Option<Timestamp>,
     /// Only while zeroed, by itself or by its node.
     #[serde(flatten)]
@@ -98,7 +97,6 @@ pub struct NodeStatus {
     pub active_connections: u64,
     pub new_connections: u64,
     pub connect_failures: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_new_connection_at: Option<Timestamp>,
     /// Only while zeroed.
     #[serde(flatten)]

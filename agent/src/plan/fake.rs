@@ -8,7 +8,7 @@ use sluice_common::{
     tables::{Backend, Counters, Endpoint, Table},
 };
 
-use super::{Entries, Machine, MapOp};
+use super::{Entries, Machine, MapOp, service::fingerprint};
 use crate::{model::BackendId, observe::gauges::UNUSED};
 
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ impl Machine for Fake {
     fn read(&self) -> anyhow::Result<Entries> {
         Ok(Entries {
             frontends: self.frontends.iter().map(|(frontend, id)| (*frontend, *id)).collect(),
-            services: self.services.iter().filter(|(_, table)| table.present()).map(|(id, t)| (*id, *t)).collect(),
+            services: self.services.iter().filter(|(_, t)| t.present()).map(|(id, t)| self.held(*id, *t)).collect(),
             backends: self.backends.iter().map(|(id, backend)| (*id, *backend)).collect(),
             nodes: self.nodes.iter().filter(|(_, closed)| **closed != 0).map(|(id, closed)| (*id, *closed)).collect(),
         })
@@ -87,6 +87,12 @@ impl Machine for Fake {
 }
 
 impl Fake {
+    fn held(&self, id: u32, table: Table) -> (u32, Table, u64) {
+        let end = table.base() + table.length() + table.distinct();
+        let entries: Vec<u32> = (table.base()..end).filter_map(|at| self.slots.get(&at).copied()).collect();
+        (id, table, fingerprint(table, &entries))
+    }
+
     pub fn snapshot(&self, op: MapOp) -> Snapshot {
         Snapshot {
             op,

@@ -82,7 +82,8 @@ pub trait Machine {
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
     pub frontends: Vec<(Endpoint, u32)>,
-    pub services: Vec<(u32, Table)>,
+    /// With the fingerprint of the table that is in force.
+    pub services: Vec<(u32, Table, u64)>,
     pub backends: Vec<(u32, Backend)>,
     /// Closed nodes, with the reasons.
     pub nodes: Vec<(u32, u32)>,

@@ -21,13 +21,15 @@ pub struct Programmed {
     services: BTreeMap<u32, Held>,
     frontends: HashMap<Endpoint, u32>,
     regions: Regions,
+    /// Regions that a flip has left and that programs may still read, by their base.
+    left: BTreeMap<u32, Region>,
 }
 
 /// One service in the kernel.
 #[derive(Clone, Debug)]
 struct Held {
     table: Table,
-    /// 0 when an earlier agent wrote the table.
+    /// Of the table that is in force; see [`service::fingerprint`].
     fingerprint: u64,
     frontends: BTreeSet<Endpoint>,
 }
@@ -66,19 +68,22 @@ impl Programmed {
             services: BTreeMap::new(),
             frontends: HashMap::new(),
             regions: Regions::new(slots),
+            left: BTreeMap::new(),
         }
     }
 
-    /// From what the tables hold.
-    pub fn adopt(slots: u32, entries: Entries) -> Self {
+    /// From what the tables hold. What `self` has left comes back as it would have.
+    pub fn adopt(&self, slots: u32, entries: Entries) -> Self {
         let Entries { frontends, services, backends, nodes } = entries;
         let mut adopted = Self::new(slots);
         adopted.nodes = nodes.into_iter().collect();
         adopted.backends = backends.into_iter().collect();
-        for (id, table) in services {
+        for (id, table, fingerprint) in services {
             adopted.regions.claim(region(table));
-            adopted.services.insert(id, Held { table, fingerprint: 0, frontends: BTreeSet::new() });
+            adopted.services.insert(id, Held { table, fingerprint, frontends: BTreeSet::new() });
         }
+        adopted.left = self.left.clone();
+        adopted.left.retain(|_, left| adopted.regions.claim(*left));
         for (frontend, id) in frontends {
             adopted.frontends.insert(frontend, id);
             if let Some(held) = adopted.services.get_mut(&id) {
@@ -115,11 +120,12 @@ impl Programmed {
             }
             MapOp::Flip { service, table } => {
                 let held = self.services.get_mut(service)?;
-                let old = std::mem::replace(&mut held.table, *table);
-                return Some(region(old)).filter(|region| region.length != 0 && region.base != table.base());
+                let old = region(std::mem::replace(&mut held.table, *table));
+                return self.leave(old);
             }
             MapOp::ForgetService { service } => {
-                return self.services.remove(service).map(|held| region(held.table));
+                let held = self.services.remove(service)?;
+                return self.leave(region(held.table));
             }
             MapOp::PutFrontend { frontend, service } => {
                 if let Some(before) = self.frontends.insert(*frontend, *service)
@@ -143,9 +149,29 @@ impl Programmed {
         None
     }
 
-    /// Gives back what [`Retired`] named.
+    fn leave(&mut self, region: Region) -> Option<Region> {
+        if region.length == 0 {
+            return None;
+        }
+        self.left.insert(region.base, region);
+        Some(region)
+    }
+
+    /// Gives back what [`Retired`] named, unless that has been done.
     pub fn give_back(&mut self, region: Region) {
-        self.regions.give_back(region);
+        if self.left.remove(&region.base).is_some() {
+            self.regions.give_back(region);
+        }
+    }
+
+    /// A backend that the kernel holds with another address than `state` does: its tables are not those of this state.
+    pub fn stranger<'a>(&self, state: &'a State) -> Option<(&'a Service, &'a Backend)> {
+        let mut backends = state.services().flat_map(|service| service.backends.iter().map(move |b| (&**service, b)));
+        backends.find(|(_, backend)| {
+            let wanted = Endpoint::new(backend.address, 0);
+            let held = self.backends.get(&backend.id.0);
+            held.is_some_and(|held| (held.address, held.port) != (wanted.address, wanted.port))
+        })
     }
 
     /// Writes that bring one node to what is desired: one, or none.
@@ -180,7 +206,7 @@ impl Programmed {
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
         }
-        let fingerprint = built.fingerprint(service);
+        let fingerprint = service::fingerprint(built.word(service, 0), &built.entries);
         if held.is_none_or(|held| held.fingerprint != fingerprint || !held.table.present()) {
             let region = self.regions.take(built.entries.len() as u32).context(
                 "SLOTS is full: run the agent with a larger --max-slots (after `sluice uninstall --keep-state`)",
@@ -208,7 +234,7 @@ impl Programmed {
     /// Takes note that the service's table is what `fingerprint` says; call it when its flip is acknowledged.
     pub fn settle(&mut self, service: &Service, built: &Built) {
         if let Some(held) = self.services.get_mut(&service.id.0) {
-            held.fingerprint = built.fingerprint(service);
+            held.fingerprint = service::fingerprint(built.word(service, 0), &built.entries);
         }
     }
 

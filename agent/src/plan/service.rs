@@ -105,14 +105,14 @@ fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usi
     }
 }
 
-impl Built {
-    /// Equal for tables that steer alike.
-    pub fn fingerprint(&self, service: &Service) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&self.entries, self.length, balance(service) as u8, passes(service)).hash(&mut hasher);
-        hasher.finish()
-    }
+/// Equal for tables that steer alike, wherever they are.
+pub fn fingerprint(word: tables::Table, entries: &[u32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (entries, word.length(), word.balance(), word.pass(), word.present()).hash(&mut hasher);
+    hasher.finish()
+}
 
+impl Built {
     /// The word that puts this table in force from `base` on.
     pub fn word(&self, service: &Service, base: u32) -> tables::Table {
         tables::Table::new(base, self.length, self.distinct, balance(service), passes(service))

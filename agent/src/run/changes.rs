@@ -3,22 +3,24 @@
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::steering::Steering;
+use super::{proofs::is_zeroed, steering::Steering};
 use crate::{
-    handle::{ChangeError, Done, Options, ZeroProof},
-    model::{BackendId, Change, NodeId, Outcome, Service, State, Target, Touched, Zero},
-    observe::{clock, events::EventKind},
+    handle::{ChangeError, Done, Options},
+    model::{Change, Outcome, Service, State, Target, Touched},
+    observe::events::EventKind,
     plan::{Machine, MapOp, Retired},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
 };
 
 /// Keys and values of the store besides the state; `None` removes.
-type Extras = Vec<(String, Option<Vec<u8>>)>;
+pub(super) type Extras = Vec<(String, Option<Vec<u8>>)>;
+
+/// Changes of one request may wait for each other. So many rounds are made as long as each gets something done.
+const ROUNDS: u32 = 16;
 
 impl<M: Machine> Steering<M> {
     /// Carries out all of the changes, or none.
@@ -34,13 +36,18 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() {
             return Ok(self.done(outcome, options, Instant::now(), next, Vec::new()));
         }
-        let acknowledged = match self.program(&next, &touched) {
+        let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
+        let acknowledged = match self.program(&next, &touched, closes) {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
         next.settle();
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
-        self.keep(next, batch, |steering| steering.prove(changes, options, acknowledged))?;
+        let gone = self.zeros_that_go(&touched);
+        self.keep(next, batch, |steering| {
+            let others = steering.prove_for_others(&touched)?;
+            Ok([others, steering.prove(changes, options, acknowledged)?].concat())
+        })?;
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
             let stale: Vec<_> = self.stale().iter().copied().collect();
@@ -56,6 +63,7 @@ impl<M: Machine> Steering<M> {
             self.instruments.zeroed(acknowledged.saturating_duration_since(options.received));
         }
         self.tell(changes, outcome);
+        self.tell_gone(gone);
         self.retry_files();
         Ok(self.done(outcome, options, acknowledged, self.state.clone(), Vec::new()))
     }
@@ -67,13 +75,13 @@ impl<M: Machine> Steering<M> {
         batch: Batch<'_>,
         also: impl FnOnce(&mut Self) -> Result<Extras>,
     ) -> Result<(), ChangeError> {
-        let before = std::mem::replace(&mut self.state, next);
+        let (before, zeros) = (std::mem::replace(&mut self.state, next), self.zeros.clone());
         let kept = also(self).and_then(|extras| {
             let extras: Vec<_> = extras.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
             self.store.commit_batch(&self.state, Batch { extras: &extras, ..batch })
         });
         kept.map_err(|error| {
-            self.state = before;
+            (self.state, self.zeros) = (before, zeros);
             self.undo(error.context("saving the change"))
         })
     }
@@ -105,31 +113,55 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() && marks.is_empty() {
             return;
         }
-        if let Err(error) = self.program(&state, &touched) {
+        if let Err(error) = self.program(&state, &touched, false) {
             self.undo(error);
             return;
         }
         let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
-        if self.keep(state, batch, |_| Ok(Extras::new())).is_err() {
+        let gone = self.zeros_that_go(&touched);
+        if self.keep(state, batch, |steering| steering.prove_for_others(&touched)).is_err() {
             return;
         }
         for mark in &marks {
-            let message = format!("{} from {}", mark.document, mark.file.display());
-            self.note(EventKind::SourceApplied, Some(mark.document.clone()), message);
+            let (kind, message) = match (mark.hash, mark.document.starts_with("node/")) {
+                (Some(_), _) => (EventKind::SourceApplied, format!("{} from {}", mark.document, mark.file.display())),
+                (None, true) => (EventKind::NodeDeleted, format!("no longer in {}", mark.file.display())),
+                (None, false) => (EventKind::ServiceDeleted, format!("no longer in {}", mark.file.display())),
+            };
+            self.note(kind, Some(mark.document.clone()), message);
         }
+        self.tell_gone(gone);
         self.publish();
     }
 
-    /// The state after all of the changes.
+    /// The state after all of the changes, in whatever order they are possible: one may free the frontend that another
+    /// takes.
     fn next(&self, changes: &[Change]) -> Result<(State, Touched, Outcome), ChangeError> {
         let now = Timestamp::now();
         let (mut state, mut touched, mut outcome) = (self.state.clone(), Touched::default(), Outcome::Unchanged);
-        for change in changes {
-            let applied = state.apply(change, now)?;
-            state = applied.state;
-            touched.extend(applied.touched);
-            if applied.outcome != Outcome::Unchanged {
-                outcome = applied.outcome;
+        let mut left: Vec<(usize, &Change)> = (1..).zip(changes).collect();
+        for round in 1.. {
+            let (before, mut first) = (left.len(), None);
+            left.retain(|(number, change)| match state.apply(change, now) {
+                Ok(applied) => {
+                    state = applied.state;
+                    touched.extend(applied.touched);
+                    if applied.outcome != Outcome::Unchanged {
+                        outcome = applied.outcome;
+                    }
+                    false
+                }
+                Err(refusal) => {
+                    first.get_or_insert((*number, refusal));
+                    true
+                }
+            });
+            match first {
+                Some((number, refusal)) if left.len() == before || round == ROUNDS => {
+                    return Err(if changes.len() > 1 { refusal.of_document(number) } else { refusal }.into());
+                }
+                Some(_) => {}
+                None => break,
             }
         }
         Ok((state, touched, outcome))
@@ -137,7 +169,9 @@ impl<M: Machine> Steering<M> {
 
     /// Brings the kernel to `next`. Returns the instant from which no new connection goes where none should: after
     /// the closing writes, which come first; for changes that close nothing, after all writes.
-    fn program(&mut self, next: &State, touched: &Touched) -> Result<Instant> {
+    ///
+    /// `closes`: it is nothing but zeros, which need no tables.
+    fn program(&mut self, next: &State, touched: &Touched, closes: bool) -> Result<Instant> {
         let mut urgent: Vec<MapOp> = Vec::new();
         let mut nodes = Vec::new();
         for node in touched.nodes.iter().filter_map(|id| next.node_by_id(*id)) {
@@ -156,9 +190,18 @@ impl<M: Machine> Steering<M> {
         let mut acknowledged = Instant::now();
         let mut built = Vec::with_capacity(services.len());
         for service in services {
-            let table = self.program_service(next, &service)?;
-            self.stale.remove(&service.id);
-            built.push((service, table));
+            match self.program_service(next, &service) {
+                Ok(table) => {
+                    self.stale.remove(&service.id);
+                    built.push((service, table));
+                }
+                // A zero is in force by now, table or not.
+                Err(error) if closes => {
+                    self.stale.insert(service.id);
+                    self.failed(&error);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let removed = self.remove(next, touched)?;
         if urgent.is_empty() {
@@ -191,73 +234,12 @@ impl<M: Machine> Steering<M> {
         Ok(retired)
     }
 
-    /// Keeps with every new zero what proves it, and drops the proofs of those that ended. Returns what the store keeps
-    /// of that, in one transaction with the zero itself.
-    fn prove(&mut self, changes: &[Change], options: Options, acknowledged: Instant) -> Result<Extras> {
-        let mut extras = Extras::new();
-        for change in changes {
-            match change {
-                Change::Zero { target, .. } if !self.zeros.contains_key(target) => {
-                    let proof = ZeroProof {
-                        at: Timestamp::now(),
-                        monotonic_ns: clock::monotonic_ns(),
-                        picked_before: self.picked(target)?,
-                        programmed_in: acknowledged.duration_since(options.received),
-                    };
-                    let saved = serde_json::to_vec(&SavedProof::of(&proof)).context("writing the proof of a zero")?;
-                    extras.push((proof_key(target), Some(saved)));
-                    self.zeros.insert(target.clone(), Arc::new(proof));
-                }
-                Change::Restore { target } => {
-                    extras.push((proof_key(target), None));
-                    self.zeros.remove(target);
-                }
-                _ => {}
-            }
-        }
-        Ok(extras)
-    }
-
-    /// Times that the backends of a target were chosen.
-    pub(super) fn picked(&self, target: &Target) -> Result<u64> {
-        let ids = backends_of(&self.state, target);
-        Ok(self.machine.counters(&ids)?.iter().map(|counters| counters.picked).sum())
-    }
-
-    /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now.
-    pub(super) fn load_proofs(&mut self) -> Result<()> {
-        let boot = clock::boot_id();
-        for (target, zero) in zeroed(&self.state) {
-            let saved = self.store.get_extra(&proof_key(&target))?;
-            let saved: Option<SavedProof> = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            // One from before this zero, or from before a boot, proves nothing.
-            let saved = saved.filter(|saved| saved.boot == boot && saved.at >= zero.since);
-            let proof = match saved {
-                Some(saved) => saved.into(),
-                None => ZeroProof {
-                    at: Timestamp::now(),
-                    monotonic_ns: clock::monotonic_ns(),
-                    picked_before: self.picked(&target)?,
-                    programmed_in: Default::default(),
-                },
-            };
-            self.zeros.insert(target, Arc::new(proof));
-        }
-        Ok(())
-    }
-
     fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
         self.drop_proofs();
         self.recover();
         ChangeError::Failed(error)
-    }
-
-    /// Forgets the proofs of what is not zeroed any more.
-    fn drop_proofs(&mut self) {
-        let zeros = std::mem::take(&mut self.zeros);
-        self.zeros = zeros.into_iter().filter(|(target, _)| is_zeroed(&self.state, target)).collect();
     }
 
     /// The writes that a change would make.
@@ -287,6 +269,23 @@ impl<M: Machine> Steering<M> {
             acknowledged_at: Timestamp::now(),
             published,
             plan,
+        }
+    }
+
+    /// Zeros whose backends leave the configuration.
+    fn zeros_that_go(&self, touched: &Touched) -> Vec<Target> {
+        let backends = touched.removed_backends.iter().filter_map(|id| self.state.backend(*id));
+        backends
+            .filter(|(_, backend)| backend.zero.is_some())
+            .map(|(service, backend)| Target::Backend { service: service.name.clone(), backend: backend.name.clone() })
+            .collect()
+    }
+
+    /// A zero that came with its backend went with it: should the backend come again, it takes connections.
+    fn tell_gone(&self, gone: Vec<Target>) {
+        for target in gone.into_iter().filter(|target| !is_zeroed(&self.state, target)) {
+            let message = "its backend left the configuration, and its zero with it";
+            self.note(EventKind::Restored, Some(target.to_string()), message);
         }
     }
 
@@ -325,78 +324,4 @@ impl<M: Machine> Steering<M> {
             self.note(kind, Some(object), message);
         }
     }
-}
-
-/// A [`ZeroProof`] as the store holds it. Monotonic time has a meaning within one boot only.
-#[derive(Serialize, Deserialize)]
-struct SavedProof {
-    at: Timestamp,
-    monotonic_ns: u64,
-    picked_before: u64,
-    programmed_us: u64,
-    boot: String,
-}
-
-impl SavedProof {
-    fn of(proof: &ZeroProof) -> Self {
-        Self {
-            at: proof.at,
-            monotonic_ns: proof.monotonic_ns,
-            picked_before: proof.picked_before,
-            programmed_us: proof.programmed_in.as_micros() as u64,
-            boot: clock::boot_id(),
-        }
-    }
-}
-
-impl From<SavedProof> for ZeroProof {
-    fn from(saved: SavedProof) -> Self {
-        Self {
-            at: saved.at,
-            monotonic_ns: saved.monotonic_ns,
-            picked_before: saved.picked_before,
-            programmed_in: std::time::Duration::from_micros(saved.programmed_us),
-        }
-    }
-}
-
-fn proof_key(target: &Target) -> String {
-    format!("proof/{target}")
-}
-
-fn zeroed(state: &State) -> Vec<(Target, Arc<Zero>)> {
-    let nodes = state.nodes().filter_map(|node| Some((Target::Node(node.name.clone()), node.zero.clone()?)));
-    let backends = state.services().flat_map(|service| {
-        service.backends.iter().filter_map(|backend| {
-            let target = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
-            Some((target, backend.zero.clone()?))
-        })
-    });
-    nodes.chain(backends).collect()
-}
-
-fn is_zeroed(state: &State, target: &Target) -> bool {
-    match target {
-        Target::Node(node) => state.node(node.as_str()).is_some_and(|node| node.zero.is_some()),
-        Target::Backend { service, backend } => state
-            .service(service.as_str())
-            .is_some_and(|service| service.backends.iter().any(|held| held.name == *backend && held.zero.is_some())),
-    }
-}
-
-fn backends_of(state: &State, target: &Target) -> Vec<BackendId> {
-    let mut ids: Vec<BackendId> = match target {
-        Target::Node(node) => {
-            let node = state.node(node.as_str()).map_or(NodeId(0), |node| node.id);
-            state.node_backends(node).map(|(_, backend)| backend.id).collect()
-        }
-        Target::Backend { service, backend } => state
-            .service(service.as_str())
-            .and_then(|service| service.backends.iter().find(|held| held.name == *backend))
-            .map(|backend| backend.id)
-            .into_iter()
-            .collect(),
-    };
-    ids.sort_unstable();
-    ids
 }

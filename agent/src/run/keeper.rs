@@ -2,7 +2,7 @@
 //! removed backends, and for connections whose end nobody saw.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError, Sender},
@@ -51,14 +51,19 @@ impl Keeper {
 }
 
 fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
-    let mut waiting = Retired { waited: true, ..Retired::default() };
-    let mut ask_at = Instant::now() + PERIOD;
+    // In the order of their times.
+    let mut waiting: VecDeque<(Instant, Retired)> = VecDeque::new();
     loop {
         let mut quiesced = Retired::default();
-        match retired.recv_timeout(ask_at.saturating_duration_since(Instant::now())) {
+        let next = waiting.front().map_or(PERIOD, |(at, _)| at.saturating_duration_since(Instant::now()));
+        match retired.recv_timeout(next) {
             Ok(first) => {
                 for some in std::iter::once(first).chain(retired.try_iter()) {
-                    if some.waited { waiting.extend(some) } else { quiesced.extend(some) }
+                    if some.waited {
+                        waiting.push_back((Instant::now() + PERIOD, some));
+                    } else {
+                        quiesced.extend(some);
+                    }
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -69,9 +74,8 @@ fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
             kernel::wait_for_readers();
             ready.push(quiesced);
         }
-        if ask_at <= Instant::now() {
-            ask_at = Instant::now() + PERIOD;
-            ready.push(std::mem::replace(&mut waiting, Retired { waited: true, ..Retired::default() }));
+        while let Some((_, batch)) = waiting.pop_front_if(|(at, _)| *at <= Instant::now()) {
+            ready.push(batch);
         }
         for batch in ready.into_iter().filter(|batch| !batch.is_empty()) {
             if commands.send(Command::Quiesced(batch)).is_err() {
@@ -133,8 +137,9 @@ fn missing(meters: &Meters) -> anyhow::Result<HashMap<BackendId, Lost>> {
     for (((id, before), after), (connecting, established)) in before.into_iter().zip(after).zip(tally) {
         let gauges = Gauges::of(&before);
         let failed = |counters: &Counters| counters.failed.iter().sum::<u64>();
-        let closed = after.closed + after.lost - before.closed - before.lost;
-        let settled = after.established - before.established + failed(&after) - failed(&before);
+        // A backend may have been forgotten in between: then nothing is missing.
+        let closed = (after.closed + after.lost).saturating_sub(before.closed + before.lost);
+        let settled = (after.established + failed(&after)).saturating_sub(before.established + failed(&before));
         let lost = Lost {
             backend: id,
             established: gauges.active.saturating_sub(closed).saturating_sub(established),

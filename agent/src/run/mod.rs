@@ -3,6 +3,7 @@
 
 mod changes;
 mod keeper;
+mod proofs;
 mod start;
 mod steering;
 #[cfg(test)]

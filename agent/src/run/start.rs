@@ -63,6 +63,8 @@ pub fn start(settings: &Settings) -> Result<Running> {
         files.push(Files::new(path, store.files()?)?);
     }
     let kernel = Kernel::open(&kernel_config(settings))?;
+    // What an agent before this one has left may still be read, and counts as free from here on.
+    kernel::wait_for_readers();
     let meters = kernel.meters();
     adopt_identity(&kernel, &store, &state)?;
     let events = Arc::new(EventLog::default());
@@ -99,7 +101,16 @@ impl<M: Machine> Steering<M> {
     pub(super) fn begin(&mut self, files: Vec<Vec<FileEvent>>) -> Result<()> {
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
-        self.programmed = Programmed::adopt(self.slots, held);
+        self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
+        if let Some((service, backend)) = self.programmed.stranger(&self.state) {
+            anyhow::bail!(
+                "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
+                 tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
+                 the agent again",
+                service.name,
+                backend.name
+            );
+        }
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.adopt_zeros()?;
@@ -107,7 +118,7 @@ impl<M: Machine> Steering<M> {
             self.files(&events);
         }
         self.reconcile()?;
-        self.load_proofs()?;
+        self.load_proofs(adopted)?;
         self.readiness = Readiness::Ready;
         self.publish();
         let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
@@ -150,7 +161,7 @@ impl<M: Machine> Steering<M> {
 /// store gave none out yet, because then ours can begin where those end.
 fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
     let (held, ours) = (kernel.store_identity(), store.identity());
-    if held == [0; 16] || held == ours || state.service_count() == 0 {
+    if held == [0; 16] || held == ours || (state.service_count() == 0 && state.nodes().next().is_none()) {
         kernel.set_store_identity(ours);
         return Ok(());
     }

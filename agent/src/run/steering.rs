@@ -29,6 +29,8 @@ use crate::{
 const BUILD_AT_ONCE: usize = 32;
 /// Tables that were built since memory was given back, from which on it is worth doing again.
 const UNTIDY: usize = 256;
+/// How late the end of a zero may be noticed when clocks jump.
+const EXPIRY_LATENESS: Duration = Duration::from_secs(1);
 /// Time before a write that the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -119,7 +121,7 @@ impl<M: Machine> Steering<M> {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    pub(super) fn obey(&mut self, command: Command) {
         match command {
             // Whoever asked may have gone: the work is done all the same.
             Command::Change { change, options, reply } => {
@@ -141,9 +143,11 @@ impl<M: Machine> Steering<M> {
             return Duration::ZERO;
         }
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let expiry = self.state.next_expiry().map(|at| {
+        // Not while something has to be tried again: that is what an expiry waits for then.
+        let expiry = self.state.next_expiry().filter(|_| retry.is_none()).map(|at| {
             let left = at.duration_since(Timestamp::now());
-            Duration::try_from(left).unwrap_or(Duration::ZERO)
+            // Soon enough after a sleep of the machine or a step of its clock.
+            Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
         });
         [retry, expiry].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
@@ -172,6 +176,9 @@ impl<M: Machine> Steering<M> {
 
     /// Ends the zeros whose time has come.
     fn expire(&mut self) {
+        if self.retry_at.is_some() {
+            return;
+        }
         for target in self.state.expired(Timestamp::now()) {
             let options = crate::handle::Options { dry_run: false, received: Instant::now() };
             let change = Change::Restore { target: target.clone() };
@@ -190,7 +197,7 @@ impl<M: Machine> Steering<M> {
     /// Makes the kernel hold what is desired, whatever it holds now. At start, and after a failure.
     pub(super) fn reconcile(&mut self) -> Result<()> {
         let held = self.machine.read().context("reading the tables")?;
-        self.programmed = Programmed::adopt(self.slots, held);
+        self.programmed = self.programmed.adopt(self.slots, held);
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         let nodes: Vec<_> = self.state.nodes().filter_map(|node| self.programmed.plan_node(node)).collect();
@@ -223,13 +230,18 @@ impl<M: Machine> Steering<M> {
     /// Builds, writes and publishes the tables of some services.
     pub(super) fn rebuild(&mut self, services: &[ServiceId]) -> Result<()> {
         let mut built = Vec::with_capacity(services.len());
+        let mut result = Ok(());
         for id in services {
             self.stale.remove(id);
             let Some(service) = self.state.service_by_id(*id).cloned() else { continue };
-            let table = self.program_service(&self.state.clone(), &service)?;
-            built.push((service, table));
+            // One that cannot be written, for want of slots, is no reason to leave the others as they are.
+            match self.program_service(&self.state.clone(), &service) {
+                Ok(table) => built.push((service, table)),
+                Err(error) => result = Err(error),
+            }
         }
-        self.show(built)
+        self.show(built)?;
+        result
     }
 
     /// Writes one service's table and frontends.

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use super::steering::{Beginning, Steering};
 use crate::{
-    handle::{ChangeError, Done, Options},
+    handle::{ChangeError, Command, Done, Options},
     model::{Change, Limits, Name, Origin, Zero, parse},
     observe::events::EventLog,
-    plan::{Machine, MapOp, fake::Fake},
+    plan::{Machine, MapOp, Retired, fake::Fake, regions::Region},
     source::store::Store,
     telemetry::Instruments,
 };
@@ -24,6 +24,12 @@ const LIMITS: Limits = Limits { services: 64, backends: 256, nodes: 64, frontend
 const SLOTS: u32 = 16384;
 
 fn steering(dir: &TempDir, machine: Fake) -> Steering<Fake> {
+    let mut steering = begin(dir, machine);
+    steering.begin(Vec::new()).unwrap();
+    steering
+}
+
+fn begin(dir: &TempDir, machine: Fake) -> Steering<Fake> {
     let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let (commands, _) = mpsc::channel();
     let beginning = Beginning {
@@ -35,12 +41,14 @@ fn steering(dir: &TempDir, machine: Fake) -> Steering<Fake> {
         commands,
         slots: SLOTS,
     };
-    let mut steering = Steering::new(beginning).0;
-    steering.begin(Vec::new()).unwrap();
-    steering
+    Steering::new(beginning).0
 }
 
 fn service(frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -> Change {
+    named("shop", frontends, backends)
+}
+
+fn named(name: &str, frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -> Change {
     let backends: Vec<_> = backends
         .iter()
         .map(|(name, address, node, weight)| {
@@ -48,7 +56,7 @@ fn service(frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -> Change {
         })
         .collect();
     let document = serde_json::json!({
-        "apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": "shop"},
+        "apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": name},
         "spec": {"frontends": frontends, "backends": backends}
     });
     let document = parse::service(document.to_string().as_bytes(), parse::Format::Json).unwrap();
@@ -183,6 +191,75 @@ fn a_restart_at_any_write_leaves_a_state_that_the_next_agent_completes() {
         let second = steering(&dir, tables.clone());
         assert_eq!(answers(&second.machine, FRONTEND), after, "{change:?}");
     }
+}
+
+#[test]
+fn a_restart_writes_nothing_when_nothing_has_changed() {
+    let dir = TempDir::new().unwrap();
+    let mut first = steering(&dir, Fake::default());
+    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut first, zero("node/node-1", false)).unwrap();
+    let tables = first.machine.clone();
+    drop(first);
+    let second = steering(&dir, tables.clone());
+    assert_eq!(second.machine.done, tables.done);
+}
+
+#[test]
+fn a_table_that_was_left_is_overwritten_only_once_it_is_quiet() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    let id = steering.state.service("shop").unwrap().id.0;
+    let left = steering.machine.services[&id];
+    run(&mut steering, service(&[FRONTEND], &[A, C])).unwrap();
+    // Everything is read again, as after a fault, while programs may still look at what was left.
+    steering.recover();
+    let new = |number: u8| {
+        let (frontend, address) = (format!("10.97.0.{number}:80"), format!("10.1.0.{number}:80"));
+        named(&format!("s{number}"), &[&frontend], &[("a", &address, "node-1", 100), ("b", B.1, "node-2", 50)])
+    };
+    for number in 1..4 {
+        run(&mut steering, new(number)).unwrap();
+        assert!(steering.machine.services.values().all(|table| table.base() != left.base()));
+    }
+    // It comes back once, however often that is said.
+    let retired = || Retired { regions: vec![Region::of(left.base(), 1)], ..Retired::default() };
+    steering.obey(Command::Quiesced(retired()));
+    run(&mut steering, new(4)).unwrap();
+    steering.obey(Command::Quiesced(retired()));
+    for number in 5..8 {
+        run(&mut steering, new(number)).unwrap();
+    }
+    let mut bases: Vec<_> = steering.machine.services.values().map(|table| table.base()).collect();
+    bases.sort_unstable();
+    assert!(bases.contains(&left.base()));
+    assert!(bases.windows(2).all(|pair| pair[0] + 16 <= pair[1]), "{bases:?}");
+}
+
+#[test]
+fn a_zero_needs_no_room_for_a_table() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    steering.slots = 16;
+    steering.recover();
+    run(&mut steering, zero("shop/a", false)).unwrap();
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+    steering.recover();
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn a_store_that_is_older_than_the_tables_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let mut first = steering(&dir, Fake::default());
+    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
+    let mut tables = first.machine.clone();
+    drop(first);
+    tables.backends.get_mut(&0).unwrap().port = 1;
+    let error = begin(&dir, tables).begin(Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("another address for backend shop/a"), "{error}");
 }
 
 #[test]

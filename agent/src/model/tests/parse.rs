@@ -201,7 +201,8 @@ fn one_document_is_wanted_where_one_is() {
     let two = format!("{node}---\n{SHOP}");
     assert!(service(two.as_bytes(), Format::Yaml).unwrap_err().message.contains("2 documents"));
     let refusal = documents(two.replace(":8080", ":0").as_bytes(), Format::Yaml).unwrap_err();
-    assert_eq!(refusal.field.as_deref(), Some("document 2: spec.backends[0].address"));
+    assert_eq!((refusal.document, refusal.field.as_deref()), (Some(2), Some("spec.backends[0].address")));
+    assert!(refusal.to_string().starts_with("document 2: spec.backends[0].address: "), "{refusal}");
 }
 
 proptest! {

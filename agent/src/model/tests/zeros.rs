@@ -13,7 +13,7 @@ fn a_zero_overlays_the_weight_and_survives() {
 
     // A repetition may change owner, reason and end, never the beginning.
     world.now = at(60);
-    assert_eq!(world.apply(&zero_by("shop/n1", "pipeline", Some(at(90)), false)), Outcome::Replaced);
+    assert_eq!(world.apply(&zero_by("shop/n1", "pipeline", Some(at(90)), true)), Outcome::Replaced);
     let held = world.service("shop").backends[0].zero.clone().unwrap();
     assert_eq!((held.owner.as_str(), held.since, held.expires), ("pipeline", at(0), Some(at(90))));
 
@@ -34,6 +34,35 @@ fn a_zero_overlays_the_weight_and_survives() {
     world.apply(&patch("shop", json!({"spec": {"backends": []}})));
     world.put("shop", shop());
     assert_eq!(world.open("shop"), ["n1", "n2"]);
+}
+
+#[test]
+fn a_repeated_zero_keeps_what_is_left_out_and_ends_no_other_early() {
+    let (short, long) = (Some(at(30)), Some(at(90)));
+    for (owner, expires, by, then, force, whose, until) in [
+        // Repeated without a word.
+        ("me", short, "", None, false, "me", short),
+        ("me", short, "me", None, false, "me", short),
+        ("", None, "", None, false, "api", None),
+        // Its owner may change it.
+        ("me", long, "me", short, false, "me", short),
+        ("", None, "", short, false, "api", short),
+        // Somebody else may make it longer.
+        ("me", short, "you", long, false, "you", long),
+        ("me", short, "you", None, false, "you", None),
+        ("me", long, "you", short, false, "you", long),
+        ("me", None, "you", short, false, "you", None),
+        ("me", None, "", short, false, "me", None),
+        ("me", None, "you", short, true, "you", short),
+    ] {
+        let mut world = World::new();
+        world.put("shop", shop());
+        world.apply(&zero_by("node/node-1", owner, expires, false));
+        world.apply(&zero_by("node/node-1", by, then, force));
+        let held = world.state.node("node-1").unwrap().zero.clone().unwrap();
+        let case = format!("{owner} {expires:?}, then {by} {then:?} {force}");
+        assert_eq!((held.owner.as_str(), held.expires), (whose, until), "{case}");
+    }
 }
 
 #[test]
