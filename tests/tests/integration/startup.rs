@@ -78,12 +78,13 @@ fn a_second_agent_is_refused() -> Result<()> {
     let stage = Stage::weights("second", &[3, 1])?;
     let client = stage.client()?;
     let links = pins::names(stage.agent.bpffs());
-    // All the same; its tables alone; its store alone; its socket alone.
+    // All the same; its tables alone; its store alone; its socket alone; its cgroup alone.
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let flags = [
         ("--socket", text(&stage.agent.socket())),
         ("--state-dir", text(&stage.agent.state_dir())),
         ("--bpffs", text(stage.agent.bpffs())),
+        ("--cgroup", text(stage.world.cgroup.path())),
     ];
     refused(&mut stage.agent.sibling(), &[])?;
     for (flag, value) in &flags {
@@ -300,6 +301,47 @@ fn uninstall_can_keep_the_state() -> Result<()> {
     assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20);
     stage.restore("shop/b1")?;
     still_steered(&client);
+    Ok(())
+}
+
+#[test]
+fn nobody_has_to_read_the_logs() -> Result<()> {
+    let world = World::new("unread")?;
+    let home = tempfile::tempdir()?;
+    let (own, socket) = (bpffs()?.join(unique("unread")), home.path().join("s"));
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut agent = Command::new(program()?)
+        .args(["agent", "--listen", "off", "--cgroup"])
+        .arg(world.cgroup.path())
+        .arg("--socket")
+        .arg(&socket)
+        .arg("--state-dir")
+        .arg(home.path().join("d"))
+        .arg("--bpffs")
+        .arg(&own)
+        .stderr(writer.try_clone()?)
+        .spawn()?;
+    let get = |name: Option<&str>| -> Result<_> {
+        let writer = writer.try_clone()?;
+        Ok(Command::new(program()?)
+            .args(["get", "services"])
+            .args(name)
+            .arg("--socket")
+            .arg(&socket)
+            .stderr(writer)
+            .status()?)
+    };
+    let served = eventually("the agent serves", LIMIT, || get(None).ok().filter(|status| status.success()));
+    // A verb that has something to complain about is not killed by it either.
+    let refused = get(Some("none"));
+    let alive = agent.try_wait();
+    agent.kill()?;
+    agent.wait()?;
+    let removed = Command::new(program()?).args(["uninstall", "--keep-state", "--bpffs"]).arg(&own).output()?;
+    assert!(removed.status.success(), "{removed:?}");
+    assert!(served.is_ok() && alive?.is_none());
+    assert_eq!(refused?.code(), Some(1));
     Ok(())
 }
 
