@@ -22,7 +22,7 @@ pub use kernel::obtain;
 /// A machine that says nothing for this long hangs. A single test may be slow under emulation.
 const SILENCE: Duration = Duration::from_secs(300);
 /// The longest that all tests in one machine may take.
-const LIMIT: Duration = Duration::from_secs(2000);
+const LIMIT: Duration = Duration::from_secs(2300);
 /// How much of the kernel's messages is shown when something went wrong.
 const TAIL: usize = 60;
 /// What the guest's init puts before what it says itself.
