@@ -20,7 +20,7 @@ use crate::test::{Binaries, Counter, Outcome};
 pub use kernel::obtain;
 
 /// A machine that says nothing for this long hangs. A single test may be slow under emulation.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(900);
 /// The longest that all tests in one machine may take.
 const LIMIT: Duration = Duration::from_secs(2300);
 /// How much of the kernel's messages is shown when something went wrong.
