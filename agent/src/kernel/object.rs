@@ -56,19 +56,24 @@ impl Object {
             let fd = load_program(found).with_context(|| format!("loading {}", program.name()))?;
             loaded.push((program, Loaded { fd }));
         }
-        let census = load_iterator(&mut self.ebpf, "census")?;
-        let tally = load_iterator(&mut self.ebpf, "tally")?;
+        let types = kernel_types()?;
+        let census = load_iterator(&mut self.ebpf, "census", &types)?;
+        let tally = load_iterator(&mut self.ebpf, "tally", &types)?;
         let connections = self.map("CONNECTIONS")?;
         Ok((loaded, CensusProgram::new(census, tally, connections)))
     }
 }
 
+/// The kernel's own types. Reading them takes longer than all else at a start: 10 ms.
+pub fn kernel_types() -> Result<Btf> {
+    Btf::from_sys_fs().context("reading the kernel's BTF")
+}
+
 /// Loads one of the iterators over the steered sockets.
-pub fn load_iterator(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
-    let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+pub fn load_iterator(ebpf: &mut Ebpf, name: &str, types: &Btf) -> Result<ProgramFd> {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     let iterator: &mut Iter = program.try_into()?;
-    iterator.load("bpf_sk_storage_map", &btf).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
+    iterator.load("bpf_sk_storage_map", types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
     Ok(iterator.fd()?.try_clone()?)
 }
 

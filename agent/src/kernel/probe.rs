@@ -136,7 +136,10 @@ fn programs() -> Vec<Finding> {
         };
         findings.push(finding(program.name(), purpose(program), result, Status::Missing));
     }
-    let result = object::load_iterator(&mut ebpf, "census").map(|_| "accepted".into()).map_err(last_words);
+    let result = object::kernel_types()
+        .and_then(|types| object::load_iterator(&mut ebpf, "census", &types))
+        .map(|_| "accepted".into())
+        .map_err(last_words);
     findings.push(finding("iter/bpf_sk_storage_map", "connection lists, healing of gauges", result, Status::Missing));
     findings
 }
