@@ -18,11 +18,6 @@ use sluice_common::records::CensusRow;
 use super::sys::{self, Map};
 use crate::observe::census::Census;
 
-/// What no two connected sockets have in common.
-fn ends(row: &CensusRow) -> impl Eq + Hash + use<> {
-    (row.netns, row.connection.protocol, row.local, row.local_port, row.remote, row.remote_port)
-}
-
 /// The iterator program with its map.
 pub struct CensusProgram {
     program: ProgramFd,
@@ -96,4 +91,9 @@ impl CensusProgram {
         let last = rows.pop().context("the census ended without its last row")?;
         Ok((rows, Clock { monotonic: last.clock, jiffies: last.now }))
     }
+}
+
+/// What no two connected sockets have in common.
+fn ends(row: &CensusRow) -> impl Eq + Hash + use<> {
+    (row.netns, row.connection.protocol, row.local, row.local_port, row.remote, row.remote_port)
 }

@@ -56,7 +56,7 @@ pub struct Kernel {
     frontends: Frontends,
     meters: Arc<Meters>,
     /// Held as long as this agent owns the pins and steers the cgroup.
-    _locks: [pins::Lock; 2],
+    _locks: Vec<pins::Lock>,
 }
 
 impl Kernel {
@@ -71,21 +71,21 @@ impl Kernel {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
         let is_new = directory.is_new();
-        let opened = Self::install(&directory, config);
-        if opened.is_err() && is_new {
+        let mut installed = Self::install(&directory, config);
+        match &mut installed {
+            Ok(kernel) => kernel._locks.push(lock),
             // Nothing half attached stays behind.
-            if let Err(error) = directory.remove() {
-                tracing::warn!("what was begun could not be removed: {error:#}");
+            Err(_) if is_new => {
+                if let Err(error) = directory.remove() {
+                    tracing::warn!("what was begun could not be removed: {error:#}");
+                }
             }
+            Err(_) => {}
         }
-        let (tables, frontends, meters, cgroup) = opened?;
-        Ok(Self { tables, frontends, meters, _locks: [lock, cgroup] })
+        installed
     }
 
-    fn install(
-        directory: &pins::Directory,
-        config: &Config,
-    ) -> Result<(Arc<Tables>, Frontends, Arc<Meters>, pins::Lock)> {
+    fn install(directory: &pins::Directory, config: &Config) -> Result<Self> {
         let cgroup = pins::Lock::of(links::cgroup(&config.cgroup)?, &config.cgroup)?;
         directory.check_version()?;
         directory.check_sizes(&config.sizes)?;
@@ -97,7 +97,7 @@ impl Kernel {
         links::attach(directory, cgroup.directory(), &links)
             .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
         let meters = Arc::new(Meters::new(tables.clone(), census));
-        Ok((tables, frontends, meters, cgroup))
+        Ok(Self { tables, frontends, meters, _locks: vec![cgroup] })
     }
 
     /// A read-only view for any thread.

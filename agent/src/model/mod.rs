@@ -17,6 +17,7 @@ mod resolve;
 pub mod saved;
 pub mod service;
 pub mod state;
+mod targets;
 mod yaml;
 
 #[cfg(test)]

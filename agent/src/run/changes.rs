@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::{proofs::is_zeroed, steering::Steering};
+use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options},
     model::{Change, Outcome, Service, State, Target, Touched},
@@ -283,7 +283,7 @@ impl<M: Machine> Steering<M> {
 
     /// A zero that came with its backend went with it: should the backend come again, it takes connections.
     fn tell_gone(&self, gone: Vec<Target>) {
-        for target in gone.into_iter().filter(|target| !is_zeroed(&self.state, target)) {
+        for target in gone.into_iter().filter(|target| !self.state.is_zeroed(target)) {
             let message = "its backend left the configuration, and its zero with it";
             self.note(EventKind::Restored, Some(target.to_string()), message);
         }

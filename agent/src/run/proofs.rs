@@ -1,7 +1,7 @@
 //! What proves a zero: where the kernel's counts of its backends stood when it was in force, kept with the zero itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{changes::Extras, steering::Steering};
 use crate::{
     handle::{Before, Options, ZeroProof},
-    model::{BackendId, Change, NodeId, State, Target, Touched, Zero},
+    model::{BackendId, Change, Target, Touched},
     observe::clock,
     plan::Machine,
 };
@@ -55,8 +55,9 @@ impl<M: Machine> Steering<M> {
                 }
             }
         }
-        let gone = |proof: &ZeroProof| touched.removed_backends.iter().any(|id| proof.before.contains_key(id));
-        for (target, _) in self.zeros.iter().filter(|(_, proof)| gone(proof)) {
+        let gone: BTreeSet<BackendId> = touched.removed_backends.iter().copied().collect();
+        let loses = |proof: &ZeroProof| proof.before.keys().any(|id| gone.contains(id));
+        for (target, _) in self.zeros.iter().filter(|(_, proof)| !gone.is_empty() && loses(proof)) {
             come.entry(target.clone()).or_default();
         }
         let mut extras = Extras::new();
@@ -65,7 +66,7 @@ impl<M: Machine> Steering<M> {
             if let Some(proof) = self.zeros.get_mut(&target) {
                 let proof = Arc::make_mut(proof);
                 proof.before.extend(before);
-                proof.before.retain(|id, _| !touched.removed_backends.contains(id));
+                proof.before.retain(|id, _| !gone.contains(id));
                 extras.push((proof_key(&target), Some(SavedProof::of(proof)?)));
             }
         }
@@ -75,7 +76,7 @@ impl<M: Machine> Steering<M> {
     /// A proof that begins now.
     fn proof(&self, target: &Target, programmed_in: Duration) -> Result<ZeroProof> {
         let (at, monotonic_ns) = (Timestamp::now(), clock::monotonic_ns());
-        Ok(ZeroProof { at, monotonic_ns, before: self.before(backends_of(&self.state, target))?, programmed_in })
+        Ok(ZeroProof { at, monotonic_ns, before: self.before(self.state.backends_of(target))?, programmed_in })
     }
 
     /// What backends have counted so far.
@@ -89,7 +90,7 @@ impl<M: Machine> Steering<M> {
     /// kernel's tables are those that it counted in.
     pub(super) fn load_proofs(&mut self, adopted: bool) -> Result<()> {
         let boot = clock::boot_id();
-        for (target, zero) in zeroed(&self.state) {
+        for (target, zero) in self.state.zeroed() {
             let saved = self.store.get_extra(&proof_key(&target))?;
             let saved: Option<SavedProof> = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             // One from before this zero, or from before a boot, proves nothing.
@@ -106,7 +107,7 @@ impl<M: Machine> Steering<M> {
     /// Forgets the proofs of what is not zeroed any more.
     pub(super) fn drop_proofs(&mut self) {
         let zeros = std::mem::take(&mut self.zeros);
-        self.zeros = zeros.into_iter().filter(|(target, _)| is_zeroed(&self.state, target)).collect();
+        self.zeros = zeros.into_iter().filter(|(target, _)| self.state.is_zeroed(target)).collect();
     }
 }
 
@@ -147,41 +148,4 @@ impl From<SavedProof> for ZeroProof {
 
 fn proof_key(target: &Target) -> String {
     format!("proof/{target}")
-}
-
-fn zeroed(state: &State) -> Vec<(Target, Arc<Zero>)> {
-    let nodes = state.nodes().filter_map(|node| Some((Target::Node(node.name.clone()), node.zero.clone()?)));
-    let backends = state.services().flat_map(|service| {
-        service.backends.iter().filter_map(|backend| {
-            let target = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
-            Some((target, backend.zero.clone()?))
-        })
-    });
-    nodes.chain(backends).collect()
-}
-
-pub(super) fn is_zeroed(state: &State, target: &Target) -> bool {
-    match target {
-        Target::Node(node) => state.node(node.as_str()).is_some_and(|node| node.zero.is_some()),
-        Target::Backend { service, backend } => state
-            .service(service.as_str())
-            .is_some_and(|service| service.backends.iter().any(|held| held.name == *backend && held.zero.is_some())),
-    }
-}
-
-fn backends_of(state: &State, target: &Target) -> Vec<BackendId> {
-    let mut ids: Vec<BackendId> = match target {
-        Target::Node(node) => {
-            let node = state.node(node.as_str()).map_or(NodeId(0), |node| node.id);
-            state.node_backends(node).map(|(_, backend)| backend.id).collect()
-        }
-        Target::Backend { service, backend } => state
-            .service(service.as_str())
-            .and_then(|service| service.backends.iter().find(|held| held.name == *backend))
-            .map(|backend| backend.id)
-            .into_iter()
-            .collect(),
-    };
-    ids.sort_unstable();
-    ids
 }
