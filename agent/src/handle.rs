@@ -13,8 +13,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    model::{BackendId, Change, Outcome, Refusal, ServiceId, State, Target},
-    observe::{census::Census, events::EventLog, readings::Readings},
+    model::{BackendId, Change, DrainEnd, Outcome, Refusal, ServiceId, State, Target},
+    observe::{
+        census::Census,
+        events::EventLog,
+        operations::{Operation, Operations},
+        readings::Readings,
+    },
     plan::Retired,
     source::files::FileEvent,
     telemetry::Instruments,
@@ -27,6 +32,7 @@ pub struct Handle {
     published: watch::Receiver<Arc<Published>>,
     readings: Arc<dyn Readings>,
     events: Arc<EventLog>,
+    operations: Arc<Operations>,
     instruments: Arc<Instruments>,
 }
 
@@ -50,8 +56,21 @@ pub enum Command {
     Quiesced(Retired),
     /// Connections that are counted as open and that are not there.
     Lost(Vec<Lost>),
+    /// A drain is over.
+    DrainEnded(Box<DrainEnded>),
+    /// To be found again after a restart.
+    KeepOperation(Box<Operation>),
     /// Ends the thread; steering goes on.
     Stop,
+}
+
+/// How a drain has ended.
+#[derive(Clone, Debug)]
+pub struct DrainEnded {
+    pub target: Target,
+    /// As it is then, but for the time.
+    pub operation: Operation,
+    pub end: DrainEnd,
 }
 
 /// Connections of one backend that are counted as open and are not there.
@@ -167,9 +186,10 @@ impl Handle {
         published: watch::Receiver<Arc<Published>>,
         readings: Arc<dyn Readings>,
         events: Arc<EventLog>,
+        operations: Arc<Operations>,
         instruments: Arc<Instruments>,
     ) -> Self {
-        Self { commands, published, readings, events, instruments }
+        Self { commands, published, readings, events, operations, instruments }
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -178,6 +198,11 @@ impl Handle {
 
     pub fn events(&self) -> &Arc<EventLog> {
         &self.events
+    }
+
+    /// What was asked of nodes and backends, and how far it has come.
+    pub fn operations(&self) -> &Arc<Operations> {
+        &self.operations
     }
 
     /// Read-only view of the kernel's counters and tables.

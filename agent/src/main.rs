@@ -1,6 +1,7 @@
 //! Sluice: steers connections to weighted backends inside the Linux kernel.
 
 mod cli;
+mod control;
 mod handle;
 mod heap;
 mod http;

@@ -1,5 +1,5 @@
-//! Whether a connection has a request out or sits idle: one rule for the agent's listing and for whoever closes idle
-//! connections under the socket lock.
+//! Whether a connection has a request out or sits idle: one rule for the agent's listing and for the programs that count
+//! and close the connections of a leaving backend.
 
 /// What a socket tells about its traffic. Times are jiffies, the low 32 bits, and may wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,16 @@ pub struct Activity {
     pub unacknowledged: u32,
     /// Received and not read by the application, in bytes.
     pub unread: u32,
+    /// Received in or after the segment that acknowledged our last byte, in bytes: `rcv_nxt - snd_wl1`. A keep-alive
+    /// probe that the peer answers makes it 0 too.
+    pub after_acknowledgement: u32,
+}
+
+/// Who speaks first: callers ask, servers answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Caller,
+    Server,
 }
 
 /// What can be said of a connection at one instant.
@@ -22,9 +32,9 @@ pub struct Activity {
 pub enum Flight {
     /// A request is out, or an answer was not read to its end.
     InFlight,
-    /// The last word was the peer's, and the application has read it.
+    /// The last word was the answer, and it was read.
     Idle,
-    /// Both jiffy times are the same (4 ms at 250 Hz), or nothing was said yet: only quiet tells.
+    /// Nothing was said yet, or what was said last cannot be told: only quiet tells.
     Unclear,
 }
 
@@ -33,28 +43,56 @@ pub enum Flight {
 pub const UNCLEAR_PATIENCE: u32 = 4;
 
 impl Activity {
-    /// The rule, first line that fits:
+    /// The same without what a FIN takes: a number in the sequence, but no data. `state` as in
+    /// `include/net/tcp_states.h`.
+    #[inline(always)]
+    pub const fn without_fin(self, state: u32) -> Self {
+        const FIN_WAIT1: u32 = 4;
+        const CLOSE_WAIT: u32 = 8;
+        const LAST_ACK: u32 = 9;
+        const CLOSING: u32 = 11;
+        let sent = matches!(state, FIN_WAIT1 | LAST_ACK | CLOSING) as u32;
+        let received = matches!(state, CLOSE_WAIT | LAST_ACK | CLOSING) as u32;
+        Self {
+            unacknowledged: self.unacknowledged.saturating_sub(sent),
+            unread: self.unread.saturating_sub(received),
+            after_acknowledgement: self.after_acknowledgement.saturating_sub(received),
+            ..self
+        }
+    }
+
+    /// The rule for the caller's side, first line that fits; the server's is the same with the roles exchanged:
     ///
     /// | the socket shows | it is |
     /// |---|---|
     /// | bytes unacknowledged or unread | in flight |
     /// | nothing sent and nothing received | unclear: the first request or a greeting may be on its way |
-    /// | something sent, nothing received | in flight |
-    /// | sent later than received | in flight |
-    /// | received later than sent | idle |
-    /// | both in the same jiffy | unclear |
+    /// | sent and nothing received | in flight |
+    /// | sent in a later jiffy than received | in flight |
+    /// | received in a later jiffy than sent | idle |
+    /// | both in the same jiffy, the peer spoke with or after its acknowledgement of our last byte | idle |
+    /// | both in the same jiffy, and the acknowledgement came after its last byte | unclear |
+    ///
+    /// It is a heuristic: an answer in several parts with a pause between them looks like one that is complete.
     #[inline(always)]
-    pub const fn flight(&self) -> Flight {
+    pub const fn flight(&self, side: Side) -> Flight {
         if self.unacknowledged > 0 || self.unread > 0 {
             return Flight::InFlight;
         }
-        if self.bytes_received == 0 {
-            return if self.bytes_sent == 0 { Flight::Unclear } else { Flight::InFlight };
+        let (asked, answered) = match side {
+            Side::Caller => (self.bytes_sent, self.bytes_received),
+            Side::Server => (self.bytes_received, self.bytes_sent),
+        };
+        if answered == 0 {
+            return if asked == 0 { Flight::Unclear } else { Flight::InFlight };
         }
-        let lead = self.last_sent.wrapping_sub(self.last_received) as i32;
+        let (lead, answer_is_last) = match side {
+            Side::Caller => (self.last_sent.wrapping_sub(self.last_received) as i32, self.after_acknowledgement > 0),
+            Side::Server => (self.last_received.wrapping_sub(self.last_sent) as i32, self.after_acknowledgement == 0),
+        };
         if lead > 0 {
             Flight::InFlight
-        } else if lead < 0 {
+        } else if lead < 0 || answer_is_last {
             Flight::Idle
         } else {
             Flight::Unclear
@@ -71,12 +109,18 @@ impl Activity {
 
     /// Whether closing this connection could lose a request, when idle ones are closed after `patience` jiffies.
     #[inline(always)]
-    pub const fn is_busy(&self, patience: u32) -> bool {
-        match self.flight() {
+    pub const fn is_busy(&self, side: Side, patience: u32) -> bool {
+        match self.flight(side) {
             Flight::InFlight => true,
             Flight::Idle => false,
             Flight::Unclear => self.quiet() < patience.saturating_mul(UNCLEAR_PATIENCE),
         }
+    }
+
+    /// Whether it may be closed when idle ones are closed after `patience` jiffies of quiet.
+    #[inline(always)]
+    pub const fn may_close(&self, side: Side, patience: u32) -> bool {
+        !self.is_busy(side, patience) && self.quiet() >= patience
     }
 }
 
@@ -98,10 +142,12 @@ mod tests {
         bytes_received: 4096,
         unacknowledged: 0,
         unread: 0,
+        after_acknowledgement: 4096,
     };
 
     #[test]
     fn every_line_of_the_rule() {
+        let same_jiffy = Activity { last_sent: 510, ..ANSWERED };
         let table = [
             ("answered and read", ANSWERED, Flight::Idle),
             ("not acknowledged", Activity { unacknowledged: 1, ..ANSWERED }, Flight::InFlight),
@@ -109,7 +155,18 @@ mod tests {
             ("just established", Activity { bytes_sent: 0, bytes_received: 0, ..ANSWERED }, Flight::Unclear),
             ("first request out", Activity { bytes_received: 0, ..ANSWERED }, Flight::InFlight),
             ("next request out", Activity { last_sent: 511, ..ANSWERED }, Flight::InFlight),
-            ("in one jiffy", Activity { last_sent: 510, ..ANSWERED }, Flight::Unclear),
+            (
+                "next request out and acknowledged",
+                Activity { last_sent: 511, after_acknowledgement: 0, ..ANSWERED },
+                Flight::InFlight,
+            ),
+            ("answered in one jiffy", same_jiffy, Flight::Idle),
+            (
+                "next request in the jiffy of the answer, acknowledged after it",
+                Activity { after_acknowledgement: 0, ..same_jiffy },
+                Flight::Unclear,
+            ),
+            ("answered, then kept alive", Activity { after_acknowledgement: 0, ..ANSWERED }, Flight::Idle),
             ("pushed by the server", Activity { bytes_sent: 0, ..ANSWERED }, Flight::Idle),
             (
                 "request out, jiffies wrapped",
@@ -119,8 +176,50 @@ mod tests {
             ("answered, jiffies wrapped", Activity { last_sent: u32::MAX, last_received: 3, ..ANSWERED }, Flight::Idle),
         ];
         for (what, activity, expected) in table {
-            assert_eq!(activity.flight(), expected, "{what}");
+            assert_eq!(activity.flight(Side::Caller), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_server_sees_the_same_with_the_roles_exchanged() {
+        let answered = Activity {
+            last_sent: 510,
+            last_received: 500,
+            bytes_sent: 4096,
+            bytes_received: 80,
+            after_acknowledgement: 0,
+            ..ANSWERED
+        };
+        let same_jiffy = Activity { last_received: 510, ..answered };
+        let table = [
+            ("answered", answered, Flight::Idle),
+            ("answer not acknowledged", Activity { unacknowledged: 1, ..answered }, Flight::InFlight),
+            ("request not read", Activity { unread: 1, ..answered }, Flight::InFlight),
+            ("accepted, nothing said", Activity { bytes_sent: 0, bytes_received: 0, ..answered }, Flight::Unclear),
+            ("first request in", Activity { bytes_sent: 0, ..answered }, Flight::InFlight),
+            ("next request in", Activity { last_received: 511, ..answered }, Flight::InFlight),
+            ("answered in one jiffy", same_jiffy, Flight::Idle),
+            (
+                "next request in the jiffy of the answer",
+                Activity { after_acknowledgement: 80, ..same_jiffy },
+                Flight::Unclear,
+            ),
+            ("it greets", Activity { bytes_received: 0, ..answered }, Flight::Idle),
+        ];
+        for (what, activity, expected) in table {
+            assert_eq!(activity.flight(Side::Server), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_fin_is_no_data() {
+        let (fin_wait1, close_wait) = (4, 8);
+        let fin_out = Activity { unacknowledged: 1, ..ANSWERED };
+        assert_eq!(fin_out.without_fin(fin_wait1).flight(Side::Caller), Flight::Idle);
+        let fin_in = Activity { unread: 1, ..ANSWERED };
+        assert_eq!(fin_in.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
+        assert_eq!(fin_in.without_fin(1).flight(Side::Caller), Flight::InFlight);
+        assert_eq!(Activity { unread: 2, ..ANSWERED }.without_fin(close_wait).flight(Side::Caller), Flight::InFlight);
     }
 
     #[test]
@@ -132,10 +231,19 @@ mod tests {
 
     #[test]
     fn what_is_unclear_is_busy_until_it_was_quiet_for_long() {
-        let unclear = Activity { last_sent: 510, ..ANSWERED };
-        assert!(unclear.is_busy(123), "490 jiffies of quiet are less than 4 x 123");
-        assert!(!unclear.is_busy(122));
-        assert!(!ANSWERED.is_busy(u32::MAX));
-        assert!(Activity { unread: 1, ..ANSWERED }.is_busy(0));
+        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, ..ANSWERED };
+        assert!(unclear.is_busy(Side::Caller, 123), "490 jiffies of quiet are less than 4 x 123");
+        assert!(!unclear.is_busy(Side::Caller, 122));
+        assert!(!ANSWERED.is_busy(Side::Caller, u32::MAX));
+        assert!(Activity { unread: 1, ..ANSWERED }.is_busy(Side::Caller, 0));
+    }
+
+    #[test]
+    fn only_what_was_quiet_for_long_enough_may_be_closed() {
+        assert!(ANSWERED.may_close(Side::Caller, 490));
+        assert!(!ANSWERED.may_close(Side::Caller, 491));
+        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, ..ANSWERED };
+        assert!(!unclear.may_close(Side::Caller, 490));
+        assert!(!Activity { unacknowledged: 1, ..ANSWERED }.may_close(Side::Caller, 0));
     }
 }

@@ -1,9 +1,10 @@
 //! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both
-//! sides run: the tables ([`tables`]), the choice of a backend ([`pick`]) and the names of every way out of a
-//! program ([`verdict`]). Nothing here allocates, panics or does I/O.
+//! sides run: the tables ([`tables`]), the choice of a backend ([`pick`]), the drain of one ([`leaving`], [`flight`]) and
+//! the names of every way out of a program ([`verdict`]). Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod flight;
+pub mod leaving;
 pub mod pick;
 pub mod records;
 pub mod tables;

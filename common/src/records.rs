@@ -1,6 +1,9 @@
 //! What the programs write: the record of a steered connection, datagram flows, and the rows of a census.
 
-use crate::tables::{Backend, Endpoint};
+use crate::{
+    flight::Activity,
+    tables::{Backend, Endpoint},
+};
 
 /// How far a recorded connection has come.
 #[repr(u8)]
@@ -96,7 +99,8 @@ pub struct CensusRow {
     pub unacknowledged: u32,
     /// Received and not yet read by the application.
     pub unread: u32,
-    pub padding: u32,
+    /// See [`Activity::after_acknowledgement`].
+    pub after_acknowledgement: u32,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     /// CLOCK_MONOTONIC ns at the reading.
@@ -128,18 +132,43 @@ pub enum Member {
     CopiedSeq,
     BytesSent,
     BytesReceived,
+    SndWl1,
 }
 
 /// Number of [`Member`]s.
-pub const MEMBERS: usize = 20;
+pub const MEMBERS: usize = 21;
 
 const _: () = {
-    assert!(Member::BytesReceived as usize + 1 == MEMBERS);
+    assert!(Member::SndWl1 as usize + 1 == MEMBERS);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<CensusRow>() == 168);
 };
+
+impl CensusRow {
+    /// What the socket told about its traffic.
+    pub fn activity(&self) -> Activity {
+        let activity = Activity {
+            now: self.now,
+            last_sent: self.last_sent,
+            last_received: self.last_received,
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+            unacknowledged: self.unacknowledged,
+            unread: self.unread,
+            after_acknowledgement: self.after_acknowledgement,
+        };
+        activity.without_fin(self.state)
+    }
+
+    /// Whether the record is about what the socket does now. A socket can be disconnected and connected again with no
+    /// hook in between, and one that has flows only was never connected.
+    pub fn is_current(&self) -> bool {
+        let record = &self.connection;
+        record.protocol != 0 && record.is_open() && record.went_to(&self.remote, self.remote_port)
+    }
+}
 
 impl Connection {
     /// The record of a choice that was just made; nothing was sent yet.

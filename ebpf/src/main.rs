@@ -12,11 +12,15 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod datagram;
 #[cfg(target_arch = "bpf")]
+mod leaving;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod peer;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod socket;
 #[cfg(target_arch = "bpf")]
 mod track;
 

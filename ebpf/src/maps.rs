@@ -7,13 +7,14 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
     btf_maps::SkStorage,
     helpers::generated::{bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use sluice_common::{
+    leaving::{Inbound, Leaving, Place, Remains},
     pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
     tables::{Backend, Counters, Endpoint, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
@@ -51,6 +52,15 @@ pub static TALLY: Array<u64> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 /// CLOCK_MONOTONIC ns: a tally counts what is older.
 #[map]
 pub static TALLY_BEFORE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+// The four tables of a drain are filled for as long as it lasts.
+#[map]
+pub static LEAVING: HashMap<u32, Leaving> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+#[map]
+pub static REMAINS: HashMap<u32, Remains> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+#[map]
+pub static INBOUND: HashMap<Endpoint, Inbound> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAMESPACES: HashMap<u64, Place> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 #[btf_map]
 pub static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 
@@ -61,10 +71,29 @@ static MARK: u32 = 0;
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
 
+/// Whether the kernel has `bpf_sock_destroy`. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static CAN_DESTROY: u32 = 0;
+/// Jiffies a second. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static HZ: u32 = 250;
+
 #[inline(always)]
 pub fn bypass_mark() -> u32 {
     // SAFETY: a static of this object; volatile, because the agent changes it after compilation.
     unsafe { ptr::read_volatile(&raw const MARK) }
+}
+
+#[inline(always)]
+pub fn can_destroy() -> bool {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const CAN_DESTROY) != 0 }
+}
+
+#[inline(always)]
+pub fn hz() -> u32 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const HZ) }
 }
 
 #[inline(always)]

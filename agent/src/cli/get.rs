@@ -8,9 +8,9 @@ use super::{
     failure::Failure,
     output::{self, Output, Table, ago, fault, maybe, number, percent, state, text},
 };
-use crate::http::{
-    operations::Operation,
-    views::{List, NodeView, ServiceView},
+use crate::{
+    http::views::{List, NodeView, ServiceView},
+    observe::operations::Operation,
 };
 
 /// List services, nodes or operations, or show one of them

@@ -10,6 +10,7 @@ mod connections;
 mod delete;
 mod describe;
 mod diff;
+mod drain;
 mod events;
 mod explain;
 mod failure;
@@ -42,7 +43,7 @@ use failure::Failure;
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out, 4 conflict (somebody else changed it, or something stands in the way)\n\n\
         Example:\n  sluice apply -f shop.yaml      make the service shop\n  sluice weight shop/n1 5        give backend n1 a weight of 5\n  \
-        sluice zero node/node-1        no new connection to any backend on node-1\n  sluice top                     see it happen"
+        sluice zero node/node-1        no new connection to any backend on node-1\n  sluice drain node/node-1       the same, and empty it\n  sluice top                     see it happen"
 )]
 struct Cli {
     #[command(flatten)]
@@ -76,6 +77,7 @@ enum Verb {
     Diff(diff::Diff),
     Weight(weight::Weight),
     Zero(zero::Zero),
+    Drain(drain::Drain),
     Restore(restore::Restore),
     Connections(connections::Connections),
     Explain(explain::Explain),
@@ -101,6 +103,7 @@ pub fn run() -> ExitCode {
         Verb::Diff(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Drain(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
@@ -165,6 +168,8 @@ mod tests {
             "sluice weight shop/n1 5",
             "sluice zero node/node-1 --reason upgrade --for 15m --force",
             "sluice zero shop/n1",
+            "sluice drain node/node-1 --deadline 60s --idle-close 2s --on-deadline keep --wait drained --timeout 5m",
+            "sluice drain shop/n1 --idle-close never --on-deadline close --wait zeroed",
             "sluice restore node/node-1",
             "sluice connections --service shop --backend n1",
             "sluice explain 10.96.0.10:80",

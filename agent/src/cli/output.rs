@@ -170,7 +170,7 @@ pub fn state(state: AdminState) -> Cell {
     let cell = Cell::new(state.name());
     match state {
         AdminState::Ready => cell.fg(Color::Green),
-        AdminState::Zero => cell.fg(Color::Yellow),
+        AdminState::Zero | AdminState::Draining | AdminState::Drained => cell.fg(Color::Yellow),
     }
 }
 

@@ -32,7 +32,7 @@ impl Restore {
         }
         let rest = match view.state {
             AdminState::Ready => "it takes connections by its weight again",
-            AdminState::Zero => "its node is still zeroed",
+            AdminState::Zero | AdminState::Draining | AdminState::Drained => "its node is still zeroed",
         };
         let micros = view.programmed_in_microseconds;
         output::print(&format!("{} is restored: {rest} (in the kernel after {micros} us)\n", view.target))

@@ -63,7 +63,7 @@ impl Zero {
 }
 
 /// A time span as the API takes it.
-fn span(text: &str) -> Result<String, String> {
+pub fn span(text: &str) -> Result<String, String> {
     match text.parse::<SignedDuration>() {
         Ok(span) if span.is_positive() => Ok(text.to_owned()),
         _ => Err("write a time span such as 90s, 15m or 2h".to_owned()),
@@ -81,7 +81,7 @@ pub fn path(target: &Target, rest: &str) -> String {
 }
 
 /// Who runs this, also through sudo.
-fn user() -> Option<String> {
+pub fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 

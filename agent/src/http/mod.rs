@@ -10,13 +10,14 @@ mod backends;
 mod body;
 mod conditions;
 pub mod connections;
+mod drain;
 mod events;
 mod explain;
 pub mod listen;
 mod meta;
 mod nodes;
 mod openapi;
-pub mod operations;
+mod operations;
 mod parameters;
 pub mod problem;
 mod router;
@@ -28,8 +29,6 @@ mod testing;
 mod tests;
 pub mod views;
 mod zero;
-
-use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -43,7 +42,6 @@ pub use openapi::document;
 #[derive(Clone)]
 pub struct App {
     pub handle: Handle,
-    operations: Arc<operations::Operations>,
     /// Turns true when the agent stops: endless answers end then.
     stopping: watch::Receiver<bool>,
     /// Most bytes of a body of /v1/apply.
@@ -52,7 +50,7 @@ pub struct App {
 
 impl App {
     pub fn new(handle: Handle, stopping: watch::Receiver<bool>) -> Self {
-        Self { handle, operations: Arc::default(), stopping, bulk_limit: body::LIMIT }
+        Self { handle, stopping, bulk_limit: body::LIMIT }
     }
 
     /// The same, for callers on this host that may send many documents at once.

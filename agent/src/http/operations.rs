@@ -1,10 +1,6 @@
-//! /v1/operations: what was asked of a node or backend, and how far it has come. Kept in memory.
+//! /v1/operations: what was asked of a node or backend, and how far it has come.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -12,9 +8,8 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::timeout};
+use jiff::SignedDuration;
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -23,146 +18,10 @@ use super::{
     problem::{Problem, ReadProblems},
     views::List,
 };
-use crate::model::Target;
+use crate::observe::operations::{Operation, Wait};
 
-/// Operations kept; the oldest go first.
-const KEPT: usize = 1024;
 /// Longest wait of one request.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Operation {
-    pub id: String,
-    pub kind: OperationKind,
-    /// `node/NAME` or `SERVICE/BACKEND`.
-    pub target: String,
-    pub phase: Phase,
-    pub started_at: Timestamp,
-    pub finished_at: Option<Timestamp>,
-    pub remaining: Remaining,
-    /// Idle connections that were closed.
-    pub closed_idle: u64,
-    pub message: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum OperationKind {
-    Zero,
-    Restore,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Phase {
-    /// The kernel sends no new connection.
-    Zeroed,
-    /// The weight is back.
-    Restored,
-}
-
-/// Connections that were there when the operation was looked at last; what was not counted is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Remaining {
-    pub total: u64,
-    pub in_flight: Option<u64>,
-    pub idle: Option<u64>,
-    pub inbound: Option<u64>,
-}
-
-impl Phase {
-    /// Whether nothing more will happen.
-    pub const fn is_finished(self) -> bool {
-        match self {
-            Self::Zeroed | Self::Restored => true,
-        }
-    }
-}
-
-/// The operations of this agent.
-#[derive(Debug)]
-pub struct Operations {
-    by_id: Mutex<BTreeMap<String, Operation>>,
-    /// Changes with every operation that comes or moves on.
-    version: watch::Sender<u64>,
-}
-
-impl Default for Operations {
-    fn default() -> Self {
-        Self { by_id: Mutex::default(), version: watch::Sender::new(0) }
-    }
-}
-
-impl Operations {
-    /// Notes an operation that is done already. Returns its id.
-    pub fn finished(&self, kind: OperationKind, target: &Target, started_at: Timestamp, active: u64) -> String {
-        let (phase, message) = match kind {
-            OperationKind::Zero => (Phase::Zeroed, format!("no new connection goes to {target}")),
-            OperationKind::Restore => (Phase::Restored, format!("{target} takes connections by its weight again")),
-        };
-        let finished_at = Timestamp::now();
-        let mut by_id = self.lock();
-        // Ids of one width, so that their order is that of time.
-        let mut number = finished_at.as_microsecond();
-        let id = loop {
-            let id = format!("op-{number:017}");
-            if !by_id.contains_key(&id) {
-                break id;
-            }
-            number += 1;
-        };
-        let operation = Operation {
-            id: id.clone(),
-            kind,
-            target: target.to_string(),
-            phase,
-            started_at,
-            finished_at: Some(finished_at),
-            remaining: Remaining { total: active, ..Remaining::default() },
-            closed_idle: 0,
-            message,
-        };
-        by_id.insert(id.clone(), operation);
-        while by_id.len() > KEPT {
-            by_id.pop_first();
-        }
-        drop(by_id);
-        self.version.send_modify(|version| *version += 1);
-        id
-    }
-
-    pub fn get(&self, id: &str) -> Option<Operation> {
-        self.lock().get(id).cloned()
-    }
-
-    pub fn list(&self) -> Vec<Operation> {
-        self.lock().values().cloned().collect()
-    }
-
-    /// The operation when it is finished, or as it is after `patience`.
-    pub async fn wait(&self, id: &str, patience: Duration) -> Option<Operation> {
-        let mut version = self.version.subscribe();
-        let finished = async {
-            loop {
-                version.borrow_and_update();
-                if self.get(id).is_none_or(|operation| operation.phase.is_finished())
-                    || version.changed().await.is_err()
-                {
-                    return;
-                }
-            }
-        };
-        // Finished or not: what is there then is the answer.
-        let _ = timeout(patience, finished).await;
-        self.get(id)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Operation>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
@@ -170,7 +29,7 @@ impl Operations {
 pub struct WaitQuery {
     /// Answer when this is reached, or when `timeout` is over. Without it, at once.
     #[param(required = false, inline)]
-    wait: Option<Wait>,
+    wait: Option<WaitFor>,
     /// Such as `30s`, which is the default.
     #[param(required = false)]
     timeout: Option<String>,
@@ -178,31 +37,38 @@ pub struct WaitQuery {
 
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-enum Wait {
+enum WaitFor {
     Zeroed,
     Drained,
 }
 
-/// Operations of this agent since it started, oldest first.
+/// Operations of this agent, oldest first: drains, and the zeros and restores since it started.
 #[utoipa::path(get, path = "/v1/operations", tag = "operations",
     responses((status = 200, body = List<Operation>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Json<List<Operation>> {
-    Json(List { items: app.operations.list() })
+    Json(List { items: app.handle.operations().list() })
 }
 
-/// One operation: 200 when it is finished, 202 while it is not.
+/// One operation: 200 when it is finished, or what was waited for has come; 202 while it is not.
 #[utoipa::path(get, path = "/v1/operations/{operation}", tag = "operations",
     params(("operation" = String, Path), WaitQuery),
-    responses((status = 200, description = "Finished", body = Operation),
+    responses((status = 200, description = "Finished, or zeroed when that was waited for", body = Operation),
         (status = 202, description = "Still running", body = Operation), ReadProblems))]
 pub async fn get(State(app): State<App>, At(id): At<String>, Ask(query): Ask<WaitQuery>) -> Result<Response, Problem> {
     let patience = patience(query.timeout.as_deref())?;
-    let found = match query.wait {
-        Some(Wait::Zeroed | Wait::Drained) => app.operations.wait(&id, patience).await,
-        None => app.operations.get(&id),
+    let wait = match query.wait {
+        Some(WaitFor::Zeroed) => Wait::Zeroed,
+        Some(WaitFor::Drained) | None => Wait::Finished,
+    };
+    let patience = if query.wait.is_some() { patience } else { Duration::ZERO };
+    let mut stopping = app.stopping.clone();
+    let found = tokio::select! {
+        found = app.handle.operations().wait(&id, wait, patience) => found,
+        // The answer is better late than not at all.
+        _ = stopping.wait_for(|stopping| *stopping) => app.handle.operations().get(&id),
     };
     let operation = found.ok_or_else(|| Problem::not_found(format!("there is no operation {id:?}")))?;
-    let status = if operation.phase.is_finished() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if wait.is_reached(&operation) { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(operation)).into_response())
 }
 
@@ -218,19 +84,6 @@ fn patience(text: Option<&str>) -> Result<Duration, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn finished_operations_are_answered_at_once_and_the_oldest_go() {
-        let operations = Operations::default();
-        let target = "node/a".parse().unwrap();
-        let ids: Vec<_> =
-            (0..KEPT + 1).map(|_| operations.finished(OperationKind::Zero, &target, Timestamp::now(), 7)).collect();
-        assert!(ids.is_sorted_by(|a, b| a < b));
-        assert_eq!(operations.list().len(), KEPT);
-        assert_eq!(operations.get(&ids[0]), None);
-        let last = operations.wait(&ids[KEPT], Duration::from_secs(60)).await.unwrap();
-        assert_eq!((last.phase, last.remaining.total), (Phase::Zeroed, 7));
-    }
 
     #[test]
     fn durations_are_read() {

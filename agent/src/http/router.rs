@@ -5,8 +5,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Access, App, access, apply, backends, connections, events, explain, meta, nodes, openapi::Description, operations,
-    problem::Problem, services, zero,
+    Access, App, access, apply, backends, connections, drain, events, explain, meta, nodes, openapi::Description,
+    operations, problem::Problem, services, zero,
 };
 use crate::telemetry::Source;
 
@@ -17,10 +17,12 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(services::get, services::put, services::patch, services::delete))
         .routes(routes!(backends::get, backends::patch))
         .routes(routes!(zero::zero_backend))
+        .routes(routes!(drain::drain_backend))
         .routes(routes!(zero::restore_backend))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::delete))
         .routes(routes!(zero::zero_node))
+        .routes(routes!(drain::drain_node))
         .routes(routes!(zero::restore_node))
         .routes(routes!(apply::apply))
         .routes(routes!(operations::list))

@@ -102,7 +102,7 @@ impl Agent {
         let steering =
             Steering { publish, readings: readings.clone(), events: events.clone(), instruments: instruments.clone() };
         thread::spawn(move || steering.run(&asked));
-        let handle = Handle::new(commands, published.clone(), readings.clone(), events, instruments);
+        let handle = Handle::new(commands, published.clone(), readings.clone(), events, Arc::default(), instruments);
         let (stop, stopping) = watch::channel(false);
         Self { app: App::new(handle, stopping), readings, stop, published }
     }

@@ -14,7 +14,6 @@ use utoipa::ToSchema;
 use super::{
     App, backends,
     body::Input,
-    operations::OperationKind,
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
     services,
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     handle::{Options, Published},
     model::{Change, Name, Target, Zero},
-    observe::{proof::ZeroStatus, status::AdminState},
+    observe::{operations::OperationKind, proof::ZeroStatus, status::AdminState},
 };
 
 /// How to zero. All of it may be left out; what is left out when a zero is repeated stays as it is.
@@ -105,15 +104,16 @@ async fn zero(app: &App, target: Target, query: WriteQuery, input: &Input) -> Re
     let request: ZeroRequest = input.options()?;
     let now = Timestamp::now();
     let expires = request.expires.as_deref().map(|text| expiry(now, text)).transpose()?;
-    let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires };
-    let change = Change::Zero { target: target.clone(), zero, force: request.force };
+    let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires, drain: None };
+    let change = Change::Zero { target: target.clone(), zero, drain: None, force: request.force };
     let options = Options { dry_run: query.dry_run, received: input.received };
     let done = app.handle.change(change, options).await?;
     if options.dry_run {
         return Ok(services::dry_run(&done, None));
     }
     let Standing { state, active, last, zero } = standing(app, &done.published, &target)?;
-    let operation = app.operations.finished(OperationKind::Zero, &target, started(now, input.received), active);
+    let operation =
+        app.handle.operations().finished(OperationKind::Zero, &target, started(now, input.received), active);
     let view = ZeroView {
         target: target.to_string(),
         state,
@@ -139,7 +139,8 @@ async fn restore(app: &App, target: Target, query: WriteQuery, input: &Input) ->
         Err(problem) if problem.status == 404 => (AdminState::Ready, 0),
         Err(problem) => return Err(problem),
     };
-    let operation = app.operations.finished(OperationKind::Restore, &target, started(now, input.received), active);
+    let operation =
+        app.handle.operations().finished(OperationKind::Restore, &target, started(now, input.received), active);
     let view = RestoreView {
         target: target.to_string(),
         state,
@@ -184,7 +185,7 @@ fn started(now: Timestamp, received: Instant) -> Timestamp {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-fn expiry(now: Timestamp, text: &str) -> Result<Timestamp, Problem> {
+pub fn expiry(now: Timestamp, text: &str) -> Result<Timestamp, Problem> {
     let duration: Option<SignedDuration> = text.parse().ok();
     let at = duration.filter(|duration| duration.is_positive()).and_then(|duration| now.checked_add(duration).ok());
     at.ok_or_else(|| Problem::invalid("expires", format!("expires is {text:?}: write a duration such as 15m or 2h")))

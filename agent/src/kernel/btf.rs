@@ -31,6 +31,7 @@ const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
     (Member::CopiedSeq, "tcp_sock", &["copied_seq"]),
     (Member::BytesSent, "tcp_sock", &["bytes_sent"]),
     (Member::BytesReceived, "tcp_sock", &["bytes_received"]),
+    (Member::SndWl1, "tcp_sock", &["snd_wl1"]),
 ];
 
 /// Byte offset of every [`Member`], indexed by it.

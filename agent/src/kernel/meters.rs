@@ -1,6 +1,6 @@
 //! Read-only view of the counters and tables, for readers on any thread.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use sluice_common::{
@@ -19,12 +19,13 @@ use crate::{
 pub struct Meters {
     tables: Arc<Tables>,
     census: CensusProgram,
-    hz: OnceLock<u32>,
+    /// TALLY is for one at a time.
+    tally: Mutex<()>,
 }
 
 impl Meters {
     pub(super) fn new(tables: Arc<Tables>, census: CensusProgram) -> Self {
-        Self { tables, census, hz: OnceLock::new() }
+        Self { tables, census, tally: Mutex::default() }
     }
 
     /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
@@ -47,30 +48,23 @@ impl Meters {
     }
 
     /// Counts the connections that there are now and are older than this call, for each of the backends: those on their
-    /// way, and established ones. For one caller at a time.
+    /// way, and established ones.
     ///
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn tally(&self, ids: &[BackendId]) -> Result<Vec<(u64, u64)>> {
+        let _guard = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         self.tables.begin_tally(clock::monotonic_ns())?;
         self.census.tally()?;
         self.tables.tally(ids.iter().map(|id| id.0))
     }
 
-    /// One pass over the steered sockets of all namespaces. The first one takes a quarter of a second more: it measures
-    /// the kernel's tick.
+    /// One pass over the steered sockets of all namespaces.
     ///
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn census(&self) -> Result<Census> {
-        let hz = match self.hz.get() {
-            Some(hz) => *hz,
-            None => {
-                let hz = self.census.measure_hz()?;
-                *self.hz.get_or_init(|| hz)
-            }
-        };
-        self.census.read(hz)
+        self.census.read()
     }
 
     /// Connections and datagrams of a service that found no open backend.

@@ -5,12 +5,15 @@ mod btf;
 mod census;
 mod errors;
 mod frontends;
+mod leaving;
 mod links;
 mod memory;
 mod meters;
+pub mod namespaces;
 mod object;
 mod pins;
 pub mod probe;
+pub mod sock_diag;
 mod sys;
 
 use std::{path::PathBuf, sync::Arc};
@@ -18,6 +21,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context, Result};
 use sluice_common::tables::{Counters, Table};
 
+pub use leaving::Passes;
 pub use meters::Meters;
 pub use pins::uninstall;
 
@@ -54,7 +58,10 @@ pub struct Sizes {
 pub struct Kernel {
     tables: Arc<Tables>,
     frontends: Frontends,
+    leaving: sys::Map,
     meters: Arc<Meters>,
+    /// Until somebody takes them.
+    passes: Option<Passes>,
     /// Held as long as this agent owns the pins and steers the cgroup.
     _locks: Vec<pins::Lock>,
 }
@@ -93,16 +100,23 @@ impl Kernel {
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
         let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
-        let (links, census) = object.into_programs()?;
-        links::attach(directory, cgroup.directory(), &links)
+        let leaving = object.map("LEAVING")?;
+        let programs = object.into_programs()?;
+        links::attach(directory, cgroup.directory(), &programs.hooks)
             .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let meters = Arc::new(Meters::new(tables.clone(), census));
-        Ok(Self { tables, frontends, meters, _locks: vec![cgroup] })
+        let meters = Arc::new(Meters::new(tables.clone(), programs.census));
+        let passes = Some(programs.passes);
+        Ok(Self { tables, frontends, leaving, meters, passes, _locks: vec![cgroup] })
     }
 
     /// A read-only view for any thread.
     pub fn meters(&self) -> Arc<Meters> {
         self.meters.clone()
+    }
+
+    /// The passes over the connections of leaving backends: for one thread.
+    pub fn take_passes(&mut self) -> Option<Passes> {
+        self.passes.take()
     }
 
     /// Identity of the store whose ids the tables hold; all zero when they are new.
@@ -131,6 +145,13 @@ impl Machine for Kernel {
             MapOp::AddLost { backend, established, connecting } => {
                 self.tables.add_lost(*backend, *established, *connecting)
             }
+            MapOp::SetLeaving { backend, leaving: Some(leaving) } => {
+                self.leaving.put(backend, leaving).context("writing LEAVING")
+            }
+            MapOp::SetLeaving { backend, leaving: None } => match self.leaving.remove(backend) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error).context("writing LEAVING"),
+                _ => Ok(()),
+            },
         }
     }
 

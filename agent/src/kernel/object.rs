@@ -1,15 +1,20 @@
 //! The eBPF object: tables found or made, programs loaded.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    borrow::Cow,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{CgroupSock, CgroupSockAddr, Iter, Program as AyaProgram, ProgramFd, SockOps},
 };
-use sluice_common::verdict::Program;
+use aya_obj::btf::BtfKind;
+use sluice_common::{leaving::DESTROY, verdict::Program};
 
-use super::{Config, btf, census::CensusProgram, errors, pins, sys::Map};
+use super::{Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map};
+use crate::observe::clock;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
@@ -17,26 +22,79 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// A loaded object: its maps are pinned, its programs not yet attached.
 pub struct Object {
     ebpf: Ebpf,
+    types: Btf,
+    can_destroy: bool,
+}
+
+/// What the programs are told about this kernel.
+pub struct Facts {
+    offsets: [u32; sluice_common::records::MEMBERS],
+    hz: u32,
+    /// BTF id of `bpf_sock_destroy` (6.5 and later).
+    destroy: Option<u32>,
+}
+
+impl Facts {
+    /// # Errors
+    /// When this kernel has no BTF or lacks a member.
+    pub fn find(types: &Btf) -> Result<Self> {
+        let destroy = types.id_by_type_name_kind("bpf_sock_destroy", BtfKind::Func).ok();
+        Ok(Self { offsets: btf::offsets()?, hz: clock::hz(), destroy })
+    }
+
+    pub fn can_destroy(&self) -> bool {
+        self.destroy.is_some()
+    }
+
+    /// The object as this kernel can load it.
+    pub fn object(&self) -> Cow<'static, [u8]> {
+        match self.destroy {
+            Some(function) => Cow::Owned(with_destroy(OBJECT, function)),
+            None => Cow::Borrowed(OBJECT),
+        }
+    }
+
+    pub fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        const YES: &u32 = &1;
+        loader.override_global("OFFSETS", self.offsets.as_slice(), true).override_global("HZ", &self.hz, true);
+        if self.can_destroy() {
+            loader.override_global("CAN_DESTROY", YES, true);
+        }
+    }
+}
+
+/// Turns calls of the helper number [`DESTROY`] into calls of a kernel function: an instruction has its opcode in byte 0,
+/// the source register in the upper half of byte 1 (2: BPF_PSEUDO_KFUNC_CALL) and the number in bytes 4 to 7.
+fn with_destroy(object: &[u8], function: u32) -> Vec<u8> {
+    const CALL: u8 = 0x85;
+    let mut call = [CALL, 0, 0, 0, 0, 0, 0, 0];
+    call[4..].copy_from_slice(&DESTROY.to_le_bytes());
+    let mut patched = object.to_vec();
+    for instruction in patched.chunks_exact_mut(8).filter(|instruction| **instruction == call) {
+        instruction[1] = 0x20;
+        instruction[4..].copy_from_slice(&function.to_le_bytes());
+    }
+    patched
 }
 
 /// Makes or adopts the tables, and has the verifier check the programs.
 pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
-    let offsets = btf::offsets()?;
+    let types = kernel_types()?;
+    let facts = Facts::find(&types)?;
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true).override_global(
-        "OFFSETS",
-        offsets.as_slice(),
-        true,
-    );
-    loader.map_max_entries("TALLY", config.sizes.backends);
+    loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true);
+    facts.tell(&mut loader);
+    for name in ["TALLY", "LEAVING", "REMAINS", "INBOUND"] {
+        loader.map_max_entries(name, config.sizes.backends);
+    }
     for name in pins::maps() {
         loader.map_pin_path(name, directory.map(name));
         if pins::entries(name, &config.sizes) != 0 {
             loader.map_max_entries(name, pins::entries(name, &config.sizes));
         }
     }
-    let ebpf = loader.load(OBJECT).map_err(errors::explain)?;
-    Ok(Object { ebpf })
+    let ebpf = loader.load(&facts.object()).map_err(errors::explain)?;
+    Ok(Object { ebpf, types, can_destroy: facts.can_destroy() })
 }
 
 impl Object {
@@ -48,32 +106,44 @@ impl Object {
     }
 
     /// Loads all programs.
-    pub fn into_programs(mut self) -> Result<(Vec<(Program, Loaded)>, CensusProgram)> {
-        let mut loaded = Vec::new();
+    pub fn into_programs(mut self) -> Result<Programs> {
+        let mut hooks = Vec::new();
         for program in Program::ALL {
             let found = self.ebpf.program_mut(program.name());
             let found = found.with_context(|| format!("the object has no program {}", program.name()))?;
             let fd = load_program(found).with_context(|| format!("loading {}", program.name()))?;
-            loaded.push((program, Loaded { fd }));
+            hooks.push((program, Loaded { fd }));
         }
-        let types = kernel_types()?;
-        let census = load_iterator(&mut self.ebpf, "census", &types)?;
-        let tally = load_iterator(&mut self.ebpf, "tally", &types)?;
-        let connections = self.map("CONNECTIONS")?;
-        Ok((loaded, CensusProgram::new(census, tally, connections)))
+        let mut iterator = |name, over| load_iterator(&mut self.ebpf, name, over, &self.types);
+        let (census, tally) = (iterator("census", STEERED)?, iterator("tally", STEERED)?);
+        let (survey, tcp, udp) =
+            (iterator("survey", STEERED)?, iterator("visit_tcp", "tcp")?, iterator("visit_udp", "udp")?);
+        let census = CensusProgram::new(census, tally, self.map("CONNECTIONS")?);
+        let passes = Passes::new(&self, [survey, tcp, udp], self.can_destroy)?;
+        Ok(Programs { hooks, census, passes })
     }
 }
+
+/// Everything that was loaded, by what it is for.
+pub struct Programs {
+    pub hooks: Vec<(Program, Loaded)>,
+    pub census: CensusProgram,
+    pub passes: Passes,
+}
+
+/// What an iterator over the records of steered sockets walks.
+pub const STEERED: &str = "bpf_sk_storage_map";
 
 /// The kernel's own types. Reading them takes longer than all else at a start: 10 ms.
 pub fn kernel_types() -> Result<Btf> {
     Btf::from_sys_fs().context("reading the kernel's BTF")
 }
 
-/// Loads one of the iterators over the steered sockets.
-pub fn load_iterator(ebpf: &mut Ebpf, name: &str, types: &Btf) -> Result<ProgramFd> {
+/// Loads an iterator over `over`: [`STEERED`], "tcp" or "udp".
+pub fn load_iterator(ebpf: &mut Ebpf, name: &str, over: &str, types: &Btf) -> Result<ProgramFd> {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     let iterator: &mut Iter = program.try_into()?;
-    iterator.load("bpf_sk_storage_map", types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
+    iterator.load(over, types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
     Ok(iterator.fd()?.try_clone()?)
 }
 

@@ -4,11 +4,13 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
-use aya_obj::btf::BtfKind;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
-use super::{btf, object, sys};
+use super::{
+    object::{self, Facts},
+    sock_diag, sys,
+};
 use crate::observe::cgroups;
 
 /// One thing that was looked for.
@@ -33,11 +35,15 @@ pub enum Status {
 
 /// Looks at everything that the agent needs or can use. `bpffs`: where the pins would go.
 pub fn report(bpffs: &Path) -> Vec<Finding> {
+    let facts = object::kernel_types().and_then(|types| Ok((Facts::find(&types)?, types)));
     let mut findings = vec![kernel(), rights(), file_system(bpffs), cgroup()];
-    findings.push(members());
-    findings.extend(programs());
+    findings.push(members(&facts));
+    if let Ok((facts, types)) = &facts {
+        findings.extend(programs(facts, types));
+    }
     findings.push(readers());
-    findings.push(destroy());
+    findings.push(destroy(&facts));
+    findings.push(diagnosis());
     findings
 }
 
@@ -111,16 +117,16 @@ fn cgroup() -> Finding {
     finding("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
 }
 
-fn members() -> Finding {
-    let result = btf::offsets().map(|_| "all members found".into()).map_err(|error| format!("{error:#}"));
+fn members(facts: &Result<(Facts, Btf)>) -> Finding {
+    let result = facts.as_ref().map(|_| "all members found".into()).map_err(|error| format!("{error:#}"));
     finding("BTF of the kernel", "reasons of failures, connection lists", result, Status::Missing)
 }
 
-fn programs() -> Vec<Finding> {
-    let Ok(offsets) = btf::offsets() else { return Vec::new() };
+fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DEBUG).override_global("OFFSETS", offsets.as_slice(), true);
-    let loaded = loader.load(object::OBJECT);
+    loader.verifier_log_level(VerifierLogLevel::DEBUG);
+    facts.tell(&mut loader);
+    let loaded = loader.load(&facts.object());
     let mut ebpf = match loaded {
         Ok(ebpf) => ebpf,
         Err(error) => {
@@ -136,11 +142,18 @@ fn programs() -> Vec<Finding> {
         };
         findings.push(finding(program.name(), purpose(program), result, Status::Missing));
     }
-    let result = object::kernel_types()
-        .and_then(|types| object::load_iterator(&mut ebpf, "census", &types))
-        .map(|_| "accepted".into())
-        .map_err(last_words);
-    findings.push(finding("iter/bpf_sk_storage_map", "connection lists, healing of gauges", result, Status::Missing));
+    let iterators = [
+        ("census", object::STEERED, "connection lists"),
+        ("tally", object::STEERED, "healing of gauges"),
+        ("survey", object::STEERED, "drains: what is left"),
+        ("visit_tcp", "tcp", "drains: closing connections, what a node has accepted"),
+        ("visit_udp", "udp", "drains: closing connected datagram sockets"),
+    ];
+    for (name, over, purpose) in iterators {
+        let result = object::load_iterator(&mut ebpf, name, over, types);
+        let result = result.map(|_| "accepted".into()).map_err(last_words);
+        findings.push(finding(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
+    }
     findings
 }
 
@@ -173,12 +186,16 @@ fn readers() -> Finding {
     finding("membarrier", "early reuse of retired tables", result, Status::Degraded)
 }
 
-fn destroy() -> Finding {
-    let found = Btf::from_sys_fs()
-        .map_err(|error| error.to_string())
-        .and_then(|btf| btf.id_by_type_name_kind("bpf_sock_destroy", BtfKind::Func).map_err(|error| error.to_string()));
-    let result = found
-        .map(|_| "there".into())
-        .map_err(|_| "needs 6.5: idle connections of a leaving node can be closed by netlink only".into());
-    finding("bpf_sock_destroy", "closing idle connections under the socket lock", result, Status::Degraded)
+fn destroy(facts: &Result<(Facts, Btf)>) -> Finding {
+    let result = match facts {
+        Ok((facts, _)) if facts.can_destroy() => Ok("there".into()),
+        _ => Err("needs 6.5: drains look and close in two steps, by netlink".into()),
+    };
+    finding("bpf_sock_destroy", "closing idle connections under the socket's lock", result, Status::Degraded)
+}
+
+/// Needed where `bpf_sock_destroy` is missing.
+fn diagnosis() -> Finding {
+    let result = sock_diag::probe().map(|()| "there".into()).map_err(|error| format!("{error:#}"));
+    finding("inet_diag", "closing idle connections where bpf_sock_destroy is missing", result, Status::Degraded)
 }

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::CString,
+    fs::File,
     io::{self, Error},
     mem::{MaybeUninit, size_of},
     os::{
@@ -107,6 +108,19 @@ impl Map {
         self.element(MAP_UPDATE_ELEM, (key as *const K).addr_u64(), (value as *const V).addr_u64()).map(drop)
     }
 
+    /// The value at one key of a hash map.
+    pub fn get<K: Copy, V: Copy>(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = MaybeUninit::<V>::uninit();
+        let found =
+            self.element(MAP_LOOKUP_ELEM, (key as *const K).addr_u64(), value.as_mut_ptr().cast_const().addr_u64());
+        match found {
+            // SAFETY: the kernel wrote a value of the map, whose size the caller knows to be that of V.
+            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub fn remove<K: Copy>(&self, key: &K) -> io::Result<()> {
         self.element(MAP_DELETE_ELEM, (key as *const K).addr_u64(), 0).map(drop)
     }
@@ -198,29 +212,35 @@ pub fn cgroup_link_info(link: &OwnedFd) -> io::Result<CgroupLinkInfo> {
     info(link)
 }
 
-/// A descriptor whose read() runs the iterator `program` over the elements of `map`.
-pub fn map_iterator(program: i32, map: i32) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Iterate {
-        link: u32,
-        flags: u32,
-    }
-    let map = map as u32;
+/// An iterator, ready to run: over the elements of `map`, or over all that its kind walks.
+pub fn iterator_link(program: i32, map: Option<i32>) -> io::Result<OwnedFd> {
+    let map = map.map(|map| map as u32);
+    let info = map.as_ref();
     let mut attr = LinkCreate {
         program: program as u32,
         target: 0,
         attach_type: TRACE_ITER,
         flags: 0,
-        info: (&raw const map).addr_u64(),
-        info_length: size_of::<u32>() as u32,
+        info: info.map_or(0, |map| (map as *const u32).addr_u64()),
+        info_length: info.map_or(0, |map| size_of_val(map) as u32),
         padding: 0,
     };
     let link = bpf(LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel just made this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
+}
+
+/// One run of an iterator: reading the file does it, and gives what the program writes. An iterator over sockets walks
+/// the network namespace of the thread that calls this.
+pub fn run_iterator(link: &OwnedFd) -> io::Result<File> {
+    #[repr(C)]
+    struct Iterate {
+        link: u32,
+        flags: u32,
+    }
     let fd = bpf(ITER_CREATE, &mut Iterate { link: link.as_raw_fd() as u32, flags: 0 })?;
     // SAFETY: as above.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
 /// `membarrier(MEMBARRIER_CMD_GLOBAL)`.

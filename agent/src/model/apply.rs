@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, Zero,
+    Applied, Backend, Change, Drain, DrainEnd, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched,
+    Zero,
     document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
+    zero::Asked,
 };
 
 impl State {
@@ -35,18 +37,16 @@ impl State {
             Change::PutNode { document } => next.put_node(document, &mut touched),
             Change::DeleteNode { node } => next.delete_node(node, &mut touched),
             Change::UndeclareNode { node } => next.undeclare_node(node, &mut touched),
-            Change::Zero { target, zero, force } => {
-                // What comes in may be a repetition; the first one's time stays.
-                let zero = Zero { since: now, ..zero.clone() };
+            Change::Zero { target, zero, drain, force } => {
                 zero.check()?;
+                let asked = Asked { zero, drain: drain.as_ref(), force: *force, now };
                 match target {
-                    Target::Node(node) => next.zero_node(node, zero, *force, &mut touched),
-                    Target::Backend { service, backend } => {
-                        next.zero_backend(service, backend, zero, *force, &mut touched)
-                    }
+                    Target::Node(node) => next.zero_node(node, asked, &mut touched),
+                    Target::Backend { service, backend } => next.zero_backend(service, backend, asked, &mut touched),
                 }
             }
             Change::Restore { target } => next.restore(target, &mut touched),
+            Change::EndDrain { target, operation, end } => next.end_drain(target, operation, *end, &mut touched),
         }?;
         if touched.is_empty() {
             return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
@@ -212,10 +212,10 @@ impl State {
         Ok(if self.node_by_id(id).is_some() { Outcome::Replaced } else { Outcome::Deleted })
     }
 
-    fn zero_node(&mut self, name: &Name, zero: Zero, force: bool, touched: &mut Touched) -> Result<Outcome, Refusal> {
+    fn zero_node(&mut self, name: &Name, asked: Asked<'_>, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
-        let Some(zero) = overlay(node.zero.as_ref(), zero, force) else { return Ok(Outcome::Unchanged) };
-        if !force && node.zero.is_none() {
+        let Some(zero) = asked.overlay(node.zero.as_ref()) else { return Ok(Outcome::Unchanged) };
+        if !asked.force && node.zero.is_none() {
             let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
             guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
         }
@@ -227,15 +227,14 @@ impl State {
         &mut self,
         name: &Name,
         backend: &Name,
-        zero: Zero,
-        force: bool,
+        asked: Asked<'_>,
         touched: &mut Touched,
     ) -> Result<Outcome, Refusal> {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
         let (index, found) = find_backend(&old, backend)?;
-        let Some(zero) = overlay(found.zero.as_ref(), zero, force) else { return Ok(Outcome::Unchanged) };
+        let Some(zero) = asked.overlay(found.zero.as_ref()) else { return Ok(Outcome::Unchanged) };
         let new = with_zero(&old, index, Some(zero));
-        if !force {
+        if !asked.force {
             let (before, after) = (self.measure(&old), self.measure(&new));
             if after.open < before.open && after.open < after.floor {
                 guard(&format!("{name}/{backend}"), vec![name.clone()])?;
@@ -266,52 +265,33 @@ impl State {
         }
         Ok(Outcome::Replaced)
     }
-}
 
-impl Zero {
-    /// Longest owner, in bytes.
-    pub const MAX_OWNER: usize = 253;
-    /// Longest reason, in bytes.
-    pub const MAX_REASON: usize = 1024;
-
-    /// # Errors
-    /// A refusal that names the field at fault.
-    pub fn check(&self) -> Result<(), Refusal> {
-        for (field, text, most) in [("owner", &self.owner, Self::MAX_OWNER), ("reason", &self.reason, Self::MAX_REASON)]
-        {
-            if text.len() > most {
-                return Err(Refusal::invalid(field, format!("{} bytes; at most {most} are kept", text.len())));
+    fn end_drain(
+        &mut self,
+        target: &Target,
+        operation: &str,
+        end: DrainEnd,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let Some(zero) = self.zero(target) else { return Ok(Outcome::Unchanged) };
+        let Some(drain) = zero.drain.as_ref().filter(|drain| drain.operation == operation && drain.end.is_none())
+        else {
+            return Ok(Outcome::Unchanged);
+        };
+        let ended = Arc::new(Zero { drain: Some(Drain { end: Some(end), ..drain.clone() }), ..(**zero).clone() });
+        match target {
+            Target::Node(name) => {
+                let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
+                self.install_node(Node { zero: Some(ended), ..(*node).clone() }, touched);
             }
-            if text.chars().any(char::is_control) {
-                return Err(Refusal::invalid(field, "has control characters: write one line of plain text"));
+            Target::Backend { service, backend } => {
+                let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
+                let (index, _) = find_backend(&old, backend)?;
+                self.install(Some(&old), Some(Arc::new(with_zero(&old, index, Some(ended)))), touched)?;
             }
         }
-        Ok(())
+        Ok(Outcome::Replaced)
     }
-}
-
-/// The zero to set, or `None` when it is set like this already.
-///
-/// To repeat a zero is safe: what is left out stays, and nobody ends another's zero early. Of two owners the one who
-/// wants it to hold longer prevails; `force` takes the new time, or none, as it is.
-fn overlay(old: Option<&Arc<Zero>>, new: Zero, force: bool) -> Option<Arc<Zero>> {
-    const NOBODY: &str = "api";
-    let Some(old) = old else {
-        let owner = if new.owner.is_empty() { NOBODY.to_owned() } else { new.owner };
-        return Some(Arc::new(Zero { owner, ..new }));
-    };
-    let is_own = old.owner == if new.owner.is_empty() { NOBODY } else { &new.owner };
-    let expires = match (old.expires, new.expires) {
-        (_, new) if force => new,
-        (_, Some(new)) if is_own => Some(new),
-        (Some(old), Some(new)) => Some(old.max(new)),
-        (Some(old), None) if is_own || new.owner.is_empty() => Some(old),
-        (None, _) | (Some(_), None) => None,
-    };
-    let said = |new: String, old: &String| if new.is_empty() { old.clone() } else { new };
-    let new =
-        Zero { owner: said(new.owner, &old.owner), reason: said(new.reason, &old.reason), since: old.since, expires };
-    (**old != new).then(|| Arc::new(new))
 }
 
 fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Service {

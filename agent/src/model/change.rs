@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    BackendId, Name, NodeId, Origin, ServiceId, State, Zero,
+    BackendId, DrainEnd, DrainRequest, Name, NodeId, Origin, ServiceId, State, Zero,
     document::{NodeDocument, ServiceDocument},
     name::NameError,
 };
@@ -48,12 +48,21 @@ pub enum Change {
     },
     Zero {
         target: Target,
+        /// Without its drain, which `drain` asks for.
         zero: Zero,
+        /// Empty the target too.
+        drain: Option<DrainRequest>,
         /// Do it even if a service is left without enough capacity.
         force: bool,
     },
     Restore {
         target: Target,
+    },
+    /// Notes how a drain has ended. Changes nothing when another operation is at work by now.
+    EndDrain {
+        target: Target,
+        operation: String,
+        end: DrainEnd,
     },
 }
 

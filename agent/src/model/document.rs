@@ -13,8 +13,8 @@ use utoipa::{
 };
 
 use super::{
-    Frontend, Name, address, name,
-    service::{Balance, OnNoBackend},
+    Frontend, Name, address, name, quiet,
+    service::{Balance, OnNoBackend, ServiceProtocol},
 };
 
 /// Most backends of one service.
@@ -96,6 +96,14 @@ pub struct ServiceSpec {
     #[serde(default, deserialize_with = "percent")]
     #[schema(minimum = 0, maximum = 100)]
     pub min_ready_percent: u8,
+    /// What the connections carry. A drain never closes a `stream` for being quiet.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: ServiceProtocol,
+    /// Quiet after which a drain may close an idle connection, from `100ms` to `1h`. Longer than the longest pause
+    /// within an answer. 2s when neither the service nor the drain says.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "quiet")]
+    #[schema(value_type = Option<String>, example = "5s")]
+    pub idle_close: Option<u32>,
     /// Groups share the connections by their weights, and each shares its part among its backends.
     /// Without groups all backends form one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -192,6 +200,10 @@ impl PartialSchema for Frontend {
 }
 
 impl ToSchema for Frontend {}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 fn default_weight() -> u32 {
     100

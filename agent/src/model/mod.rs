@@ -7,25 +7,30 @@ mod apply;
 pub mod change;
 mod check;
 pub mod document;
+mod drain;
 mod ids;
 mod install;
 mod merge;
 pub mod name;
 mod parallel;
 pub mod parse;
+pub mod quiet;
 mod resolve;
 pub mod saved;
 pub mod service;
 pub mod state;
 mod targets;
 mod yaml;
+mod zero;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
+pub use drain::{CloseInbound, Drain, DrainEnd, DrainRequest, IdleClose, OnDeadline};
 pub use name::Name;
 pub use service::{
-    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Protocol, Service, ServiceId, Zero,
+    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Protocol, Service, ServiceId,
+    ServiceProtocol, Zero,
 };
 pub use state::{Limits, State};

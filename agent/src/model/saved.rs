@@ -138,6 +138,8 @@ impl State {
             balance: document.spec.balance,
             on_no_backend: document.spec.on_no_backend,
             min_ready_percent: 0,
+            protocol: Default::default(),
+            idle_close: None,
             groups: Vec::new(),
             groups_given: false,
             backends: known,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Name;
+use super::{Drain, Name};
 
 /// Index into the kernel's SERVICES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +57,17 @@ pub enum OnNoBackend {
     Pass,
 }
 
+/// What the connections of a service carry, as far as a drain has to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceProtocol {
+    /// Requests and answers in turn: between them a connection is idle.
+    #[default]
+    Request,
+    /// Anything else (subscriptions, WebSockets, long answers with pauses): quiet says nothing.
+    Stream,
+}
+
 /// Where a service came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -78,6 +89,9 @@ pub struct Service {
     pub on_no_backend: OnNoBackend,
     /// 0..=100.
     pub min_ready_percent: u8,
+    pub protocol: ServiceProtocol,
+    /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
+    pub idle_close: Option<u32>,
     /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
     pub groups: Vec<Group>,
     /// Whether the document named the groups.
@@ -121,7 +135,7 @@ pub struct Node {
     pub zero: Option<Arc<Zero>>,
 }
 
-/// An operator's zero: no new connections, existing ones untouched.
+/// An operator's zero: no new connections, existing ones untouched unless it is a drain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Zero {
@@ -130,4 +144,7 @@ pub struct Zero {
     pub since: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// Whether the target is emptied too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }

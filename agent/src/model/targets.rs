@@ -17,13 +17,19 @@ impl State {
         nodes.chain(backends).collect()
     }
 
-    pub fn is_zeroed(&self, target: &Target) -> bool {
+    /// How it is zeroed, if it is.
+    pub fn zero(&self, target: &Target) -> Option<&Arc<Zero>> {
         match target {
-            Target::Node(node) => self.node(node.as_str()).is_some_and(|node| node.zero.is_some()),
-            Target::Backend { service, backend } => self.service(service.as_str()).is_some_and(|service| {
-                service.backends.iter().any(|held| held.name == *backend && held.zero.is_some())
-            }),
+            Target::Node(node) => self.node(node.as_str())?.zero.as_ref(),
+            Target::Backend { service, backend } => {
+                let backends = &self.service(service.as_str())?.backends;
+                backends.iter().find(|held| held.name == *backend)?.zero.as_ref()
+            }
         }
+    }
+
+    pub fn is_zeroed(&self, target: &Target) -> bool {
+        self.zero(target).is_some()
     }
 
     /// The backends that it means, in the order of their ids; none when it does not exist.

@@ -110,6 +110,8 @@ mod tests {
             balance: Balance::Spread,
             on_no_backend: OnNoBackend::Refuse,
             min_ready_percent: 0,
+            protocol: Default::default(),
+            idle_close: None,
             groups: vec![Group { name: "default".parse().unwrap(), weight: 1 }],
             groups_given: false,
             backends: ids.iter().map(backend).collect(),

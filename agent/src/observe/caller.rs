@@ -1,26 +1,19 @@
 //! Who would be calling, as the connect hook tells callers apart: network namespace, cgroup and bound source address.
 
 use std::{
-    fs::{self, File},
     net::{IpAddr, SocketAddr},
     path::Path,
     str::FromStr,
-    thread,
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::{
-    getsockopt_impl,
-    sched::{CloneFlags, setns},
-    sockopt_impl,
-    sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
-};
+use anyhow::Result;
 use sluice_common::{
     pick::Client,
     tables::{Endpoint, TCP},
 };
 
 use super::cgroups;
+use crate::kernel::namespaces::{self, Namespace};
 
 /// One fact about a caller. Written `10.1.2.3`, `pid:4711` or `cgroup:/system.slice/web.service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,41 +92,10 @@ impl Caller {
     }
 }
 
-sockopt_impl!(
-    /// The kernel's number of the network namespace of a socket (Linux 5.14 and later).
-    NetnsCookie,
-    GetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_NETNS_COOKIE,
-    u64
-);
-
 /// The kernel's number of the network namespace that a process is in.
 fn netns_cookie(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/ns/net");
-    let there = fs::metadata(&path).with_context(|| format!("opening {path}: is there a process {pid}?"))?;
-    let here = fs::metadata("/proc/thread-self/ns/net").context("opening the agent's network namespace")?;
-    if same(&there, &here) {
-        return cookie_here();
-    }
-    let namespace = File::open(&path).with_context(|| format!("opening {path}"))?;
-    // A thread of its own goes there and ends there: no other ever runs in the wrong namespace.
-    let visitor = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-        cookie_here()
-    });
-    visitor.join().map_err(|_| anyhow!("the visit to the network namespace of process {pid} failed"))?
-}
-
-fn cookie_here() -> Result<u64> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .context("opening a socket to read its network namespace")?;
-    getsockopt(&socket, NetnsCookie).context("reading SO_NETNS_COOKIE")
-}
-
-fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
+    // The agent's own needs no visit.
+    if pid == std::process::id() { namespaces::cookie_here() } else { Namespace::of_process(pid)?.cookie() }
 }
 
 #[cfg(test)]

@@ -31,6 +31,18 @@ pub fn of_process(pid: u32) -> Result<PathBuf> {
     Ok(below(&root()?, path))
 }
 
+/// The processes in a cgroup and below it. Those that cannot be listed are left out.
+pub fn processes(cgroup: &Path) -> Vec<u32> {
+    let (mut found, mut left) = (Vec::new(), vec![cgroup.to_owned()]);
+    while let Some(directory) = left.pop() {
+        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+        let below = fs::read_dir(&directory).into_iter().flatten().flatten();
+        left.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    found
+}
+
 /// The kernel's number of a cgroup, which `bpf_get_current_cgroup_id` gives too. `path` is a directory, or the name of
 /// a cgroup as /proc/PID/cgroup has it.
 ///

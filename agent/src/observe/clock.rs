@@ -3,7 +3,7 @@
 use std::fs;
 
 use jiff::{SignedDuration, Timestamp};
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 /// CLOCK_MONOTONIC, ns: the clock of every time that the kernel side keeps.
 pub fn monotonic_ns() -> u64 {
@@ -18,7 +18,24 @@ pub fn wall(monotonic: u64) -> Timestamp {
     Timestamp::now().checked_sub(SignedDuration::from_nanos(ago)).unwrap_or(Timestamp::MIN)
 }
 
+/// Jiffies a second: the coarse clocks move with them (`TICK_NSEC`).
+pub fn hz() -> u32 {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(|tick| tick.tv_nsec()).unwrap_or(0);
+    // CONFIG_HZ has a handful of values from 100 to 1000.
+    u32::try_from(1_000_000_000 / tick.max(1)).ok().filter(|hz| (24..=1200).contains(hz)).unwrap_or(250)
+}
+
 /// Identity of this boot of the host: monotonic times of another one mean nothing.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tick_is_one_that_kernels_are_built_with() {
+        assert!([24, 48, 64, 100, 128, 200, 250, 256, 300, 500, 512, 1000, 1024].contains(&hz()), "{}", hz());
+    }
 }

@@ -4,8 +4,9 @@ use std::{collections::HashMap, fs, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use sluice_common::{
-    flight::Activity,
-    records::{CensusRow, Phase},
+    flight::Side,
+    leaving::{DEFAULT_QUIET, patience},
+    records::CensusRow,
     tables::{UDP, socket_addr},
 };
 use utoipa::ToSchema;
@@ -77,16 +78,13 @@ pub struct Filter {
     pub state: Option<SocketState>,
 }
 
-/// The time after which idle connections are closed when nobody says otherwise: what in-flight is judged by.
-const IDLE_CLOSE_SECONDS: u32 = 2;
-
 /// The connections that fit `filter`, at most `limit`, and how many fit in all. Reads /proc: not for a thread that
 /// others wait for.
 pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> (Vec<Connection>, usize) {
     let mut owners = Owners { state, known: HashMap::new() };
     let mut commands: HashMap<u32, Option<String>> = HashMap::new();
     let (mut found, mut total) = (Vec::new(), 0);
-    for row in census.rows.iter().filter(|row| is_current(row)) {
+    for row in census.rows.iter().filter(|row| row.is_current()) {
         let owner = owners.find(row.connection.backend_id);
         if !filter.fits(&owner, SocketState::from(row.state)) {
             continue;
@@ -144,20 +142,11 @@ impl Filter {
     }
 }
 
-/// Whether the record is about what the socket does now. A socket can be disconnected and connected again with no hook
-/// in between, and one that has flows only was never connected.
-fn is_current(row: &CensusRow) -> bool {
-    let record = &row.connection;
-    record.protocol != 0
-        && (record.phase == Phase::Opened as u8 || record.phase == Phase::Established as u8)
-        && record.went_to(&row.remote, row.remote_port)
-}
-
 fn connection(row: &CensusRow, owner: Owner, command: Option<String>, hz: u32) -> Connection {
     let record = &row.connection;
     let is_stream = record.protocol != UDP;
-    let activity = activity(row);
-    let hz = hz.max(1);
+    let activity = row.activity();
+    let (hz, patience) = (hz.max(1), patience(DEFAULT_QUIET, hz));
     Connection {
         service: owner.service,
         backend: owner.backend,
@@ -172,26 +161,9 @@ fn connection(row: &CensusRow, owner: Owner, command: Option<String>, hz: u32) -
         netns: row.netns,
         age_seconds: row.clock.saturating_sub(record.since) as f64 / 1e9,
         idle_seconds: is_stream.then(|| f64::from(activity.quiet()) / f64::from(hz)),
-        in_flight: is_stream.then(|| activity.is_busy(IDLE_CLOSE_SECONDS.saturating_mul(hz))),
+        in_flight: is_stream.then(|| activity.is_busy(Side::Caller, patience)),
         bytes_sent: row.bytes_sent,
         bytes_received: row.bytes_received,
-    }
-}
-
-/// A FIN takes a number in the sequence, but is no data.
-fn activity(row: &CensusRow) -> Activity {
-    use SocketState::{CloseWait, Closing, FinWait1, LastAck};
-    let state = SocketState::from(row.state);
-    let fin_received = u32::from(matches!(state, CloseWait | LastAck | Closing));
-    let fin_unacknowledged = u32::from(matches!(state, FinWait1 | LastAck | Closing));
-    Activity {
-        now: row.now,
-        last_sent: row.last_sent,
-        last_received: row.last_received,
-        bytes_sent: row.bytes_sent,
-        bytes_received: row.bytes_received,
-        unacknowledged: row.unacknowledged.saturating_sub(fin_unacknowledged),
-        unread: row.unread.saturating_sub(fin_received),
     }
 }
 

@@ -42,6 +42,13 @@ pub enum EventKind {
     BackendChanged,
     Zeroed,
     Restored,
+    DrainStarted,
+    /// Another phase, with what is left.
+    DrainMoved,
+    Drained,
+    DrainDeadlineReached,
+    /// By a restore, or because the target left the configuration.
+    DrainCancelled,
     /// A zero with an expiry ended by itself.
     ZeroExpired,
     /// What an earlier agent left in the kernel was taken over.
@@ -162,6 +169,11 @@ impl EventKind {
             Self::BackendChanged => "backendChanged",
             Self::Zeroed => "zeroed",
             Self::Restored => "restored",
+            Self::DrainStarted => "drainStarted",
+            Self::DrainMoved => "drainMoved",
+            Self::Drained => "drained",
+            Self::DrainDeadlineReached => "drainDeadlineReached",
+            Self::DrainCancelled => "drainCancelled",
             Self::ZeroExpired => "zeroExpired",
             Self::Adopted => "adopted",
             Self::SourceApplied => "sourceApplied",

@@ -9,6 +9,7 @@ pub mod connections;
 pub mod events;
 pub mod explain;
 pub mod gauges;
+pub mod operations;
 pub mod proof;
 pub mod readings;
 pub mod report;

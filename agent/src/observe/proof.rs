@@ -26,6 +26,9 @@ pub struct ZeroStatus {
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Id of the operation that empties it, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
 }
 
 /// What the counters of one or more backends say about new connections.
@@ -74,6 +77,7 @@ impl ZeroStatus {
             owner: zero.owner.clone(),
             reason: zero.reason.clone(),
             expires_at: zero.expires,
+            drain: zero.drain.as_ref().map(|drain| drain.operation.clone()),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Reporter<'_> {
         let zero = node.zero.as_ref().map(|zero| ZeroStatus::new(&target, zero, self.proof(&target), counted));
         Ok(NodeStatus {
             generation: node.generation,
-            state: if zero.is_some() { AdminState::Zero } else { AdminState::Ready },
+            state: AdminState::of(node.zero.as_deref()),
             declared: node.declared,
             services: self.published.state.node_services(node.id).count(),
             backends: counters.len(),
@@ -102,7 +102,7 @@ impl Reporter<'_> {
         let zero = self.backend_zero(service, backend, counters);
         Ok(BackendStatus {
             name: backend.name.clone(),
-            state: if zero.is_some() { AdminState::Zero } else { AdminState::Ready },
+            state: AdminState::of(backend.zero.as_deref().or(self.node_zero(backend.node).map(|(_, zero)| zero))),
             weight: backend.weight,
             effective_weight: programmed.map_or(0, |programmed| programmed.effective_weight),
             desired_share: programmed.map_or(0.0, |programmed| programmed.desired_share),

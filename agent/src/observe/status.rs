@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::proof::ZeroStatus;
-use crate::model::Name;
+use crate::model::{Drain, DrainEnd, Name, Zero};
 
 /// How a service is doing. Shares are 0..=1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -80,6 +80,10 @@ pub enum AdminState {
     Ready,
     /// No new connections; existing ones are untouched.
     Zero,
+    /// Zeroed, and being emptied.
+    Draining,
+    /// Zeroed and empty.
+    Drained,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -104,10 +108,23 @@ pub struct NodeStatus {
 }
 
 impl AdminState {
+    pub fn of(zero: Option<&Zero>) -> Self {
+        let Some(zero) = zero else { return Self::Ready };
+        match &zero.drain {
+            None => Self::Zero,
+            Some(Drain { end: None, .. }) => Self::Draining,
+            Some(Drain { end: Some(DrainEnd::Drained), .. }) => Self::Drained,
+            // It is zeroed still, and some of its connections have stayed.
+            Some(Drain { end: Some(DrainEnd::DeadlineReached), .. }) => Self::Zero,
+        }
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Zero => "zero",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
         }
     }
 }

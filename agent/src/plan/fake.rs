@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use sluice_common::{
+    leaving::Leaving,
     pick,
     tables::{Backend, Counters, Endpoint, Table},
 };
@@ -19,6 +20,7 @@ pub struct Fake {
     pub backends: BTreeMap<u32, Backend>,
     pub nodes: BTreeMap<u32, u32>,
     pub counters: BTreeMap<u32, Counters>,
+    pub leaving: BTreeMap<u32, Leaving>,
     /// Writes done so far.
     pub done: usize,
     /// This write, counted from 0, fails once.
@@ -62,6 +64,8 @@ impl Machine for Fake {
             MapOp::ForgetService { service } => drop(self.services.remove(service)),
             MapOp::PutFrontend { frontend, service } => drop(self.frontends.insert(*frontend, *service)),
             MapOp::RemoveFrontend { frontend } => drop(self.frontends.remove(frontend)),
+            MapOp::SetLeaving { backend, leaving: Some(leaving) } => drop(self.leaving.insert(*backend, *leaving)),
+            MapOp::SetLeaving { backend, leaving: None } => drop(self.leaving.remove(backend)),
             MapOp::AddLost { backend, established, .. } => {
                 self.counters.entry(*backend).or_insert(UNUSED).lost += established;
             }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use sluice_common::tables::{Backend, Counters, Endpoint, Table};
+use sluice_common::{
+    leaving::Leaving,
+    tables::{Backend, Counters, Endpoint, Table},
+};
 
 use crate::model::BackendId;
 
@@ -50,6 +53,11 @@ pub enum MapOp {
     },
     RemoveFrontend {
         frontend: Endpoint,
+    },
+    /// Whether the backend's connections are counted and closed because it is drained. First to go when it is not.
+    SetLeaving {
+        backend: u32,
+        leaving: Option<Leaving>,
     },
     /// Connections whose end nobody saw: established ones, and ones that were on their way.
     AddLost {
@@ -114,6 +122,13 @@ impl fmt::Display for MapOp {
                 write!(f, "frontend {}: service {service}", frontend.socket_addr())
             }
             Self::RemoveFrontend { frontend } => write!(f, "frontend {}: remove", frontend.socket_addr()),
+            Self::SetLeaving { backend, leaving: Some(Leaving { quiet: 0, .. }) } => {
+                write!(f, "backend {backend}: leaving, idle connections stay")
+            }
+            Self::SetLeaving { backend, leaving: Some(Leaving { quiet, .. }) } => {
+                write!(f, "backend {backend}: leaving, connections may be closed after {quiet} ms of quiet")
+            }
+            Self::SetLeaving { backend, leaving: None } => write!(f, "backend {backend}: stays"),
             Self::AddLost { backend, established, connecting } => {
                 write!(f, "backend {backend}: {established} established connections lost, {connecting} on their way")
             }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{self, CLOSED_REMOVED, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP};
+use sluice_common::{
+    leaving::Leaving,
+    tables::{self, CLOSED_REMOVED, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP},
+};
 
 use super::{
     Entries, MapOp,
@@ -21,6 +24,8 @@ pub struct Programmed {
     services: BTreeMap<u32, Held>,
     frontends: HashMap<Endpoint, u32>,
     regions: Regions,
+    /// Backends whose connections may be closed.
+    leaving: BTreeMap<u32, Leaving>,
     /// Regions that a flip has left and that programs may still read, by their base.
     left: BTreeMap<u32, Region>,
 }
@@ -68,6 +73,7 @@ impl Programmed {
             services: BTreeMap::new(),
             frontends: HashMap::new(),
             regions: Regions::new(slots),
+            leaving: BTreeMap::new(),
             left: BTreeMap::new(),
         }
     }
@@ -82,6 +88,8 @@ impl Programmed {
             adopted.regions.claim(region(table));
             adopted.services.insert(id, Held { table, fingerprint, frontends: BTreeSet::new() });
         }
+        // Not among the entries: it is this agent's own.
+        adopted.leaving = self.leaving.clone();
         adopted.left = self.left.clone();
         adopted.left.retain(|_, left| adopted.regions.claim(*left));
         for (frontend, id) in frontends {
@@ -144,6 +152,12 @@ impl Programmed {
                     held.frontends.remove(frontend);
                 }
             }
+            MapOp::SetLeaving { backend, leaving: Some(leaving) } => {
+                self.leaving.insert(*backend, *leaving);
+            }
+            MapOp::SetLeaving { backend, leaving: None } => {
+                self.leaving.remove(backend);
+            }
             MapOp::WriteTable { .. } | MapOp::AddLost { .. } => {}
         }
         None
@@ -186,6 +200,23 @@ impl Programmed {
         let closed = closed(service, backend);
         let held = self.backends.get(&backend.id.0)?;
         (held.closed != closed).then_some(MapOp::CloseBackend { backend: backend.id.0, closed })
+    }
+
+    /// Write that lets a backend's connections be closed, or no longer: one, or none.
+    pub fn plan_leaving(&self, state: &State, service: &Service, backend: &Backend) -> Option<MapOp> {
+        let leaving = state.drain(backend).map(|drain| Leaving { quiet: drain.quiet(service), padding: 0 });
+        let held = self.leaving.get(&backend.id.0).copied();
+        (held != leaving).then_some(MapOp::SetLeaving { backend: backend.id.0, leaving })
+    }
+
+    /// The same for a backend that left the configuration.
+    pub fn plan_staying(&self, backend: BackendId) -> Option<MapOp> {
+        self.leaving.get(&backend.0).map(|_| MapOp::SetLeaving { backend: backend.0, leaving: None })
+    }
+
+    /// Whether any backend's connections may be closed.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// Writes that bring one service to what is desired, and its table. `seed` starts a new service's sequence.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options},
-    model::{Change, Outcome, Service, State, Target, Touched},
+    model::{Change, NodeId, Outcome, Service, State, Target, Touched},
     observe::events::EventKind,
     plan::{Machine, MapOp, Retired},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
@@ -46,8 +46,10 @@ impl<M: Machine> Steering<M> {
         let gone = self.zeros_that_go(&touched);
         self.keep(next, batch, |steering| {
             let others = steering.prove_for_others(&touched)?;
-            Ok([others, steering.prove(changes, options, acknowledged)?].concat())
+            let drains = steering.begin_drains(changes)?;
+            Ok([others, steering.prove(changes, options, acknowledged)?, drains].concat())
         })?;
+        self.follow_drains(changes);
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
             let stale: Vec<_> = self.stale().iter().copied().collect();
@@ -172,6 +174,9 @@ impl<M: Machine> Steering<M> {
     ///
     /// `closes`: it is nothing but zeros, which need no tables.
     fn program(&mut self, next: &State, touched: &Touched, closes: bool) -> Result<Instant> {
+        // Before anything is opened again, nothing is closed any more.
+        let (staying, leaving): (Vec<MapOp>, _) = self.plan_leaving(next, touched).into_iter().partition(is_staying);
+        self.run_all(&staying)?;
         let mut urgent: Vec<MapOp> = Vec::new();
         let mut nodes = Vec::new();
         for node in touched.nodes.iter().filter_map(|id| next.node_by_id(*id)) {
@@ -188,6 +193,7 @@ impl<M: Machine> Steering<M> {
         }
         self.run_all(&urgent)?;
         let mut acknowledged = Instant::now();
+        self.run_all(&leaving)?;
         let mut built = Vec::with_capacity(services.len());
         for service in services {
             match self.program_service(next, &service) {
@@ -211,6 +217,21 @@ impl<M: Machine> Steering<M> {
         self.keeper.retire(removed);
         self.stale_nodes.extend(nodes);
         Ok(acknowledged)
+    }
+
+    /// Writes that begin and end the closing of connections.
+    fn plan_leaving(&self, next: &State, touched: &Touched) -> Vec<MapOp> {
+        let drains = |id: &NodeId| next.node_by_id(*id).and_then(|node| node.zero.as_deref()?.drain.as_ref()).is_some();
+        // A node without a drain has nothing to say here, unless one has just ended.
+        let nodes = touched.nodes.iter().filter(|id| self.programmed.is_leaving() || drains(id));
+        let services = touched.services.iter().filter_map(|id| next.service_by_id(*id));
+        let all = nodes
+            .flat_map(|id| next.node_backends(*id))
+            .chain(services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend))));
+        let mut ops: Vec<_> =
+            all.filter_map(|(service, backend)| self.programmed.plan_leaving(next, service, backend)).collect();
+        ops.extend(touched.removed_backends.iter().filter_map(|id| self.programmed.plan_staying(*id)));
+        ops
     }
 
     /// Takes away what left the configuration.
@@ -320,8 +341,14 @@ impl<M: Machine> Steering<M> {
                     (EventKind::Zeroed, target.to_string(), format!("zeroed by {}: {reason}", zero.owner))
                 }
                 Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
+                // Told with all that is known of it.
+                Change::EndDrain { .. } => continue,
             };
             self.note(kind, Some(object), message);
         }
     }
+}
+
+fn is_staying(op: &MapOp) -> bool {
+    matches!(op, MapOp::SetLeaving { leaving: None, .. })
 }

@@ -111,6 +111,19 @@ pub fn heal(meters: Arc<Meters>, commands: Sender<Command>, period: Duration) {
     });
 }
 
+/// Connections that are counted as open and are not there, as two looks in a row see them.
+///
+/// # Errors
+/// When the sockets or the counters cannot be read.
+pub fn lost(meters: &Meters) -> anyhow::Result<Vec<Lost>> {
+    let suspects = missing(meters)?;
+    if suspects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = missing(meters)?;
+    Ok(found.iter().filter_map(|(id, now)| both(suspects.get(id)?, now)).collect())
+}
+
 /// What two looks agree on.
 fn both(before: &Lost, now: &Lost) -> Option<Lost> {
     let lost = Lost {

@@ -2,6 +2,8 @@
 //! One thread owns the desired state, the tables and the store; nothing on the path of a packet ever waits for it.
 
 mod changes;
+mod drainer;
+mod drains;
 mod keeper;
 mod proofs;
 mod start;

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::{
+    drainer::{self, Drainer},
     keeper,
     steering::{Beginning, Steering},
 };
@@ -21,7 +22,10 @@ use crate::{
     handle::{Command, Handle, Options, Readiness},
     kernel::{self, Kernel, Sizes},
     model::{Change, State, Target, Zero},
-    observe::events::{EventKind, EventLog},
+    observe::{
+        events::{EventKind, EventLog},
+        operations::Operations,
+    },
     plan::{Machine, Programmed},
     settings::Settings,
     source::{
@@ -62,19 +66,24 @@ pub fn start(settings: &Settings) -> Result<Running> {
     for path in &settings.apply {
         files.push(Files::new(path, store.files()?)?);
     }
-    let kernel = Kernel::open(&kernel_config(settings))?;
+    let mut kernel = Kernel::open(&kernel_config(settings))?;
     // What an agent before this one has left may still be read, and counts as free from here on.
     kernel::wait_for_readers();
     let meters = kernel.meters();
     adopt_identity(&kernel, &store, &state)?;
     let events = Arc::new(EventLog::default());
+    let operations = Arc::new(Operations::default());
     let (commands, requests) = mpsc::channel();
+    let (begun, drains) = mpsc::channel();
+    let passes = kernel.take_passes();
     let beginning = Beginning {
         state,
         machine: kernel,
         store,
         events: events.clone(),
+        operations: operations.clone(),
         instruments: instruments.clone(),
+        begun,
         commands: commands.clone(),
         slots: settings.max_slots,
     };
@@ -91,7 +100,20 @@ pub fn start(settings: &Settings) -> Result<Running> {
     });
     let watches = watches.collect::<Result<_>>()?;
     keeper::heal(meters.clone(), commands.clone(), settings.census_interval);
-    let handle = Handle::new(commands.clone(), published, meters, events, instruments);
+    if let Some(passes) = passes {
+        let drainer = Drainer {
+            passes,
+            meters: meters.clone(),
+            published: published.clone(),
+            commands: commands.clone(),
+            operations: operations.clone(),
+            events: events.clone(),
+            instruments: instruments.clone(),
+            cgroup: settings.cgroup.clone(),
+        };
+        drainer::spawn(drainer, drains);
+    }
+    let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments);
     Ok(Running { handle, commands, thread, _watches: watches })
 }
 
@@ -119,6 +141,7 @@ impl<M: Machine> Steering<M> {
         }
         self.reconcile()?;
         self.load_proofs(adopted)?;
+        self.load_operations()?;
         self.readiness = Readiness::Ready;
         self.publish();
         let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
@@ -147,9 +170,10 @@ impl<M: Machine> Steering<M> {
                     .into(),
                 since: Timestamp::now(),
                 expires: None,
+                drain: None,
             };
             tracing::warn!(%target, "{}", zero.reason);
-            let change = Change::Zero { target, zero, force: true };
+            let change = Change::Zero { target, zero, drain: None, force: true };
             self.change(&[change], Options { dry_run: false, received: Instant::now() })
                 .context("keeping a zero that was found in the kernel")?;
         }

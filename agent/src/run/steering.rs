@@ -1,7 +1,7 @@
 //! The steering thread: owner of the desired state, of what the kernel acknowledged, and of the store.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -19,7 +19,10 @@ use crate::{
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
     heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
-    observe::events::{EventKind, EventLog},
+    observe::{
+        events::{EventKind, EventLog},
+        operations::Operations,
+    },
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
     source::{reconcile::Reconciler, store::Store},
     telemetry::Instruments,
@@ -46,6 +49,12 @@ pub struct Steering<M> {
     /// What readers see of the tables.
     pub(super) view: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
     pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
+    /// Drains that last, with their operations.
+    pub(super) drains: BTreeMap<Target, String>,
+    pub(super) operations: Arc<Operations>,
+    /// To the thread that carries drains out, and whether there is news for it.
+    pub(super) begun: Sender<()>,
+    pub(super) news: bool,
     /// Services whose tables are to be built anew, at leisure.
     pub(super) stale: BTreeSet<ServiceId>,
     /// Nodes whose services are stale, and not yet among them: a zero's answer waits for what comes before it.
@@ -65,7 +74,10 @@ pub struct Beginning<M> {
     pub machine: M,
     pub store: Store,
     pub events: Arc<EventLog>,
+    pub operations: Arc<Operations>,
     pub instruments: Arc<Instruments>,
+    /// To the thread that carries drains out.
+    pub begun: Sender<()>,
     /// To itself, for the threads that wait on its behalf.
     pub commands: Sender<Command>,
     /// Size of SLOTS.
@@ -74,7 +86,7 @@ pub struct Beginning<M> {
 
 impl<M: Machine> Steering<M> {
     pub fn new(beginning: Beginning<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let Beginning { state, machine, store, events, instruments, commands, slots } = beginning;
+        let Beginning { state, machine, store, events, operations, instruments, begun, commands, slots } = beginning;
         let readiness = Readiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
@@ -93,6 +105,10 @@ impl<M: Machine> Steering<M> {
             reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
+            drains: BTreeMap::new(),
+            operations,
+            begun,
+            news: false,
             stale: BTreeSet::new(),
             stale_nodes: Vec::new(),
             retry_at: None,
@@ -133,6 +149,8 @@ impl<M: Machine> Steering<M> {
             Command::Files(events) => self.files(&events),
             Command::Quiesced(retired) => self.reuse(retired),
             Command::Lost(lost) => self.correct(&lost),
+            Command::DrainEnded(ended) => self.end_drain(*ended),
+            Command::KeepOperation(operation) => self.keep_operation(&operation),
             Command::Stop => {}
         }
     }
@@ -204,6 +222,16 @@ impl<M: Machine> Steering<M> {
         self.run_all(&nodes)?;
         let services: Vec<_> = self.state.services().map(|service| service.id).collect();
         self.rebuild(&services)?;
+        let leaving: Vec<_> = self
+            .state
+            .zeroed()
+            .iter()
+            .filter(|(_, zero)| zero.drain.is_some())
+            .flat_map(|(target, _)| self.state.backends_of(target))
+            .filter_map(|id| self.state.backend(id))
+            .filter_map(|(service, backend)| self.programmed.plan_leaving(&self.state, service, backend))
+            .collect();
+        self.run_all(&leaving)?;
         let (unknown, retired) = self.programmed.plan_unknown(&self.state);
         self.run_all(&unknown)?;
         self.keeper.retire(retired);
@@ -301,6 +329,7 @@ impl<M: Machine> Steering<M> {
     pub(super) fn publish(&mut self) -> Arc<Published> {
         let published = self.as_published(self.state.clone());
         self.published.send_replace(published.clone());
+        self.wake_drainer();
         published
     }
 

@@ -37,7 +37,9 @@ fn begin(dir: &TempDir, machine: Fake) -> Steering<Fake> {
         machine,
         store,
         events: Arc::new(EventLog::default()),
+        operations: Arc::default(),
         instruments: Arc::new(Instruments::new().unwrap()),
+        begun: std::sync::mpsc::channel().0,
         commands,
         slots: SLOTS,
     };
@@ -64,8 +66,9 @@ fn named(name: &str, frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -
 }
 
 fn zero(target: &str, force: bool) -> Change {
-    let zero = Zero { owner: "test".into(), reason: String::new(), since: jiff::Timestamp::now(), expires: None };
-    Change::Zero { target: target.parse().unwrap(), zero, force }
+    let zero =
+        Zero { owner: "test".into(), reason: String::new(), since: jiff::Timestamp::now(), expires: None, drain: None };
+    Change::Zero { target: target.parse().unwrap(), zero, drain: None, force }
 }
 
 fn restore(target: &str) -> Change {

@@ -142,6 +142,23 @@ impl Store {
         Ok(table.get(key)?.map(|value| value.value().to_vec()))
     }
 
+    /// Everything that is kept under a name that begins like this, in the order of names.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn extras(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let table = self.database.begin_read()?.open_table(EXTRAS)?;
+        let mut found = Vec::new();
+        for entry in table.range(prefix..)? {
+            let (key, value) = entry?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            found.push((key.value().to_owned(), value.value().to_vec()));
+        }
+        Ok(found)
+    }
+
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
         let transaction = self.database.begin_write()?;
         change(&transaction)?;

@@ -11,6 +11,9 @@ use super::names::{self, Family};
 const BOUNDS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
+/// Bounds of the times of drains, in seconds.
+const DRAIN_BOUNDS: [f64; 10] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+
 /// Where documents and changes come from, as the label `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -18,11 +21,21 @@ pub enum Source {
     File,
 }
 
+/// Why a drain closed a connection, as the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    Idle,
+    Deadline,
+    Inbound,
+}
+
 /// One for the whole agent; shared by reference.
 pub struct Instruments {
     registry: Registry,
     apply: Histogram,
     zero: Histogram,
+    drain: Histogram,
+    closed: IntCounterVec,
     errors: IntCounterVec,
 }
 
@@ -33,6 +46,14 @@ impl Instruments {
         let registry = Registry::new();
         let apply = histogram(names::CONFIG_APPLY_DURATION_SECONDS)?;
         let zero = histogram(names::ZERO_DURATION_SECONDS)?;
+        let drain = names::DRAIN_DURATION_SECONDS;
+        let drain = Histogram::with_opts(HistogramOpts::new(drain.name, drain.help).buckets(DRAIN_BOUNDS.to_vec()))
+            .context("the histogram of drains")?;
+        let closed =
+            IntCounterVec::new(opts(names::DRAIN_CLOSED_CONNECTIONS_TOTAL), &["reason"]).context("a counter")?;
+        for reason in [Closed::Idle, Closed::Deadline, Closed::Inbound] {
+            closed.with_label_values(&[reason.name()]);
+        }
         let errors = IntCounterVec::new(opts(names::CONFIG_ERRORS_TOTAL), &["source"]).context("a counter")?;
         let build = IntGaugeVec::new(opts(names::BUILD_INFO), &["version"]).context("a gauge")?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -41,9 +62,11 @@ impl Instruments {
         }
         registry.register(Box::new(apply.clone()))?;
         registry.register(Box::new(zero.clone()))?;
+        registry.register(Box::new(drain.clone()))?;
+        registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(build))?;
-        Ok(Self { registry, apply, zero, errors })
+        Ok(Self { registry, apply, zero, drain, closed, errors })
     }
 
     /// A change is in force: the time from its request to the kernel's acknowledgement.
@@ -54,6 +77,16 @@ impl Instruments {
     /// A zero is in force: the time from its request to the kernel's acknowledgement.
     pub fn zeroed(&self, programmed_in: Duration) {
         self.zero.observe(programmed_in.as_secs_f64());
+    }
+
+    /// A drain has ended: the time from its request.
+    pub fn drained(&self, took: Duration) {
+        self.drain.observe(took.as_secs_f64());
+    }
+
+    /// A drain has closed connections.
+    pub fn closed(&self, reason: Closed, connections: u64) {
+        self.closed.with_label_values(&[reason.name()]).inc_by(connections);
     }
 
     /// A change or a document could not be used.
@@ -75,6 +108,16 @@ impl Source {
         match self {
             Self::Api => "api",
             Self::File => "file",
+        }
+    }
+}
+
+impl Closed {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Deadline => "deadline",
+            Self::Inbound => "inbound",
         }
     }
 }

@@ -6,4 +6,4 @@ pub mod names;
 pub mod scrape;
 mod text;
 
-pub use instruments::{Instruments, Source};
+pub use instruments::{Closed, Instruments, Source};

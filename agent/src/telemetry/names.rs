@@ -86,6 +86,17 @@ pub const ZERO_DURATION_SECONDS: Family = family(
     Kind::Histogram,
     "Time from the request of a zero to the kernel's acknowledgement.",
 );
+pub const DRAIN_DURATION_SECONDS: Family = family(
+    "sluice_drain_duration_seconds",
+    Kind::Histogram,
+    "Time from the request of a drain to its end, drained or at its deadline.",
+);
+// Labels: reason (idle, deadline, inbound).
+pub const DRAIN_CLOSED_CONNECTIONS_TOTAL: Family = family(
+    "sluice_drain_closed_connections_total",
+    Kind::Counter,
+    "Connections that drains have closed: idle ones, what was left at the deadline, idle ones that a local backend had accepted.",
+);
 // Labels: program, verdict.
 pub const VERDICTS_TOTAL: Family =
     family("sluice_verdicts_total", Kind::Counter, "Ways out of the eBPF programs that were taken.");

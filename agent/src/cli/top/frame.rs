@@ -80,7 +80,7 @@ fn service_line(service: &ServiceRow, width: usize) -> Line<'static> {
 fn backend_line(backend: &BackendRow, width: usize) -> Line<'static> {
     let colour = match backend.state {
         AdminState::Ready => Color::Green,
-        AdminState::Zero => Color::Yellow,
+        AdminState::Zero | AdminState::Draining | AdminState::Drained => Color::Yellow,
     };
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.2} %", share * 100.0));
     let name = cut(&format!("  {}", backend.name), width);

@@ -132,6 +132,7 @@ async fn a_stopped_steering_thread_is_said() {
         published,
         agent.readings.clone(),
         agent.app.handle.events().clone(),
+        agent.app.handle.operations().clone(),
         agent.app.handle.instruments().clone(),
     );
     let stopped = Agent { app: crate::http::App::new(handle, agent.stop.subscribe()), ..agent };

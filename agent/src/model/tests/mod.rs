@@ -129,8 +129,8 @@ pub fn force(target: &str) -> Change {
 }
 
 pub fn zero_by(target: &str, owner: &str, expires: Option<Timestamp>, force: bool) -> Change {
-    let zero = Zero { owner: owner.into(), reason: "test".into(), since: at(0), expires };
-    Change::Zero { target: self::target(target), zero, force }
+    let zero = Zero { owner: owner.into(), reason: "test".into(), since: at(0), expires, drain: None };
+    Change::Zero { target: self::target(target), zero, drain: None, force }
 }
 
 pub fn restore(target: &str) -> Change {

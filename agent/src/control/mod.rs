@@ -1,0 +1,4 @@
+//! What goes on by itself over time: state machines without I/O. What was seen and the time go in, what to do comes out;
+//! tests move the time by hand.
+
+pub mod drain;

@@ -1,0 +1,127 @@
+//! Passes over the connections of leaving backends: count them, and close what may be closed.
+//!
+//! The tables of a pass belong to the one thread that makes it. What may be closed at all is in LEAVING, which only the
+//! owner of the tables writes.
+
+use std::{
+    io::Read,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use anyhow::{Context, Result};
+use aya::programs::ProgramFd;
+use sluice_common::{
+    leaving::{Inbound, Place, Remains},
+    tables::Endpoint,
+};
+
+use super::{
+    object::Object,
+    sys::{self, Map},
+};
+use crate::model::BackendId;
+
+/// The iterators with their tables.
+pub struct Passes {
+    remains: Map,
+    inbound: Map,
+    namespaces: Map,
+    survey: OwnedFd,
+    tcp: OwnedFd,
+    udp: OwnedFd,
+    can_destroy: bool,
+}
+
+impl Passes {
+    pub(super) fn new(object: &Object, programs: [ProgramFd; 3], can_destroy: bool) -> Result<Self> {
+        let [survey, tcp, udp] = programs;
+        let link = |program: ProgramFd, map| {
+            sys::iterator_link(program.as_fd().as_raw_fd(), map).context("preparing a walk over sockets")
+        };
+        Ok(Self {
+            remains: object.map("REMAINS")?,
+            inbound: object.map("INBOUND")?,
+            namespaces: object.map("NAMESPACES")?,
+            survey: link(survey, Some(object.map("CONNECTIONS")?.fd()))?,
+            tcp: link(tcp, None)?,
+            udp: link(udp, None)?,
+            can_destroy,
+        })
+    }
+
+    /// Whether a visit closes under the socket's lock (Linux 6.5 and later); otherwise it only counts.
+    pub fn can_destroy(&self) -> bool {
+        self.can_destroy
+    }
+
+    /// Makes the entries of a pass: nothing is counted yet. `allowed` as in [`Remains`].
+    ///
+    /// # Errors
+    /// When the kernel has no memory for them.
+    pub fn begin(&self, backend: BackendId, allowed: u32) -> Result<()> {
+        let entry = Remains { allowed, ..Remains::default() };
+        self.remains.put(&backend.0, &entry).context("preparing a pass")
+    }
+
+    /// The same for the accepting side; `quiet` as in [`Inbound`].
+    ///
+    /// # Errors
+    /// As [`Passes::begin`].
+    pub fn begin_inbound(&self, address: &Endpoint, quiet: u32) -> Result<()> {
+        self.inbound.put(address, &Inbound { quiet, ..Inbound::default() }).context("preparing a pass")
+    }
+
+    /// Counts the steered connections of leaving backends on the whole host. Returns the network namespaces that have
+    /// something to close, by their cookies.
+    ///
+    /// # Errors
+    /// When the kernel refuses the walk.
+    pub fn survey(&self) -> Result<Vec<(u64, Place)>> {
+        for (netns, _) in self.namespaces.entries::<u64, Place>().context("reading NAMESPACES")? {
+            self.namespaces.remove(&netns).context("clearing NAMESPACES")?;
+        }
+        run(&self.survey).context("counting the connections of leaving backends")?;
+        self.namespaces.entries().context("reading NAMESPACES")
+    }
+
+    /// Walks the sockets of the network namespace that this thread is in: closes what may be closed, and counts what
+    /// local backends have accepted.
+    ///
+    /// # Errors
+    /// When the kernel refuses the walk.
+    pub fn visit(&self) -> Result<()> {
+        run(&self.tcp).context("walking the TCP sockets of a namespace")?;
+        run(&self.udp).context("walking the UDP sockets of a namespace")
+    }
+
+    /// What the pass found of a backend.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn remains(&self, backend: BackendId) -> Result<Remains> {
+        Ok(self.remains.get(&backend.0).context("reading REMAINS")?.unwrap_or_default())
+    }
+
+    /// What the pass found on the accepting side.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn inbound(&self, address: &Endpoint) -> Result<Inbound> {
+        Ok(self.inbound.get(address).context("reading INBOUND")?.unwrap_or_default())
+    }
+
+    /// Drops the entries of what is no longer looked at.
+    pub fn forget(&self, backends: &[BackendId], addresses: &[Endpoint]) {
+        // What is not there needs no dropping.
+        for backend in backends {
+            let _ = self.remains.remove(&backend.0);
+        }
+        for address in addresses {
+            let _ = self.inbound.remove(address);
+        }
+    }
+}
+
+fn run(link: &OwnedFd) -> std::io::Result<()> {
+    sys::run_iterator(link)?.read_to_end(&mut Vec::new()).map(drop)
+}

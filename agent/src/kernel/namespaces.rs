@@ -1,0 +1,166 @@
+//! Network namespaces: found by their processes, recognized by the kernel's cookie, entered on a thread that ends there.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::Error,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    getsockopt_impl,
+    sched::{CloneFlags, setns},
+    sockopt_impl,
+    sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
+};
+
+sockopt_impl!(
+    /// The kernel's number of the network namespace of a socket (Linux 5.14 and later).
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
+
+/// A network namespace, kept alive by this value.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).with_context(|| format!("opening {path}: is there a process {pid}?"))?;
+        Ok(Self { file })
+    }
+
+    /// The one with this cookie, when it is that of the process or of one of its sockets: a process may have left the
+    /// namespace in which it made them.
+    pub fn with_cookie(cookie: u64, pid: u32) -> Option<Self> {
+        let own = Self::of_process(pid).ok().filter(|own| own.cookie().is_ok_and(|own| own == cookie));
+        own.or_else(|| {
+            let sockets = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter(|entry| {
+                fs::read_link(entry.path())
+                    .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+            });
+            let process = pidfd_open(pid).ok()?;
+            let mut numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            numbers.find_map(|number| {
+                let socket = pidfd_getfd(&process, number).ok()?;
+                getsockopt(&socket, NetnsCookie).is_ok_and(|found| found == cookie).then_some(())?;
+                Some(Self { file: namespace_of(&socket).ok()? })
+            })
+        })
+    }
+
+    /// The namespaces of some processes, each once. Processes that are gone have none.
+    pub fn of_processes(pids: impl IntoIterator<Item = u32>) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for pid in pids {
+            // Most processes share a namespace: it is opened once.
+            let Ok(metadata) = fs::metadata(format!("/proc/{pid}/ns/net")) else { continue };
+            if seen.insert((metadata.dev(), metadata.ino())) {
+                found.extend(Self::of_process(pid));
+            }
+        }
+        found
+    }
+
+    /// Its number in the kernel's records.
+    ///
+    /// # Errors
+    /// When it cannot be entered.
+    pub fn cookie(&self) -> Result<u64> {
+        tour([self], |_| cookie_here()).pop().context("no answer from a network namespace")?
+    }
+}
+
+/// Runs `work` in each of the namespaces, on a thread of its own: no other ever runs in the wrong namespace. An error is
+/// that of the one namespace.
+pub fn tour<'a, T: Send>(
+    namespaces: impl IntoIterator<Item = &'a Namespace, IntoIter: Send>,
+    mut work: impl FnMut(&'a Namespace) -> Result<T> + Send,
+) -> Vec<Result<T>> {
+    let namespaces = namespaces.into_iter();
+    thread::scope(|scope| {
+        let visitor = scope.spawn(move || {
+            namespaces
+                .map(|namespace| {
+                    setns(&namespace.file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+                    work(namespace)
+                })
+                .collect()
+        });
+        visitor.join().unwrap_or_else(|_| vec![Err(anyhow!("the visit to a network namespace failed"))])
+    })
+}
+
+/// The cookie of the namespace that this thread is in.
+///
+/// # Errors
+/// When no socket can be opened.
+pub fn cookie_here() -> Result<u64> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("opening a socket to read its network namespace")?;
+    getsockopt(&socket, NetnsCookie).context("reading SO_NETNS_COOKIE")
+}
+
+fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// A descriptor of another process, as one of ours (Linux 5.6 and later).
+fn pidfd_getfd(process: &OwnedFd, number: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+}
+
+/// The namespace of a socket (`SIOCGSKNS`, Linux 4.10 and later).
+fn namespace_of(socket: &OwnedFd) -> std::io::Result<File> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: a system call without pointers.
+    owned(i64::from(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) })).map(File::from)
+}
+
+fn owned(fd: i64) -> std::io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_in_a_namespace_with_a_cookie() {
+        let own = Namespace::of_process(std::process::id()).unwrap();
+        assert_eq!(own.cookie().unwrap(), cookie_here().unwrap());
+        let twice = Namespace::of_processes([std::process::id(), std::process::id(), u32::MAX]);
+        assert_eq!(twice.len(), 1);
+        assert!(Namespace::of_process(u32::MAX).unwrap_err().to_string().contains("is there a process"));
+    }
+
+    #[test]
+    fn a_namespace_is_found_by_a_socket_that_was_made_there() {
+        let pid = std::process::id();
+        assert!(Namespace::with_cookie(cookie_here().unwrap(), pid).is_some());
+        assert!(Namespace::with_cookie(u64::MAX, pid).is_none());
+    }
+}

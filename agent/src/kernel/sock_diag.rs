@@ -1,0 +1,153 @@
+//! Looking at one socket and closing it by netlink, for kernels without `bpf_sock_destroy`.
+//!
+//! It is two steps: between the look and the close a request can go out. The close asks for the socket by its cookie, so
+//! that it never hits another one.
+
+use std::{
+    io::{Error, ErrorKind},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use anyhow::{Context, Result};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SOCK_DESTROY, SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt::ReceiveTimeout,
+};
+use sluice_common::{
+    records::CensusRow,
+    tables::{TCP, socket_addr},
+};
+
+/// A netlink socket of the namespace in which it was opened.
+pub struct Diagnosis {
+    socket: OwnedFd,
+}
+
+/// `INET_DIAG_NOCOOKIE`.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// # Errors
+/// When this kernel cannot diagnose sockets.
+pub fn probe() -> Result<()> {
+    let question = InetRequest {
+        family: AF_INET,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId { cookie: ANY_COOKIE, ..SocketId::new_v4() },
+    };
+    match Diagnosis::open()?.ask(question, None) {
+        // Nobody has these ends; somebody was there to look.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            Err(error).context("asking for a socket by netlink (CONFIG_INET_DIAG, module tcp_diag)")
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Diagnosis {
+    /// In the namespace that this thread is in.
+    ///
+    /// # Errors
+    /// When netlink is not to be had.
+    pub fn open() -> Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag);
+        let socket = opened.context("opening a netlink socket")?;
+        setsockopt(&socket, ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0)).context("setting a time limit")?;
+        Ok(Self { socket })
+    }
+
+    /// Closes the socket of `row`; false when it was left alone or is gone. `quiet`: only if nothing went over it since.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn close(&self, row: &CensusRow, quiet: bool) -> Result<bool> {
+        let close = || {
+            let Some(found) = self.ask(look_at(row), None)? else { return Ok(false) };
+            let SocketId { source_port, destination_port, .. } = found.header.socket_id;
+            let same = (source_port, destination_port) == (u16::from_be(row.local_port), u16::from_be(row.remote_port));
+            if !same || (quiet && row.connection.protocol == TCP && !is_quiet_since(row, &found)) {
+                return Ok(false);
+            }
+            let id = SocketId { cookie: found.header.socket_id.cookie, ..identity(row) };
+            self.ask(request(row, id), Some(SOCK_DESTROY)).map(|_| true)
+        };
+        match close() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            result => result.context("closing a socket by netlink (CONFIG_INET_DIAG_DESTROY)"),
+        }
+    }
+
+    fn ask(&self, request: InetRequest, kind: Option<u16>) -> std::io::Result<Option<InetResponse>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | if kind.is_some() { NLM_F_ACK } else { 0 };
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        if let Some(kind) = kind {
+            message.header.message_type = kind;
+        }
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut answer = [0; 4096];
+        let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer.get(..length).unwrap_or_default());
+        match answer.map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(*found)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Whether a TCP socket has sent and received what it had when `row` was read, and nothing waits.
+fn is_quiet_since(row: &CensusRow, found: &InetResponse) -> bool {
+    let info = found.nlas.iter().find_map(|nla| if let Nla::TcpInfo(info) = nla { Some(info) } else { None });
+    info.is_some_and(|info| (info.bytes_sent, info.bytes_received) == (row.bytes_sent, row.bytes_received))
+        && (found.header.send_queue, found.header.recv_queue) == (row.unacknowledged, row.unread)
+}
+
+/// The question for the socket of `row`. For datagram sockets the kernel takes the ends the other way round.
+fn look_at(row: &CensusRow) -> InetRequest {
+    let id = identity(row);
+    if row.connection.protocol == TCP {
+        return request(row, id);
+    }
+    let swapped = SocketId {
+        source_address: id.destination_address,
+        source_port: id.destination_port,
+        destination_address: id.source_address,
+        destination_port: id.source_port,
+        ..id
+    };
+    request(row, swapped)
+}
+
+fn request(row: &CensusRow, socket_id: SocketId) -> InetRequest {
+    InetRequest {
+        family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: if row.connection.protocol == TCP { IPPROTO_TCP } else { IPPROTO_UDP },
+        extensions: ExtensionFlags::INFO,
+        states: StateFlags::all(),
+        socket_id,
+    }
+}
+
+fn identity(row: &CensusRow) -> SocketId {
+    let (local, remote) = (socket_addr(&row.local, row.local_port), socket_addr(&row.remote, row.remote_port));
+    SocketId {
+        source_address: local.ip(),
+        source_port: local.port(),
+        destination_address: remote.ip(),
+        destination_port: remote.port(),
+        interface_id: 0,
+        // Made when somebody asks for it first; until then any will do.
+        cookie: if row.cookie == 0 { ANY_COOKIE } else { row.cookie.to_ne_bytes() },
+    }
+}

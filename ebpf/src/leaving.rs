@@ -1,0 +1,200 @@
+//! Connections of backends that are drained: counted, and closed when nothing is lost by it.
+//!
+//! `survey` walks the steered sockets of the whole host and only counts; it also notes the network namespaces in which
+//! there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so
+//! that nothing can be sent or received between the look and the close.
+
+use core::{ffi::c_void, mem::transmute};
+
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use sluice_common::{
+    flight::Side,
+    leaving::{DEFAULT_QUIET, Doing, Inbound, Leaving, Place, Remains, judge, patience},
+    records::Connection,
+    tables::{Endpoint, TCP, UDP},
+};
+
+use crate::{
+    census,
+    maps::{INBOUND, LEAVING, NAMESPACES, REMAINS, can_destroy, connection, hz},
+    socket,
+};
+
+const TCP_LISTEN: u32 = 10;
+
+/// `struct bpf_iter__tcp` and `struct bpf_iter__udp`, as far as they are alike.
+#[repr(C)]
+pub struct Context {
+    meta: *const c_void,
+    socket: *mut c_void,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub fn survey(ctx: *mut census::Context) -> i32 {
+    // SAFETY: the context lives as long as the program runs.
+    let (found, value) = unsafe { ((*ctx).socket, (*ctx).value) };
+    if found.is_null() || value.is_null() {
+        return 0;
+    }
+    // SAFETY: the iterator holds the socket and its storage while the program runs.
+    let record = unsafe { &*value };
+    let Some((leaving, remains)) = of_leaving(record, found) else {
+        return 0;
+    };
+    if remains.oldest == 0 || record.since < remains.oldest {
+        remains.oldest = record.since;
+    }
+    let (doing, closable) = look(record, found, &leaving, remains.allowed);
+    match doing {
+        Doing::Connecting => remains.connecting += 1,
+        Doing::Datagrams => remains.datagrams += 1,
+        Doing::InFlight => remains.in_flight += 1,
+        Doing::Idle => remains.idle += 1,
+    }
+    if closable {
+        remains.closable += 1;
+        note_place(socket::netns(found), record.pid);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn visit_tcp(ctx: *mut Context) -> i32 {
+    // SAFETY: the context lives as long as the program runs.
+    let found = unsafe { (*ctx).socket };
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: the helper checks the socket; null for requests and TIME_WAIT.
+    let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(found) }.cast();
+    if tcp.is_null() {
+        return 0;
+    }
+    let stored = connection(tcp);
+    if !stored.is_null() {
+        // SAFETY: storage of a socket that the iterator holds, and locks.
+        let record = unsafe { &*stored };
+        if let Some((leaving, remains)) = of_leaving(record, found) {
+            match look(record, found, &leaving, remains.allowed) {
+                (_, false) => {}
+                (Doing::Idle, true) => close(found, &mut remains.closed_idle, &mut remains.refused),
+                (_, true) => close(found, &mut remains.closed_late, &mut remains.refused),
+            }
+            return 0;
+        }
+    }
+    accepted(found, tcp);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub fn visit_udp(ctx: *mut Context) -> i32 {
+    // SAFETY: the context lives as long as the program runs.
+    let found = unsafe { (*ctx).socket };
+    if found.is_null() {
+        return 0;
+    }
+    let stored = connection(found);
+    if stored.is_null() {
+        return 0;
+    }
+    // SAFETY: storage of a socket that the iterator holds, and locks.
+    let record = unsafe { &*stored };
+    if record.protocol == UDP
+        && let Some((leaving, remains)) = of_leaving(record, found)
+        && look(record, found, &leaving, remains.allowed).1
+    {
+        close(found, &mut remains.closed_datagrams, &mut remains.refused);
+    }
+    0
+}
+
+/// Whether the record is about the connection that the socket has now, and its backend is drained.
+#[inline(always)]
+fn of_leaving(record: &Connection, found: *mut c_void) -> Option<(Leaving, &'static mut Remains)> {
+    if !record.is_open() {
+        return None;
+    }
+    // SAFETY: the value is copied at once; the agent replaces it as a whole.
+    let leaving = unsafe { LEAVING.get(record.backend_id) }.copied()?;
+    // SAFETY: a live map value; passes run one at a time, and nobody else writes it meanwhile.
+    let remains = unsafe { &mut *REMAINS.get_ptr_mut(record.backend_id)? };
+    let (address, port) = socket::peer(found);
+    record.went_to(&address, port).then_some((leaving, remains))
+}
+
+#[inline(always)]
+fn look(record: &Connection, found: *mut c_void, leaving: &Leaving, allowed: u32) -> (Doing, bool) {
+    let activity = || {
+        // SAFETY: the helper checks the socket.
+        let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(found) }.cast();
+        (!tcp.is_null()).then(|| socket::activity(tcp).without_fin(socket::state(found)))
+    };
+    judge(record, activity, leaving, allowed, hz())
+}
+
+/// Counts a connection that a local backend has accepted, and closes it if that was asked for.
+#[inline(always)]
+fn accepted(found: *mut c_void, tcp: *mut c_void) {
+    let (address, port) = socket::local(found);
+    let Some(inbound) = INBOUND.get_ptr_mut(Endpoint::v6(address, port, TCP)) else {
+        return;
+    };
+    let state = socket::state(found);
+    if state == TCP_LISTEN {
+        return;
+    }
+    // SAFETY: a live map value; passes run one at a time, and nobody else writes it meanwhile.
+    let inbound: &mut Inbound = unsafe { &mut *inbound };
+    let activity = socket::activity(tcp).without_fin(state);
+    let quiet = if inbound.quiet == 0 { DEFAULT_QUIET } else { inbound.quiet };
+    let patience = patience(quiet, hz());
+    if activity.is_busy(Side::Server, patience) {
+        inbound.in_flight += 1;
+        return;
+    }
+    inbound.idle += 1;
+    if inbound.quiet != 0 && activity.may_close(Side::Server, patience) && destroy(found) {
+        inbound.closed += 1;
+    }
+}
+
+#[inline(always)]
+fn close(found: *mut c_void, closed: &mut u32, refused: &mut u32) {
+    if destroy(found) {
+        *closed += 1;
+    } else {
+        *refused += 1;
+    }
+}
+
+/// The call that the agent turns into one of the kernel function `bpf_sock_destroy`: Rust has no way to name it.
+const DESTROY: usize = sluice_common::leaving::DESTROY as usize;
+
+/// Ends the connection as ECONNABORTED for its owner, with a reset for the peer. False when this kernel cannot.
+#[inline(always)]
+fn destroy(found: *mut c_void) -> bool {
+    if !can_destroy() {
+        return false;
+    }
+    // SAFETY: the agent patches the call before it loads the program; without the kernel function it is never reached.
+    unsafe {
+        let bpf_sock_destroy: unsafe extern "C" fn(*mut c_void) -> i64 = transmute(DESTROY);
+        bpf_sock_destroy(found) as i32 == 0
+    }
+}
+
+/// Notes where there is something to close. When the table is full, the next pass finds the rest.
+#[inline(always)]
+fn note_place(netns: u64, pid: u32) {
+    match NAMESPACES.get_ptr_mut(netns) {
+        // SAFETY: a live map value; only this program writes it.
+        Some(place) => unsafe { (*place).closable += 1 },
+        None => {
+            let _ = NAMESPACES.insert(netns, Place { pid, closable: 1 }, 0);
+        }
+    }
+}

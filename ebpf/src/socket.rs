@@ -1,0 +1,80 @@
+//! What a socket tells of itself, read from the kernel's own structures.
+
+use core::{ffi::c_void, mem::zeroed};
+
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
+use sluice_common::{flight::Activity, records::Member, tables::MAPPED};
+
+use crate::maps::offset;
+
+const AF_INET: u16 = 2;
+
+/// An address with its port, both as the tables have them.
+pub type Address = ([u32; 4], u16);
+
+/// Local address and peer.
+#[inline(always)]
+pub fn ends(socket: *mut c_void) -> (Address, Address) {
+    (local(socket), peer(socket))
+}
+
+#[inline(always)]
+pub fn local(socket: *mut c_void) -> Address {
+    let port = read::<u16>(socket, Member::LocalPort).to_be();
+    (address(socket, Member::LocalV4, Member::LocalV6), port)
+}
+
+#[inline(always)]
+pub fn peer(socket: *mut c_void) -> Address {
+    (address(socket, Member::RemoteV4, Member::RemoteV6), read(socket, Member::RemotePort))
+}
+
+#[inline(always)]
+fn address(socket: *mut c_void, v4: Member, v6: Member) -> [u32; 4] {
+    let family: u16 = read(socket, Member::Family);
+    if family == AF_INET { [0, 0, MAPPED, read(socket, v4)] } else { read(socket, v6) }
+}
+
+/// TCP state as in `include/net/tcp_states.h`.
+#[inline(always)]
+pub fn state(socket: *mut c_void) -> u32 {
+    u32::from(read::<u8>(socket, Member::State))
+}
+
+/// Cookie of its network namespace.
+#[inline(always)]
+pub fn netns(socket: *mut c_void) -> u64 {
+    let net: *mut c_void = read(socket, Member::Net);
+    read(net, Member::NetCookie)
+}
+
+/// The traffic of a `tcp_sock`, FINs included.
+#[inline(always)]
+pub fn activity(tcp: *mut c_void) -> Activity {
+    let (written, acknowledged): (u32, u32) = (read(tcp, Member::WriteSeq), read(tcp, Member::SndUna));
+    let (received, copied): (u32, u32) = (read(tcp, Member::RcvNxt), read(tcp, Member::CopiedSeq));
+    let acknowledging: u32 = read(tcp, Member::SndWl1);
+    Activity {
+        // SAFETY: helper without arguments.
+        now: unsafe { bpf_jiffies64() } as u32,
+        last_sent: read(tcp, Member::LastSent),
+        last_received: read(tcp, Member::LastReceived),
+        bytes_sent: read(tcp, Member::BytesSent),
+        bytes_received: read(tcp, Member::BytesReceived),
+        unacknowledged: written.wrapping_sub(acknowledged),
+        unread: received.wrapping_sub(copied),
+        after_acknowledgement: received.wrapping_sub(acknowledging),
+    }
+}
+
+/// A member of a kernel structure; zero when it cannot be read.
+#[inline(always)]
+pub fn read<T: Copy>(structure: *mut c_void, member: Member) -> T {
+    // SAFETY: T is a plain integer, pointer or array of them; the helper checks the address.
+    unsafe {
+        let mut value: T = zeroed();
+        let at = structure.cast::<u8>().wrapping_add(offset(member));
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at.cast());
+        value
+    }
+}
