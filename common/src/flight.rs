@@ -15,10 +15,16 @@ pub struct Activity {
     pub unacknowledged: u32,
     /// Received and not read by the application, in bytes.
     pub unread: u32,
-    /// Received in or after the segment that acknowledged our last byte, in bytes: `rcv_nxt - snd_wl1`. A keep-alive
-    /// probe that the peer answers makes it 0 too.
+    /// Received in or after the segment that acknowledged our last byte, in bytes: `rcv_nxt - snd_wl1`. An answered
+    /// keep-alive probe makes it 0.
     pub after_acknowledgement: u32,
+    /// Quiet after which keep-alive probes go out, in jiffies; 0: they never do.
+    pub keepalive: u32,
 }
+
+/// Supposed where a socket leaves the time to the system (`net.ipv4.tcp_keepalive_time`, two hours unless somebody
+/// changes it), in seconds.
+pub const LEAST_KEEPALIVE: u32 = 60;
 
 /// Who speaks first: callers ask, servers answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +74,14 @@ impl Activity {
     /// | bytes unacknowledged or unread | in flight |
     /// | nothing sent and nothing received | unclear: the first request or a greeting may be on its way |
     /// | sent and nothing received | in flight |
+    /// | the peer acknowledged our last byte after its own last byte, and no keep-alive probe made it | in flight |
     /// | sent in a later jiffy than received | in flight |
     /// | received in a later jiffy than sent | idle |
     /// | both in the same jiffy, the peer spoke with or after its acknowledgement of our last byte | idle |
-    /// | both in the same jiffy, and the acknowledgement came after its last byte | unclear |
+    /// | both in the same jiffy, and keep-alive probes have blurred the rest | unclear |
     ///
-    /// It is a heuristic: an answer in several parts with a pause between them looks like one that is complete.
+    /// It is a heuristic: an answer in several parts with a pause between them looks like one that is complete, and so
+    /// does the first of two answers whose requests went out in one segment.
     #[inline(always)]
     pub const fn flight(&self, side: Side) -> Flight {
         if self.unacknowledged > 0 || self.unread > 0 {
@@ -86,13 +94,23 @@ impl Activity {
         if answered == 0 {
             return if asked == 0 { Flight::Unclear } else { Flight::InFlight };
         }
-        let (lead, answer_is_last) = match side {
-            Side::Caller => (self.last_sent.wrapping_sub(self.last_received) as i32, self.after_acknowledgement > 0),
-            Side::Server => (self.last_received.wrapping_sub(self.last_sent) as i32, self.after_acknowledgement == 0),
+        let clear = self.keepalive == 0 || self.quiet() < self.keepalive;
+        let acknowledged_last = self.bytes_sent > 0 && self.after_acknowledgement == 0;
+        let (lead, asked_last, answered_last) = match side {
+            Side::Caller => (
+                self.last_sent.wrapping_sub(self.last_received) as i32,
+                acknowledged_last && clear,
+                self.after_acknowledgement > 0,
+            ),
+            Side::Server => (
+                self.last_received.wrapping_sub(self.last_sent) as i32,
+                self.after_acknowledgement > 0,
+                acknowledged_last && clear,
+            ),
         };
-        if lead > 0 {
+        if asked_last || lead > 0 {
             Flight::InFlight
-        } else if lead < 0 || answer_is_last {
+        } else if lead < 0 || answered_last {
             Flight::Idle
         } else {
             Flight::Unclear
@@ -143,6 +161,7 @@ mod tests {
         unacknowledged: 0,
         unread: 0,
         after_acknowledgement: 4096,
+        keepalive: 0,
     };
 
     #[test]
@@ -164,9 +183,28 @@ mod tests {
             (
                 "next request in the jiffy of the answer, acknowledged after it",
                 Activity { after_acknowledgement: 0, ..same_jiffy },
+                Flight::InFlight,
+            ),
+            (
+                "the same, long ago and kept alive",
+                Activity { after_acknowledgement: 0, keepalive: 490, ..same_jiffy },
                 Flight::Unclear,
             ),
-            ("answered, then kept alive", Activity { after_acknowledgement: 0, ..ANSWERED }, Flight::Idle),
+            (
+                "the same, before the first probe",
+                Activity { after_acknowledgement: 0, keepalive: 491, ..same_jiffy },
+                Flight::InFlight,
+            ),
+            (
+                "answered, then kept alive",
+                Activity { after_acknowledgement: 0, keepalive: 490, ..ANSWERED },
+                Flight::Idle,
+            ),
+            (
+                "two requests, the second acknowledged after the first answer",
+                Activity { after_acknowledgement: 0, ..ANSWERED },
+                Flight::InFlight,
+            ),
             ("pushed by the server", Activity { bytes_sent: 0, ..ANSWERED }, Flight::Idle),
             (
                 "request out, jiffies wrapped",
@@ -202,8 +240,9 @@ mod tests {
             (
                 "next request in the jiffy of the answer",
                 Activity { after_acknowledgement: 80, ..same_jiffy },
-                Flight::Unclear,
+                Flight::InFlight,
             ),
+            ("answered in one jiffy, kept alive", Activity { keepalive: 490, ..same_jiffy }, Flight::Unclear),
             ("it greets", Activity { bytes_received: 0, ..answered }, Flight::Idle),
         ];
         for (what, activity, expected) in table {
@@ -231,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_is_unclear_is_busy_until_it_was_quiet_for_long() {
-        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, ..ANSWERED };
+        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, keepalive: 1, ..ANSWERED };
         assert!(unclear.is_busy(Side::Caller, 123), "490 jiffies of quiet are less than 4 x 123");
         assert!(!unclear.is_busy(Side::Caller, 122));
         assert!(!ANSWERED.is_busy(Side::Caller, u32::MAX));
@@ -242,7 +281,7 @@ mod tests {
     fn only_what_was_quiet_for_long_enough_may_be_closed() {
         assert!(ANSWERED.may_close(Side::Caller, 490));
         assert!(!ANSWERED.may_close(Side::Caller, 491));
-        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, ..ANSWERED };
+        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, keepalive: 1, ..ANSWERED };
         assert!(!unclear.may_close(Side::Caller, 490));
         assert!(!Activity { unacknowledged: 1, ..ANSWERED }.may_close(Side::Caller, 0));
     }

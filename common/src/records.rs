@@ -105,6 +105,9 @@ pub struct CensusRow {
     pub bytes_received: u64,
     /// CLOCK_MONOTONIC ns at the reading.
     pub clock: u64,
+    /// See [`Activity::keepalive`].
+    pub keepalive: u32,
+    pub padding: u32,
 }
 
 /// Members of kernel structures that a census and the tracking of failures read. Their offsets differ between
@@ -133,17 +136,19 @@ pub enum Member {
     BytesSent,
     BytesReceived,
     SndWl1,
+    Flags,
+    KeepaliveTime,
 }
 
 /// Number of [`Member`]s.
-pub const MEMBERS: usize = 21;
+pub const MEMBERS: usize = 23;
 
 const _: () = {
-    assert!(Member::SndWl1 as usize + 1 == MEMBERS);
+    assert!(Member::KeepaliveTime as usize + 1 == MEMBERS);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
-    assert!(size_of::<CensusRow>() == 168);
+    assert!(size_of::<CensusRow>() == 176);
 };
 
 impl CensusRow {
@@ -158,6 +163,7 @@ impl CensusRow {
             unacknowledged: self.unacknowledged,
             unread: self.unread,
             after_acknowledgement: self.after_acknowledgement,
+            keepalive: self.keepalive,
         };
         activity.without_fin(self.state)
     }

@@ -3,9 +3,13 @@
 use core::{ffi::c_void, mem::zeroed};
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
-use sluice_common::{flight::Activity, records::Member, tables::MAPPED};
+use sluice_common::{
+    flight::{Activity, LEAST_KEEPALIVE},
+    records::Member,
+    tables::MAPPED,
+};
 
-use crate::maps::offset;
+use crate::maps::{hz, offset};
 
 const AF_INET: u16 = 2;
 
@@ -64,6 +68,20 @@ pub fn activity(tcp: *mut c_void) -> Activity {
         unacknowledged: written.wrapping_sub(acknowledged),
         unread: received.wrapping_sub(copied),
         after_acknowledgement: received.wrapping_sub(acknowledging),
+        keepalive: keepalive(tcp),
+    }
+}
+
+/// See [`Activity::keepalive`].
+#[inline(always)]
+fn keepalive(tcp: *mut c_void) -> u32 {
+    /// `SOCK_KEEPOPEN` of `enum sock_flags`.
+    const KEEP_OPEN: u64 = 1 << 3;
+    let (flags, time): (u64, u32) = (read(tcp, Member::Flags), read(tcp, Member::KeepaliveTime));
+    match (flags & KEEP_OPEN, time) {
+        (0, _) => 0,
+        (_, 0) => LEAST_KEEPALIVE * hz(),
+        (_, time) => time,
     }
 }
 

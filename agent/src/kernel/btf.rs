@@ -32,6 +32,8 @@ const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
     (Member::BytesSent, "tcp_sock", &["bytes_sent"]),
     (Member::BytesReceived, "tcp_sock", &["bytes_received"]),
     (Member::SndWl1, "tcp_sock", &["snd_wl1"]),
+    (Member::Flags, "sock_common", &["skc_flags"]),
+    (Member::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
 ];
 
 /// Byte offset of every [`Member`], indexed by it.

@@ -49,7 +49,7 @@ impl<M: Machine> Steering<M> {
             let drains = steering.begin_drains(changes)?;
             Ok([others, steering.prove(changes, options, acknowledged)?, drains].concat())
         })?;
-        self.follow_drains(changes);
+        let cancelled = self.follow_drains(changes);
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
             let stale: Vec<_> = self.stale().iter().copied().collect();
@@ -67,7 +67,11 @@ impl<M: Machine> Steering<M> {
         self.tell(changes, outcome);
         self.tell_gone(gone);
         self.retry_files();
-        Ok(self.done(outcome, options, acknowledged, self.state.clone(), Vec::new()))
+        let done = self.done(outcome, options, acknowledged, self.state.clone(), Vec::new());
+        for (target, operation) in cancelled {
+            self.cancel(&target, &operation);
+        }
+        Ok(done)
     }
 
     /// Makes `next` the desired state and saves it, once the kernel has it. What cannot be saved is undone.

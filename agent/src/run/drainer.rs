@@ -305,9 +305,11 @@ impl Drainer {
             if backend.quiet != 0 {
                 seen.closing += u64::from(remains.idle + remains.datagrams);
             }
-            in_flight += u64::from(remains.in_flight + remains.connecting);
-            idle += u64::from(remains.idle);
-            datagrams += u64::from(remains.datagrams);
+            // What was closed in this look is not left.
+            let left = |found: u32, closed: u32| u64::from(found.saturating_sub(closed));
+            in_flight += left(remains.in_flight + remains.connecting, remains.closed_late);
+            idle += left(remains.idle, remains.closed_idle);
+            datagrams += left(remains.datagrams, remains.closed_datagrams);
             if remains.oldest != 0 && (oldest == 0 || remains.oldest < oldest) {
                 oldest = remains.oldest;
             }
@@ -322,7 +324,7 @@ impl Drainer {
             closed.inbound += u64::from(inbound.closed);
         }
         seen.complete = look.problems.is_empty();
-        remaining.total = seen.total.saturating_sub(closed.idle + closed.late);
+        remaining.total = in_flight + idle + datagrams;
         remaining.in_flight = Some(in_flight);
         remaining.idle = Some(idle);
         remaining.datagrams = Some(datagrams);

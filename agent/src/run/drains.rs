@@ -38,8 +38,9 @@ impl<M: Machine> Steering<M> {
         Ok(extras)
     }
 
-    /// Takes note of the drains that a change has begun and cancelled.
-    pub(super) fn follow_drains(&mut self, changes: &[Change]) {
+    /// Takes note of the drains that a change has begun. Returns those that it has cancelled: to be told when everything
+    /// else is.
+    pub(super) fn follow_drains(&mut self, changes: &[Change]) -> Vec<(Target, String)> {
         let asked = changes.iter().filter_map(|change| match change {
             Change::Zero { target, drain: Some(_), .. } => Some(target),
             _ => None,
@@ -58,10 +59,10 @@ impl<M: Machine> Steering<M> {
             .filter(|(target, operation)| self.lasting(target).is_none_or(|drain| drain.operation != **operation))
             .map(|(target, operation)| (target.clone(), operation.clone()))
             .collect();
-        for (target, operation) in gone {
-            self.drains.remove(&target);
-            self.cancel(&target, &operation);
+        for (target, _) in &gone {
+            self.drains.remove(target);
         }
+        gone
     }
 
     /// Wakes the thread that carries drains out, when there is something for it. It reads what is published by then.
@@ -138,7 +139,7 @@ impl<M: Machine> Steering<M> {
         Ok(())
     }
 
-    fn cancel(&mut self, target: &Target, operation: &str) {
+    pub(super) fn cancel(&mut self, target: &Target, operation: &str) {
         let why = if self.state.is_zeroed(target) { "another drain took its place" } else { "its target was restored" };
         let cancelled = self.operations.update(operation, |operation| {
             operation.phase = Phase::Cancelled;

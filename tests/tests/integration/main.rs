@@ -13,6 +13,7 @@ mod api;
 mod bad_input;
 mod cli;
 mod datagrams;
+mod drain;
 mod exact;
 mod files;
 mod gauge;
