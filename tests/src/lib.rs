@@ -9,9 +9,11 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod daemons;
 pub mod document;
 pub mod http;
 pub mod interrupt;
+pub mod matrix;
 pub mod namespace;
 pub mod pins;
 pub mod program;

@@ -48,7 +48,7 @@ pub fn allowed(drain: &Drain, quiet: u32, now: Timestamp) -> u32 {
     let all = drain.on_deadline == OnDeadline::Close && now >= drain.deadline;
     // A datagram socket does not tell when it was used last: it gets its time from the beginning of the drain.
     let quiet_enough = quiet != 0 && now >= later(drain.since, Duration::from_millis(u64::from(quiet)));
-    u32::from(all) * ALL | u32::from(quiet_enough) * DATAGRAMS
+    (u32::from(all) * ALL) | (u32::from(quiet_enough) * DATAGRAMS)
 }
 
 impl Progress {

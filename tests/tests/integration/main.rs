@@ -19,6 +19,7 @@ mod files;
 mod gauge;
 mod groups;
 mod hash;
+mod matrix;
 mod programs;
 mod restart;
 mod sockets;

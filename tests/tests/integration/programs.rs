@@ -1,69 +1,31 @@
 //! Programs as they are, through a frontend: none of them knows that it is steered. They run on the host only.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+use sluice_tests::{
+    Program, Service, World,
+    daemons::{Daemon, is_up, nginx, nginx_config, open_directory, postgres, redis},
+    program,
+    system::eventually,
 };
 
-use anyhow::{Context, Result};
-use sluice_tests::{Program, Service, World, program, system::eventually};
-use tempfile::TempDir;
-
 use crate::stage::{LIMIT, Stage};
-
-/// Where programs that drop their rights can write.
-fn open_directory() -> Result<TempDir> {
-    let directory = tempfile::tempdir()?;
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777))?;
-    Ok(directory)
-}
 
 /// Runs a program in the steered cgroup to its end.
 fn run(world: &World, words: &[&str]) -> Result<String> {
     program::output(Some(&world.cgroup), Some(&world.namespace), words)
 }
 
-/// Starts a server in the world's namespace, outside the cgroup.
-fn server(world: &World, words: &[&str]) -> Result<Program> {
-    Program::start(None, Some(&world.namespace), words)
-}
-
-/// Waits until a TCP connection to the address itself is accepted.
-fn is_up(world: &World, address: &str, program: &mut Program) -> Result<()> {
-    let address: std::net::SocketAddr = address.parse()?;
-    let up = eventually("the server listens", LIMIT, || {
-        world.namespace.run(|| std::net::TcpStream::connect(address)).ok().map(drop)
-    });
-    up.with_context(|| format!("{:?}: {}", program.ended(), program.log()))
-}
-
-fn nginx(world: &World, name: &str, address: &str) -> Result<(Program, TempDir)> {
-    let directory = open_directory()?;
-    let config = directory.path().join("nginx.conf");
-    let root = directory.path().display();
-    let text = format!(
-        "daemon off; master_process off; pid {root}/pid; error_log stderr; events {{}}\n\
-         http {{ access_log off; client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
-         uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n\
-         server {{ listen {address}; location / {{ add_header X-Server {name}; return 200 \"{name}\\n\"; }} }} }}\n"
-    );
-    fs::write(&config, text)?;
-    let config = config.to_string_lossy().into_owned();
-    let mut program = server(world, &["nginx", "-c", &config, "-e", "stderr"])?;
-    is_up(world, address, &mut program)?;
-    Ok((program, directory))
-}
-
 /// Two nginx, 3:1, behind 10.96.0.10:80.
-fn web(label: &str) -> Result<(Stage, Vec<(Program, TempDir)>)> {
+fn web(label: &str) -> Result<(Stage, Vec<Daemon>)> {
     let stage = Stage::new(label)?;
     let mut servers = Vec::new();
     let mut service = Service::new("web", "10.96.0.10:80");
     for (name, address, weight) in [("w1", "10.0.0.1:18080", 3), ("w2", "10.0.0.2:18080", 1)] {
-        stage.world.namespace.address(address.parse::<std::net::SocketAddr>()?.ip())?;
-        servers.push(nginx(&stage.world, name, address)?);
+        let at: std::net::SocketAddr = address.parse()?;
+        stage.world.namespace.address(at.ip())?;
+        servers.push(nginx(&stage.world.namespace, name, at)?);
         service = service.backend_on(name, name, address, weight);
     }
     stage.put(&service)?;
@@ -102,19 +64,11 @@ fn host_nginx_as_a_proxy_is_steered_too() -> Result<()> {
     let (stage, _servers) = web("proxy")?;
     let directory = open_directory()?;
     let config = directory.path().join("nginx.conf");
-    let root = directory.path().display();
-    fs::write(
-        &config,
-        format!(
-            "daemon off; master_process off; pid {root}/pid; error_log stderr; events {{}}\n\
-             http {{ access_log off; client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
-             uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n\
-             server {{ listen 127.0.0.1:18081; location / {{ proxy_pass http://10.96.0.10:80; }} }} }}\n"
-        ),
-    )?;
+    let server = "server { listen 127.0.0.1:18081; location / { proxy_pass http://10.96.0.10:80; } }";
+    fs::write(&config, nginx_config(&directory, server))?;
     let words = ["nginx", "-c", &config.to_string_lossy(), "-e", "stderr"];
     let mut proxy = Program::start(Some(&stage.world.cgroup), Some(&stage.world.namespace), &words)?;
-    is_up(&stage.world, "127.0.0.1:18081", &mut proxy)?;
+    is_up(&stage.world.namespace, "127.0.0.1:18081".parse()?, &mut proxy)?;
     let mut answers = String::new();
     for _ in 0..8 {
         answers += &run(&stage.world, &["curl", "-sS", "--max-time", "20", "http://127.0.0.1:18081/"])?;
@@ -192,35 +146,14 @@ const get = (agent) => new Promise((resolve, reject) => {
     assert_shares(&stage, &answers, 6, 2)
 }
 
-fn redis(world: &World, address: &str, port: &str) -> Result<Program> {
-    let address = address.to_owned();
-    let words = [
-        "redis-server",
-        "--bind",
-        &address,
-        "--port",
-        port,
-        "--protected-mode",
-        "no",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--dir",
-        "/tmp",
-    ];
-    let mut program = server(world, &words)?;
-    is_up(world, &format!("{address}:{port}"), &mut program)?;
-    Ok(program)
-}
-
 #[test]
 fn host_redis() -> Result<()> {
     let stage = Stage::new("redis")?;
     let mut servers = Vec::new();
-    for address in ["10.0.0.1", "10.0.0.2"] {
-        stage.world.namespace.address(address.parse()?)?;
-        servers.push(redis(&stage.world, address, "16379")?);
+    for address in ["10.0.0.1:16379", "10.0.0.2:16379"] {
+        let at: std::net::SocketAddr = address.parse()?;
+        stage.world.namespace.address(at.ip())?;
+        servers.push(redis(&stage.world.namespace, at)?);
     }
     let service = Service::new("redis", "10.96.0.10:6379");
     stage.put(&service.backend("r1", "10.0.0.1:16379", 1).backend("r2", "10.0.0.2:16379", 1))?;
@@ -258,47 +191,15 @@ fn host_redis() -> Result<()> {
     Ok(())
 }
 
-/// Where the server programs of PostgreSQL are.
-fn postgres_programs() -> Result<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").context("looking for PostgreSQL")?;
-    let mut found: Vec<PathBuf> = versions
-        .flatten()
-        .map(|version| version.path().join("bin"))
-        .filter(|bin| bin.join("initdb").exists())
-        .collect();
-    found.sort();
-    found.pop().context("PostgreSQL is not installed; run `cargo xtask setup`")
-}
-
-fn postgres(world: &World, bin: &Path, data: &Path, address: &str) -> Result<Program> {
-    // It refuses to run as root, and so does initdb.
-    let as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--inh-caps=-all"];
-    let (initdb, server_program) = (bin.join("initdb"), bin.join("postgres"));
-    let (initdb, server_program) = (initdb.to_string_lossy(), server_program.to_string_lossy());
-    let data = data.to_string_lossy();
-    let make = ["-D", &data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C"];
-    program::output(None, None, &[&as_postgres[..], &[&initdb], &make].concat())?;
-    let (host, port) = address.split_once(':').context("a port")?;
-    let listen = format!("listen_addresses={host}");
-    let sockets = format!("unix_socket_directories={data}");
-    let serve =
-        ["-D", &data, "-p", port, "-c", &listen, "-c", &sockets, "-c", "fsync=off", "-c", "shared_buffers=16MB"];
-    let hba = fs::read_to_string(Path::new(&*data).join("pg_hba.conf"))?;
-    fs::write(Path::new(&*data).join("pg_hba.conf"), format!("{hba}\nhost all all 0.0.0.0/0 trust\n"))?;
-    let mut program = server(world, &[&as_postgres[..], &[&server_program], &serve].concat())?;
-    is_up(world, address, &mut program)?;
-    Ok(program)
-}
-
 #[test]
 fn host_postgres() -> Result<()> {
     let stage = Stage::new("postgres")?;
-    let (bin, directory) = (postgres_programs()?, open_directory()?);
     let mut servers = Vec::new();
     let mut service = Service::new("db", "10.96.0.10:5432");
     for (name, address) in [("p1", "10.0.0.1:15432"), ("p2", "10.0.0.2:15432")] {
-        stage.world.namespace.address(address.parse::<std::net::SocketAddr>()?.ip())?;
-        servers.push(postgres(&stage.world, &bin, &directory.path().join(name), address)?);
+        let at: std::net::SocketAddr = address.parse()?;
+        stage.world.namespace.address(at.ip())?;
+        servers.push(postgres(&stage.world.namespace, name, at)?);
         service = service.backend(name, address, 1);
     }
     stage.put(&service)?;

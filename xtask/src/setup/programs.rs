@@ -8,7 +8,7 @@ use crate::toolchain::in_path;
 /// A program that must be there.
 #[derive(Debug)]
 pub struct Requirement {
-    /// Its name, as found in PATH.
+    /// Its name, as found in PATH; of a library, its path.
     pub program: &'static str,
     /// The Debian package that brings it.
     pub package: &'static str,
@@ -25,6 +25,8 @@ enum Look {
     Static,
     /// The server of PostgreSQL stays outside PATH.
     Postgres,
+    /// A library: its path.
+    Path,
 }
 
 impl Requirement {
@@ -44,6 +46,7 @@ impl Requirement {
                 // ldd fails on what is not dynamic.
                 Command::new("ldd").arg(file).output().is_ok_and(|output| !output.status.success())
             }),
+            Look::Path => std::path::Path::new(self.program).exists(),
             Look::Postgres => {
                 let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
                 in_path(self.program).is_some()
@@ -61,7 +64,7 @@ const NAMESPACES: [Requirement; 1] =
     [Requirement::new("ip", "iproute2", "namespaces get devices, addresses and routes by it")];
 
 /// Black-box tests here.
-const PROGRAMS: [Requirement; 12] = [
+const PROGRAMS: [Requirement; 20] = [
     Requirement::new("tc", "iproute2", "tests look at what is attached to devices"),
     Requirement::new("nft", "nftables", "tests put packet filters in the way"),
     Requirement::new("ps", "procps", "tests look at processes"),
@@ -73,8 +76,20 @@ const PROGRAMS: [Requirement; 12] = [
     Requirement::new("redis-cli", "redis-tools", "its client"),
     Requirement::new("postgres", "postgresql", "a real server with sessions that must not be cut").look(Look::Postgres),
     Requirement::new("psql", "postgresql-client", "its client"),
+    library("/usr/lib/python3/dist-packages/requests", "python3-requests"),
+    library("/usr/lib/python3/dist-packages/httpx", "python3-httpx"),
+    library("/usr/lib/python3/dist-packages/aiohttp", "python3-aiohttp"),
+    library("/usr/lib/python3/dist-packages/redis", "python3-redis"),
+    library("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
+    library("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
+    library("/usr/share/nodejs/undici", "node-undici"),
+    Requirement::new("javac", "default-jdk-headless", "a real client with a pool of connections, in Java"),
     Requirement::new("setpriv", "util-linux", "starts servers that refuse to run as root"),
 ];
+
+const fn library(path: &'static str, package: &'static str) -> Requirement {
+    Requirement::new(path, package, "a real client with a pool of connections").look(Look::Path)
+}
 
 /// Virtual machines.
 const MACHINES: [Requirement; 7] = [

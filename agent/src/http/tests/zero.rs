@@ -96,7 +96,9 @@ async fn what_makes_no_sense_is_named() {
         ("/v1/nodes/node-1/zero", json!({"reason": "x".repeat(5000)}), 422, "reason"),
         ("/v1/nodes/node-1/zero", json!([1]), 422, ""),
         ("/v1/nodes/node-1/restore", json!({"to": 5}), 422, "to"),
-        ("/v1/nodes/node-1/drain", json!({}), 404, ""),
+        ("/v1/nodes/none/drain", json!({}), 404, ""),
+        ("/v1/nodes/node-1/drain", json!({"deadline": "-1s"}), 422, "deadline"),
+        ("/v1/nodes/node-1/drain", json!({"idleClose": "5"}), 422, "idleClose"),
     ] {
         let (found, _, answer) = agent.post(path, &body).await;
         assert_eq!(
