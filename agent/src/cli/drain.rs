@@ -13,7 +13,7 @@ use super::{
     client::Client,
     failure::Failure,
     output::{self, duration, fields, note},
-    zero::{path, span, user},
+    zero::{Terms, path, span},
 };
 use crate::{
     model::{Target, quiet},
@@ -54,18 +54,8 @@ pub struct Drain {
     /// With --wait drained: give up waiting after this time; the drain goes on
     #[arg(long, value_name = "TIME", value_parser = span)]
     timeout: Option<String>,
-    /// Why; kept and shown
-    #[arg(long)]
-    reason: Option<String>,
-    /// Who; kept and shown [default: you]
-    #[arg(long)]
-    owner: Option<String>,
-    /// Restore it by itself after this time, such as 2h
-    #[arg(long = "for", value_name = "TIME", value_parser = span)]
-    duration: Option<String>,
-    /// Do it even if a service is left without enough capacity
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    terms: Terms,
     /// Validate and show what would happen; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -121,16 +111,13 @@ impl Drain {
     }
 
     fn request(&self) -> Value {
-        let owner = self.owner.clone().or_else(user).unwrap_or_default();
-        let mut request = json!({ "owner": owner, "force": self.force });
+        let mut request = self.terms.request();
         let mut say = |field: &str, value: Option<&str>| {
             if let Some(value) = value {
                 request[field] = json!(value);
             }
         };
         say("deadline", self.deadline.as_deref());
-        say("reason", self.reason.as_deref());
-        say("expires", self.duration.as_deref());
         say(
             "onDeadline",
             self.on_deadline.map(|what| match what {

@@ -20,6 +20,18 @@ use crate::{http::views::ZeroView, model::Target};
 pub struct Zero {
     /// node/NODE or SERVICE/BACKEND
     target: Target,
+    #[command(flatten)]
+    terms: Terms,
+    /// Validate and show what would happen; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: output::Output,
+}
+
+/// What a zero and a drain say of themselves.
+#[derive(Debug, Args)]
+pub struct Terms {
     /// Why; kept and shown
     #[arg(long)]
     reason: Option<String>,
@@ -32,16 +44,12 @@ pub struct Zero {
     /// Do it even if a service is left without enough capacity
     #[arg(long)]
     force: bool,
-    /// Validate and show what would happen; change nothing
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    output: output::Output,
 }
 
-impl Zero {
-    pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let owner = self.owner.or_else(user).unwrap_or_default();
+impl Terms {
+    /// As the API takes it.
+    pub fn request(&self) -> Value {
+        let owner = self.owner.clone().or_else(user).unwrap_or_default();
         let mut request = json!({ "owner": owner, "force": self.force });
         if let Some(reason) = &self.reason {
             request["reason"] = json!(reason);
@@ -49,6 +57,13 @@ impl Zero {
         if let Some(duration) = &self.duration {
             request["expires"] = json!(duration);
         }
+        request
+    }
+}
+
+impl Zero {
+    pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        let request = self.terms.request();
         let path = path(&self.target, "/zero");
         if self.dry_run {
             let plan: Value = client.post(&format!("{path}?dryRun=true"), &request).await?;
@@ -81,7 +96,7 @@ pub fn path(target: &Target, rest: &str) -> String {
 }
 
 /// Who runs this, also through sudo.
-pub fn user() -> Option<String> {
+fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::{
-    drainer::{self, Drainer},
+    drainer::{self, Drainer, Looker},
     keeper,
     steering::{Beginning, Steering},
 };
@@ -102,14 +102,12 @@ pub fn start(settings: &Settings) -> Result<Running> {
     keeper::heal(meters.clone(), commands.clone(), settings.census_interval);
     if let Some(passes) = passes {
         let drainer = Drainer {
-            passes,
-            meters: meters.clone(),
+            looker: Looker { passes, meters: meters.clone(), cgroup: settings.cgroup.clone() },
             published: published.clone(),
             commands: commands.clone(),
             operations: operations.clone(),
             events: events.clone(),
             instruments: instruments.clone(),
-            cgroup: settings.cgroup.clone(),
         };
         drainer::spawn(drainer, drains);
     }

@@ -1,10 +1,10 @@
 //! Carries drains out: looks at the connections of leaving backends again and again, closes what may be closed, and
 //! reports how far each drain has come. Sleeps while nothing is drained.
 
+mod look;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, UdpSocket},
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -13,83 +13,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use jiff::Timestamp;
-use sluice_common::{
-    leaving::{Doing, Inbound, Leaving, Place, Remains, judge},
-    records::CensusRow,
-    tables::{Endpoint, TCP},
-};
+use sluice_common::tables::{Endpoint, TCP};
 use tokio::sync::watch;
 
 use super::keeper;
 use crate::{
-    control::drain::{Progress, Seen, Step, allowed},
+    control::drain::{Progress, Seen, Step},
     handle::{Command, DrainEnded, Published},
-    kernel::{
-        Meters, Passes,
-        namespaces::{Namespace, cookie_here, tour},
-        sock_diag::Diagnosis,
-    },
-    model::{BackendId, CloseInbound, Drain, DrainEnd, Target},
+    model::DrainEnd,
     observe::{
-        cgroups, clock,
+        clock,
         events::{EventKind, EventLog},
         operations::{Operation, Operations, Phase, Remaining},
     },
     telemetry::{Closed, Instruments},
 };
+use look::{Course, LeavingBackend, Look};
+
+pub use look::Looker;
 
 /// Time between two looks; more when a look takes long, so that drains take a tenth of a processor at the most.
 const PERIOD: Duration = Duration::from_millis(250);
 const SHARE: u32 = 10;
-/// Sockets that one look closes by netlink: the rest waits for the next one.
-const CLOSED_BY_NETLINK: usize = 1000;
 
 pub struct Drainer {
-    pub passes: Passes,
-    pub meters: Arc<Meters>,
+    pub looker: Looker,
     pub published: watch::Receiver<Arc<Published>>,
     pub commands: Sender<Command>,
     pub operations: Arc<Operations>,
     pub events: Arc<EventLog>,
     pub instruments: Arc<Instruments>,
-    /// Processes in it, and below, are those that this agent answers for.
-    pub cgroup: PathBuf,
-}
-
-/// A drain that lasts.
-struct Course {
-    target: Target,
-    drain: Drain,
-    backends: Vec<LeavingBackend>,
-}
-
-#[derive(Clone, Copy)]
-struct LeavingBackend {
-    id: BackendId,
-    address: Endpoint,
-    /// ms of quiet after which its idle connections are closed; 0: never.
-    quiet: u32,
-}
-
-/// What one look found and did.
-#[derive(Default)]
-struct Look {
-    remains: HashMap<BackendId, Remains>,
-    inbound: HashMap<Endpoint, Inbound>,
-    /// Network namespaces with something to close that could not be entered.
-    unreachable: usize,
-    /// Whether two steps were needed to close something.
-    by_netlink: bool,
-    problems: BTreeSet<String>,
-}
-
-/// A socket that may be closed.
-#[derive(Clone, Copy)]
-struct Closable {
-    row: CensusRow,
-    doing: Doing,
 }
 
 /// What is remembered of a drain from look to look.
@@ -118,14 +72,14 @@ impl Drainer {
                 continue;
             }
             let start = Instant::now();
-            let look = self.look(&courses);
+            let look = self.looker.look(&courses);
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
                 if !memory.ended {
                     self.report(course, &look, memory);
                 }
             }
-            self.forget(&courses);
+            self.looker.forget(&courses);
             match begun.recv_timeout(PERIOD.max(start.elapsed() * SHARE)) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -147,109 +101,6 @@ impl Drainer {
             Some(Course { target: target.clone(), backends: backends.collect(), drain })
         });
         lasting.collect()
-    }
-
-    /// Counts, closes what may be closed, and counts what local backends have accepted.
-    fn look(&self, courses: &[Course]) -> Look {
-        let mut look = Look::default();
-        if let Err(error) = self.try_look(courses, &mut look) {
-            look.problems.insert(format!("{error:#}"));
-        }
-        look
-    }
-
-    fn try_look(&self, courses: &[Course], look: &mut Look) -> Result<()> {
-        let now = Timestamp::now();
-        let mut permits: HashMap<BackendId, (Leaving, u32)> = HashMap::new();
-        for course in courses {
-            for backend in &course.backends {
-                let permit = permits.entry(backend.id).or_default();
-                permit.0.quiet = permit.0.quiet.max(backend.quiet);
-                permit.1 |= allowed(&course.drain, backend.quiet, now);
-                let closes = course.drain.close_inbound == CloseInbound::Idle;
-                let inbound = look.inbound.entry(backend.address).or_default();
-                inbound.quiet = inbound.quiet.max(if closes { backend.quiet } else { 0 });
-            }
-        }
-        for (id, (_, allowed)) in &permits {
-            self.passes.begin(*id, *allowed)?;
-        }
-        for (address, inbound) in &look.inbound {
-            self.passes.begin_inbound(address, inbound.quiet)?;
-        }
-        let places = self.passes.survey()?;
-        let sockets = if self.passes.can_destroy() || places.is_empty() {
-            HashMap::new()
-        } else {
-            look.by_netlink = true;
-            self.closable(&permits)?
-        };
-        self.visit(places, &sockets, look);
-        for (id, remains) in permits.keys().map(|id| (*id, self.passes.remains(*id))) {
-            // What netlink has closed is counted already.
-            let closed = look.remains.get(&id).copied().unwrap_or_default();
-            let mut remains = remains?;
-            remains.closed_idle += closed.closed_idle;
-            remains.closed_late += closed.closed_late;
-            remains.closed_datagrams += closed.closed_datagrams;
-            look.remains.insert(id, remains);
-        }
-        for (address, inbound) in &mut look.inbound {
-            *inbound = self.passes.inbound(address)?;
-        }
-        Ok(())
-    }
-
-    /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
-    fn visit(&self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
-        let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
-        let known = Namespace::of_processes(cgroups::processes(&self.cgroup));
-        let about = tour(&known, |_| Ok((cookie_here()?, addresses.iter().any(is_local))));
-        let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
-        let mut wanted = Vec::new();
-        for (namespace, about) in known.iter().zip(about) {
-            match about {
-                Ok((cookie, is_local)) if places.remove(&cookie).is_some() || is_local => {
-                    wanted.push((namespace, cookie))
-                }
-                Ok(_) => {}
-                Err(error) => drop(look.problems.insert(format!("{error:#}"))),
-            }
-        }
-        // Those of processes outside, and of sockets that outlived every process inside.
-        let others: Vec<_> = places
-            .iter()
-            .filter_map(|(cookie, place)| Some((Namespace::with_cookie(*cookie, place.pid)?, *cookie)))
-            .collect();
-        look.unreachable = places.len() - others.len();
-        wanted.extend(others.iter().map(|(namespace, cookie)| (namespace, *cookie)));
-        let mut cookies = wanted.iter().map(|(_, cookie)| *cookie);
-        let closed = tour(wanted.iter().map(|(namespace, _)| *namespace), |_| {
-            let sockets = cookies.next().and_then(|cookie| sockets.get(&cookie));
-            self.passes.visit()?;
-            sockets.map_or(Ok(Vec::new()), |sockets| close_by_netlink(sockets))
-        });
-        for closed in closed {
-            match closed {
-                Ok(closed) => closed.into_iter().for_each(|socket| look.note_closed(&socket)),
-                Err(error) => drop(look.problems.insert(format!("{error:#}"))),
-            }
-        }
-    }
-
-    /// Sockets that may be closed, by their network namespaces: for kernels on which a visit cannot close.
-    fn closable(&self, permits: &HashMap<BackendId, (Leaving, u32)>) -> Result<HashMap<u64, Vec<Closable>>> {
-        let census = self.meters.census()?;
-        let mut found: HashMap<u64, Vec<Closable>> = HashMap::new();
-        let closable = census.rows.into_iter().filter(CensusRow::is_current).filter_map(|row| {
-            let (leaving, allowed) = permits.get(&BackendId(row.connection.backend_id))?;
-            let (doing, may_close) = judge(&row.connection, || Some(row.activity()), leaving, *allowed, census.hz);
-            may_close.then_some(Closable { row, doing })
-        });
-        for socket in closable.take(CLOSED_BY_NETLINK) {
-            found.entry(socket.row.netns).or_default().push(socket);
-        }
-        Ok(found)
     }
 
     /// Takes note of what a look found of one drain, and tells.
@@ -337,44 +188,12 @@ impl Drainer {
 
     /// The counters say what the sockets say, from here on.
     fn correct(&self) {
-        match keeper::lost(&self.meters) {
+        match keeper::lost(&self.looker.meters) {
             Ok(lost) if !lost.is_empty() => drop(self.commands.send(Command::Lost(lost))),
             Ok(_) => {}
             Err(error) => tracing::warn!("the connection gauges cannot be checked: {error:#}"),
         }
     }
-
-    /// Entries of a pass are made anew for the next one.
-    fn forget(&self, courses: &[Course]) {
-        let backends = || courses.iter().flat_map(|course| &course.backends);
-        let ids: Vec<_> = backends().map(|backend| backend.id).collect();
-        let addresses: Vec<_> = backends().map(|backend| backend.address).collect();
-        self.passes.forget(&ids, &addresses);
-    }
-}
-
-impl Look {
-    fn note_closed(&mut self, socket: &Closable) {
-        let remains = self.remains.entry(BackendId(socket.row.connection.backend_id)).or_default();
-        match socket.doing {
-            Doing::Idle => remains.closed_idle += 1,
-            Doing::Datagrams => remains.closed_datagrams += 1,
-            Doing::InFlight | Doing::Connecting => remains.closed_late += 1,
-        }
-    }
-}
-
-/// In the namespace that this thread is in. Returns what was closed.
-fn close_by_netlink(sockets: &[Closable]) -> Result<Vec<Closable>> {
-    let diagnosis = Diagnosis::open()?;
-    let mut closed = Vec::new();
-    for socket in sockets {
-        // One that may be closed because it is quiet must be quiet still.
-        if diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
-            closed.push(*socket);
-        }
-    }
-    Ok(closed)
 }
 
 struct Found {
@@ -388,11 +207,6 @@ struct ClosedNow {
     idle: u64,
     late: u64,
     inbound: u64,
-}
-
-/// Whether the namespace that this thread is in has the address. Every namespace has the loopback's: they say nothing.
-fn is_local(address: &IpAddr) -> bool {
-    !address.is_loopback() && UdpSocket::bind((*address, 0)).is_ok()
 }
 
 fn message(phase: Phase, remaining: &Remaining, look: &Look) -> String {
