@@ -59,7 +59,17 @@ impl Connections {
 fn table(view: &View, wide: bool) -> Table {
     let mut header = vec!["SERVICE", "BACKEND", "NODE", "STATE", "PID", "COMMAND", "AGE", "IDLE", "IN-FLIGHT"];
     if wide {
-        header.extend(["PROTOCOL", "FRONTEND", "LOCAL", "BACKEND-ADDRESS", "SENT", "RECEIVED", "NETNS"]);
+        header.extend([
+            "PROTOCOL",
+            "FRONTEND",
+            "LOCAL",
+            "BACKEND-ADDRESS",
+            "SENT",
+            "RECEIVED",
+            "NETNS",
+            "CGROUP",
+            "POD",
+        ]);
     }
     let mut table = Table::new(&header);
     for connection in &view.items {
@@ -83,6 +93,8 @@ fn table(view: &View, wide: bool) -> Table {
                 number(connection.bytes_sent),
                 number(connection.bytes_received),
                 number(connection.netns),
+                maybe(connection.cgroup.as_ref()),
+                maybe(connection.pod.as_ref()),
             ]);
         }
         table.row(cells);

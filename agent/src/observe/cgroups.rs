@@ -25,10 +25,25 @@ pub fn root() -> Result<PathBuf> {
 /// When the process is gone.
 pub fn of_process(pid: u32) -> Result<PathBuf> {
     let file = format!("/proc/{pid}/cgroup");
-    let text = fs::read_to_string(&file).with_context(|| format!("reading {file}: is there a process {pid}?"))?;
-    let path =
-        text.lines().find_map(|line| line.strip_prefix("0::")).with_context(|| format!("{file} names no cgroup2"))?;
+    let path = name_of_process(pid).with_context(|| format!("{file} names no cgroup2: is there a process {pid}?"))?;
     Ok(below(&root()?, path))
+}
+
+/// The name of the cgroup of a process, as /proc has it; `None` when the process is gone.
+pub fn name_of_process(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// The UID of the Kubernetes pod that a cgroup belongs to, from its name: `.../pod<UID>/...` where the kubelet makes
+/// cgroups itself, `...-pod<UID>.slice/...` with `_` for `-` where systemd does.
+pub fn pod(cgroup: &str) -> Option<String> {
+    let inside = cgroup.split('/').skip_while(|part| !part.starts_with("kubepods"));
+    let uid = inside.filter_map(|part| {
+        let part = part.strip_suffix(".slice").unwrap_or(part);
+        part.strip_prefix("pod").or_else(|| part.split_once("-pod").map(|(_, uid)| uid))
+    });
+    uid.map(|uid| uid.replace('_', "-")).find(|uid| !uid.is_empty())
 }
 
 /// The processes in a cgroup and below it. Those that cannot be listed are left out.
@@ -98,6 +113,22 @@ mod tests {
         assert_eq!(find_root(several), Some("/sys/fs/cgroup".into()));
         assert_eq!(find_root("41 30 0:24 / /a\\040b rw - cgroup2 none rw\n"), Some("/a b".into()));
         assert_eq!(find_root("25 30 0:23 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+
+    #[test]
+    fn pods_are_known_by_their_cgroups() {
+        let uid = "1b5e0c1e-9a3f-4f1c-8a51-0a4e3c9d7b11";
+        for cgroup in [
+            "/kubepods/burstable/pod1b5e0c1e-9a3f-4f1c-8a51-0a4e3c9d7b11/4f5d",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1b5e0c1e_9a3f_4f1c_8a51_0a4e3c9d7b11.slice/\
+             cri-containerd-4f5d.scope",
+            "/kubelet.slice/kubepods/pod1b5e0c1e-9a3f-4f1c-8a51-0a4e3c9d7b11",
+        ] {
+            assert_eq!(pod(cgroup).as_deref(), Some(uid), "{cgroup}");
+        }
+        for cgroup in ["/", "/system.slice/podman.service", "/user.slice/pods/pod1", "/kubepods.slice"] {
+            assert_eq!(pod(cgroup), None, "{cgroup}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sluice_common::{
 };
 use utoipa::ToSchema;
 
-use super::census::Census;
+use super::{census::Census, cgroups};
 use crate::model::{BackendId, Name, Protocol, Service, State};
 
 /// A steered socket.
@@ -38,6 +38,10 @@ pub struct Connection {
     pub pid: u32,
     /// Its command; absent when the process is gone or in a place that the agent cannot see.
     pub command: Option<String>,
+    /// Its cgroup, as /proc/PID/cgroup has it.
+    pub cgroup: Option<String>,
+    /// UID of its Kubernetes pod, where the name of the cgroup tells.
+    pub pod: Option<String>,
     /// Cookie of its network namespace.
     pub netns: u64,
     /// Since the connection was established, or since the call while it is not.
@@ -82,7 +86,7 @@ pub struct Filter {
 /// others wait for.
 pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> (Vec<Connection>, usize) {
     let mut owners = Owners { state, known: HashMap::new() };
-    let mut commands: HashMap<u32, Option<String>> = HashMap::new();
+    let mut processes: HashMap<u32, Process> = HashMap::new();
     let (mut found, mut total) = (Vec::new(), 0);
     for row in census.rows.iter().filter(|row| row.is_current()) {
         let owner = owners.find(row.connection.backend_id);
@@ -92,8 +96,8 @@ pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> (V
         total += 1;
         if found.len() < limit {
             let pid = row.connection.pid;
-            let command = commands.entry(pid).or_insert_with(|| command(pid)).clone();
-            found.push(connection(row, owner, command, census.hz));
+            let process = processes.entry(pid).or_insert_with(|| Process::find(pid)).clone();
+            found.push(connection(row, owner, process, census.hz));
         }
     }
     (found, total)
@@ -142,7 +146,7 @@ impl Filter {
     }
 }
 
-fn connection(row: &CensusRow, owner: Owner, command: Option<String>, hz: u32) -> Connection {
+fn connection(row: &CensusRow, owner: Owner, process: Process, hz: u32) -> Connection {
     let record = &row.connection;
     let is_stream = record.protocol != UDP;
     let activity = row.activity();
@@ -157,7 +161,9 @@ fn connection(row: &CensusRow, owner: Owner, command: Option<String>, hz: u32) -
         local_address: socket_addr(&row.local, row.local_port),
         state: row.state.into(),
         pid: record.pid,
-        command,
+        pod: process.cgroup.as_deref().and_then(cgroups::pod),
+        command: process.command,
+        cgroup: process.cgroup,
         netns: row.netns,
         age_seconds: row.clock.saturating_sub(record.since) as f64 / 1e9,
         idle_seconds: is_stream.then(|| f64::from(activity.quiet()) / f64::from(hz)),
@@ -167,9 +173,18 @@ fn connection(row: &CensusRow, owner: Owner, command: Option<String>, hz: u32) -
     }
 }
 
-fn command(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(text.trim_end().to_owned())
+/// Who called connect(), as far as it is still there.
+#[derive(Clone)]
+struct Process {
+    command: Option<String>,
+    cgroup: Option<String>,
+}
+
+impl Process {
+    fn find(pid: u32) -> Self {
+        let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        Self { command: command.map(|text| text.trim_end().to_owned()), cgroup: cgroups::name_of_process(pid) }
+    }
 }
 
 impl From<u32> for SocketState {

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Connection, Errno, Service, system::eventually};
+use sluice_tests::{Client, Connection, Errno, Namespace, Service, system::eventually};
 
 use crate::stage::{FRONTEND, LIMIT, Stage, path, weighted};
 
@@ -401,6 +401,28 @@ fn the_command_line_waits_and_its_exit_code_tells() -> Result<()> {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let output = stage.agent.cli(&["get", "operations"])?;
     assert!(String::from_utf8_lossy(&output.stdout).contains("drained"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn connections_in_every_namespace_are_found() -> Result<()> {
+    let stage = Stage::weights("drain-ns", &[1, 1])?;
+    let here = stage.client()?;
+    let there = Namespace::new()?;
+    let _link = stage.world.namespace.link(&there, ("10.1.0.1".parse()?, 24), ("10.1.0.2".parse()?, 24))?;
+    there.ip("route add default via 10.1.0.1")?;
+    let elsewhere = Client::start(Some(&stage.world.cgroup), Some(&there))?;
+    let (near, far) = (connection_to(&here, "b1")?, connection_to(&elsewhere, "b1")?);
+    let busy = connection_to(&elsewhere, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
+    is_closed(&near)?;
+    is_closed(&far)?;
+    // The namespace goes away with all that is in it.
+    drop((busy, near, far));
+    drop(elsewhere);
+    drop((_link, there));
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
     Ok(())
 }
 

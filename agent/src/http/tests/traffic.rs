@@ -105,12 +105,13 @@ async fn connections_are_listed_with_their_process() {
     let (status, _, body) = agent.get("/v1/connections").await;
     assert_eq!((status.as_u16(), &body["total"]), (200, &json!(5)), "{body}");
     let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let cgroup = crate::observe::cgroups::name_of_process(std::process::id());
     assert_eq!(
         body["items"][0],
         json!({
             "service": "shop", "backend": "n1", "node": "node-1", "protocol": "tcp",
             "frontend": "10.96.0.10:80", "backendAddress": "10.0.0.1:8080", "localAddress": "10.0.0.7:40000",
-            "state": "established", "pid": std::process::id(), "command": own.trim(), "netns": 5,
+            "state": "established", "pid": std::process::id(), "command": own.trim(), "cgroup": cgroup, "pod": null, "netns": 5,
             "ageSeconds": 3.5, "idleSeconds": 2.0, "inFlight": false, "bytesSent": 10, "bytesReceived": 20,
         })
     );

@@ -6,6 +6,7 @@
 mod bed;
 mod bpf;
 mod connect;
+mod drain;
 mod hooks;
 mod report;
 mod scale;
@@ -23,12 +24,13 @@ use report::Report;
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, Group); 5] = [
+const GROUPS: [(&str, Group); 6] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),
     ("zero", zero::run),
     ("scale", scale::run),
+    ("drain", drain::run),
 ];
 
 fn main() -> ExitCode {

@@ -99,7 +99,7 @@ fn resident(bed: &Steered) -> Result<f64> {
 }
 
 /// What the agent has had of the processors so far, all threads together. The kernel counts it in hundredths of a second.
-fn processor_time(bed: &Steered) -> Result<Duration> {
+pub fn processor_time(bed: &Steered) -> Result<Duration> {
     let id = bed.agent.id().context("the agent does not run")?;
     let text = fs::read_to_string(format!("/proc/{id}/stat")).context("reading the agent's processor time")?;
     // After the name in parentheses: the state is field 3, utime and stime are 14 and 15.
@@ -108,6 +108,6 @@ fn processor_time(bed: &Steered) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-fn millis(time: Duration) -> f64 {
+pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }

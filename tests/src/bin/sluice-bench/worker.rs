@@ -9,7 +9,10 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{self, Child, ChildStdin, ChildStdout, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,9 +20,12 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
-        getpeername, recv, recvfrom, recvmsg, sendmsg, sendto, setsockopt, socket, sockopt,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        socket::{
+            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
+            getpeername, recv, recvfrom, recvmsg, send, sendmsg, sendto, setsockopt, socket, sockopt,
+        },
     },
 };
 use serde::{Deserialize, Serialize};
@@ -49,6 +55,12 @@ pub enum Task {
     Stream { to: SocketAddr, millis: u64 },
     /// One byte there and one back over one TCP connection.
     RoundTrips { to: SocketAddr, calls: u64 },
+    /// Opens connections and keeps both ends of them: idle ones have had an answer, busy ones wait for their second.
+    Hold { to: SocketAddr, idle: u64, busy: u64 },
+    /// Answers everything that is busy.
+    Answer,
+    /// Closes what is kept.
+    Release,
 }
 
 /// What became of a task.
@@ -143,6 +155,25 @@ fn enter(cgroup: &Path) -> Result<()> {
 struct Inside {
     listener: TcpListener,
     echo: UdpSocket,
+    held: Mutex<Vec<Held>>,
+}
+
+/// Both ends of a connection that is kept.
+struct Held {
+    ours: OwnedFd,
+    theirs: TcpStream,
+    is_busy: bool,
+}
+
+impl Held {
+    fn ask(&self) -> Result<()> {
+        send(self.ours.as_raw_fd(), b"?", MsgFlags::empty()).context("asking").map(drop)
+    }
+
+    fn answer(&mut self) -> Result<()> {
+        self.theirs.read_exact(&mut [0]).and_then(|()| self.theirs.write_all(b"!")).context("answering")?;
+        recv(self.ours.as_raw_fd(), &mut [0], MsgFlags::empty()).context("reading an answer").map(drop)
+    }
 }
 
 impl Inside {
@@ -151,7 +182,10 @@ impl Inside {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).context("listening")?;
         let echo = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("binding an echo")?;
         setsockopt(&echo, sockopt::Ipv4PacketInfo, &true).context("asking where datagrams were sent to")?;
-        Ok(Self { listener, echo })
+        // Files for many connections, as far as the system allows.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for a limit")?;
+        setrlimit(Resource::RLIMIT_NOFILE, most.max(1 << 19), most.max(1 << 19)).context("raising a limit")?;
+        Ok(Self { listener, echo, held: Mutex::default() })
     }
 
     fn run(&self, task: &Task) -> Result<Answer> {
@@ -194,7 +228,36 @@ impl Inside {
             }
             Task::Stream { to, millis } => self.served(sink, || stream(*to, Duration::from_millis(*millis))),
             Task::RoundTrips { to, calls } => self.served(echo, || round_trips(*to, *calls)),
+            Task::Hold { to, idle, busy } => {
+                let to = SockaddrStorage::from(*to);
+                timed(idle + busy, |number| {
+                    let (ours, theirs) = self.connection(&to)?;
+                    let mut held = Held { ours, theirs, is_busy: number >= *idle };
+                    held.ask().and_then(|()| held.answer())?;
+                    if held.is_busy {
+                        held.ask()?;
+                    }
+                    self.held().push(held);
+                    anyhow::Ok(())
+                })
+            }
+            Task::Answer => {
+                let (start, mut held) = (Instant::now(), self.held());
+                for held in held.iter_mut().filter(|held| held.is_busy) {
+                    held.answer()?;
+                    held.is_busy = false;
+                }
+                Ok(Answer::new(held.len() as u64, start.elapsed()))
+            }
+            Task::Release => {
+                let (start, held) = (Instant::now(), std::mem::take(&mut *self.held()));
+                Ok(Answer::new(held.len() as u64, start.elapsed()))
+            }
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Both ends of a new connection; dropped in this order, so that the client closes first.

@@ -1,5 +1,5 @@
 //! The clients: a process inside the steered cgroup that asks for a page some hundred times a second, each time over a new
-//! connection, and says ten times a second who has answered.
+//! connection or over a few that it keeps, and says ten times a second who has answered.
 
 use std::{
     collections::BTreeMap,
@@ -62,6 +62,18 @@ impl Seen {
     }
 }
 
+/// How the clients connect.
+#[derive(Clone, Copy, Debug)]
+pub enum Habit {
+    /// Anew for each of so many requests a second.
+    Anew(u32),
+    /// Each of so many clients keeps its connection, and connects again when that has died.
+    Kept(u32),
+}
+
+/// Time between two requests of a client that keeps its connection.
+const THINK: Duration = Duration::from_millis(500);
+
 /// The running clients. Dropping this ends them.
 #[derive(Debug)]
 pub struct Load {
@@ -71,9 +83,14 @@ pub struct Load {
 
 impl Load {
     /// Begins.
-    pub fn start(cgroup: &Cgroup, namespace: &Namespace, to: SocketAddr, rate: u32) -> Result<Self> {
+    pub fn start(cgroup: &Cgroup, namespace: &Namespace, to: SocketAddr, habit: Habit) -> Result<Self> {
         let demo = std::env::current_exe().context("finding the running program")?;
-        let words = [demo.into_os_string(), "load".into(), to.to_string().into(), rate.to_string().into()];
+        let (habit, number) = match habit {
+            Habit::Anew(rate) => ("anew", rate),
+            Habit::Kept(clients) => ("kept", clients),
+        };
+        let words =
+            [demo.into_os_string(), "load".into(), to.to_string().into(), habit.into(), number.to_string().into()];
         let mut command = program::command(Some(cgroup), Some(namespace), &words)?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting the clients")?;
         let output = child.stdout.take().context("the clients have no output")?;
@@ -140,16 +157,24 @@ impl Drop for Load {
     }
 }
 
-/// The process: its arguments are the address and how many requests a second.
+/// The process: its arguments are the address, the habit and its number.
 pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut next = || arguments.next().context("an argument is missing");
     let to: SocketAddr = next()?.parse().context("reading the address")?;
-    let rate: u32 = next()?.parse().context("reading the rate")?;
+    let is_kept = next()? == "kept";
+    let number: u32 = next()?.parse().context("reading the number")?;
     sluice_tests::interrupt::note()?;
     let seen = Mutex::new(Seen::default());
     thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| ask_steadily(to, Duration::from_secs(1) * THREADS / rate.max(1), &seen));
+        let (threads, interval) =
+            if is_kept { (number, THINK) } else { (THREADS, Duration::from_secs(1) * THREADS / number.max(1)) };
+        for thread in 0..threads {
+            let seen = &seen;
+            scope.spawn(move || {
+                // Not all at once.
+                thread::sleep(interval * thread / threads.max(1));
+                ask_steadily(to, interval, is_kept, seen);
+            });
         }
         while !sluice_tests::interrupt::noted() {
             thread::sleep(TELL);
@@ -172,11 +197,12 @@ fn tell(seen: &Mutex<Seen>) -> Result<()> {
 }
 
 /// One request in each interval; those for which there was no time are left out, not made up for.
-fn ask_steadily(to: SocketAddr, interval: Duration, seen: &Mutex<Seen>) {
+fn ask_steadily(to: SocketAddr, interval: Duration, is_kept: bool, seen: &Mutex<Seen>) {
     let mut due = Instant::now();
+    let mut kept = None;
     while !sluice_tests::interrupt::noted() {
         let start = micros();
-        let answer = ask(to);
+        let answer = if is_kept { ask_over(&mut kept, to) } else { ask(to) };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(server) => {
@@ -195,6 +221,36 @@ fn ask_steadily(to: SocketAddr, interval: Duration, seen: &Mutex<Seen>) {
 /// Now, in microseconds of the machine's monotonic clock.
 pub fn micros() -> u64 {
     u64::try_from(now().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The same over the connection that is kept, or a new one when that has died: a pool looks before it uses one.
+fn ask_over(kept: &mut Option<TcpStream>, to: SocketAddr) -> Result<String> {
+    let mut stream = match kept.take().filter(is_alive) {
+        Some(stream) => stream,
+        None => TcpStream::connect_timeout(&to, patience(LIMIT)).context("connecting")?,
+    };
+    stream.set_read_timeout(Some(patience(LIMIT))).context("setting a time limit")?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").context("sending")?;
+    let (mut answer, mut piece) = (String::new(), [0; 1024]);
+    let body = loop {
+        let length = stream.read(&mut piece).context("receiving")?;
+        anyhow::ensure!(length > 0, "the answer is cut off");
+        answer += &String::from_utf8_lossy(piece.get(..length).unwrap_or_default());
+        // The body is one line.
+        if let Some((_, body)) = answer.split_once("\r\n\r\n").filter(|(_, body)| body.ends_with('\n')) {
+            break body.trim().to_owned();
+        }
+    };
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200 "), "another status than 200");
+    *kept = Some(stream);
+    Ok(body)
+}
+
+/// Whether nothing waits on an idle connection: neither an error nor its end.
+fn is_alive(stream: &TcpStream) -> bool {
+    let quiet = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let quiet = quiet.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    quiet && stream.set_nonblocking(false).is_ok()
 }
 
 /// The name of the server that answers.

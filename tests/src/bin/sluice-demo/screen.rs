@@ -13,7 +13,7 @@ pub const FRAME: Duration = Duration::from_millis(250);
 const LINE: Duration = Duration::from_secs(2);
 /// Characters of a full bar. A line must not be longer than a terminal usually is: one that wraps is not covered by the
 /// next picture.
-const BAR: usize = 12;
+const BAR: usize = 10;
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -115,7 +115,7 @@ impl Screen {
     fn table(&self, picture: &Picture) -> String {
         let mut text = String::new();
         let head = format!(
-            "  {:7} {:6} {:>7}  {:>10}  {:>13}  {}",
+            "  {:7} {:8} {:>7}  {:>10}  {:>13}  {}",
             "BACKEND", "STATE", "DESIRED", "PROGRAMMED", "OBSERVED", "WHAT THE CLIENTS SEE"
         );
         let _ = writeln!(text, "{}", self.in_style(DIM, &head));
@@ -126,7 +126,7 @@ impl Screen {
                 (Some(share), Some(margin)) => format!("{} ±{:4.1}", percent(Some(share)), 100.0 * margin),
                 _ => percent(row.observed),
             };
-            let state = self.in_style(if row.state == "zero" { RED } else { GREEN }, &format!("{:6}", row.state));
+            let state = self.in_style(if row.state != "ready" { RED } else { GREEN }, &format!("{:8}", row.state));
             let (desired, programmed) = (percent(row.desired), percent(row.programmed));
             let (bar, answered) = (self.in_style(GREEN, &bar), percent(Some(row.answered)));
             let _ = write!(text, "  {:7} {state} {desired:>7}  {programmed:>10}  {observed:>13}  ", row.backend);

@@ -12,13 +12,15 @@ use serde_json::{Value, json};
 use sluice_tests::{interrupt, system::eventually};
 
 use crate::{
-    load::{Load, Seen, micros},
+    load::{Habit, Load, Seen, micros},
     screen::{FRAME, Picture, Row, Screen},
     stage::{FRONTEND, SERVERS, Stage, name, node},
 };
 
 /// Requests a second.
 const RATE: u32 = 400;
+/// Clients that keep their connections, in the act of the drain.
+const KEEPERS: u32 = 24;
 /// How many connections a share may be off: the tables are exact, but an act begins and ends while each of the clients'
 /// threads may have a connection under way.
 const SLACK: f64 = 5.0;
@@ -52,12 +54,13 @@ impl Show {
         self.restore()?;
         self.kill()?;
         self.books()?;
+        self.leave()?;
         Ok(self.broken)
     }
 
     /// Goes on until somebody ends it, or as long as a shell runs.
     pub fn stay(&mut self, shell: bool) -> Result<()> {
-        self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?);
+        self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, Habit::Anew(RATE))?);
         let (end, place) = if shell { ("the end of this shell", "Here") } else { ("Ctrl-C", "From another terminal") };
         self.begin(&format!("It stays up until {end}. {place}, for example:"))?;
         let sluice = sluice_tests::agent::program()?;
@@ -73,6 +76,7 @@ impl Show {
             "sluice weight shop/web-3 20",
             "sluice zero node/node-1 --reason maintenance",
             "sluice restore node/node-1",
+            "sluice drain node/node-2 --wait drained",
             "sluice explain 10.96.0.10:80",
             "sluice events --follow",
         ] {
@@ -95,7 +99,7 @@ impl Show {
 
     fn even(&mut self) -> Result<()> {
         self.stage.put((&[], [""; SERVERS]))?;
-        let load = Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, RATE)?;
+        let load = Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, Habit::Anew(RATE))?;
         self.stage.load = Some(load);
         self.begin("Even spread: a service with three backends of equal weight")?;
         self.watch(Duration::from_secs(8))?;
@@ -188,6 +192,49 @@ impl Show {
         let strangers: u64 = seen.answers.iter().filter(|(name, _)| !self.is_server(name)).map(|(_, a)| a.count).sum();
         self.check(strangers == 0, &format!("{strangers} connections went to a wrong place"));
         Ok(())
+    }
+
+    /// A node leaves while clients keep their connections: first as it is where nobody closes what is idle.
+    fn leave(&mut self) -> Result<()> {
+        self.stage.put((&[], [""; SERVERS]))?;
+        let habit = Habit::Kept(KEEPERS);
+        self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, habit)?);
+        let node = node(1);
+        self.begin(&format!("{KEEPERS} clients that keep their connections; {node} is to leave, nothing is closed"))?;
+        self.watch(Duration::from_secs(3))?;
+        let pinned = self.drain(&node, &json!({"idleClose": null, "deadline": "4s"}))?;
+        let left = pinned["remaining"]["total"].as_u64().unwrap_or(0);
+        self.screen
+            .say(&format!("  after 4 s {left} connections to it are still there, and in use: it cannot be stopped"));
+        self.stage.act(&node, "restore", &json!({}))?;
+
+        self.begin(&format!("The same with a drain: what is idle between two requests is closed ({node})"))?;
+        let start = Instant::now();
+        let drained = self.drain(&node, &json!({"idleClose": "150ms", "deadline": "20s"}))?;
+        let took = start.elapsed().as_secs_f64();
+        let closed = drained["closedIdle"].as_u64().unwrap_or(0);
+        let words = format!("{node} is {} after {took:.1} s; {closed} idle connections were closed", drained["phase"]);
+        self.check(drained["phase"] == "drained" && closed > 0, &words);
+        self.watch(Duration::from_secs(2))?;
+        let (web, seen) = (name(1), self.seen()?);
+        let requests = seen.answered() - self.before.answered();
+        self.check(seen.failed() == 0, &format!("{} of {requests} requests failed meanwhile", seen.failed()));
+        self.screen.say(&format!("  the servers that stay have taken over; {web} may be stopped"));
+        self.stage.act(&node, "restore", &json!({}))?;
+        self.stage.load.take().context("the clients are gone")?.finish().map(drop)
+    }
+
+    /// Drains a node, shows what happens meanwhile, and returns the operation at its end.
+    fn drain(&mut self, node: &str, body: &Value) -> Result<Value> {
+        let begun = self.stage.act(node, "drain", body)?;
+        let id = begun["id"].as_str().context("the drain has no id")?.to_owned();
+        loop {
+            self.watch(FRAME)?;
+            let now = self.stage.operation(&id)?;
+            if !now["finishedAt"].is_null() {
+                return Ok(now);
+            }
+        }
     }
 
     fn is_server(&self, name: &str) -> bool {

@@ -84,7 +84,12 @@ impl Stage {
         good(&self.agent.get(&format!("/v1/services/{SERVICE}"))?)
     }
 
-    /// `zero` or `restore` of a node.
+    /// How far an operation has come.
+    pub fn operation(&self, id: &str) -> Result<Value> {
+        good(&self.agent.get(&format!("/v1/operations/{id}"))?)
+    }
+
+    /// `zero`, `drain` or `restore` of a node.
     pub fn act(&self, node: &str, verb: &str, body: &Value) -> Result<Value> {
         good(&self.agent.post(&format!("/v1/nodes/{node}/{verb}"), body)?)
     }
@@ -111,6 +116,6 @@ fn backend(number: usize) -> Result<SocketAddr> {
 }
 
 fn good(answer: &Response) -> Result<Value> {
-    ensure!(matches!(answer.status, 200 | 201), "the agent answers {}: {}", answer.status, answer.text());
+    ensure!(matches!(answer.status, 200..=202), "the agent answers {}: {}", answer.status, answer.text());
     serde_json::from_slice(&answer.body).with_context(|| format!("reading the agent's answer {}", answer.text()))
 }
