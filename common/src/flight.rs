@@ -15,9 +15,9 @@ pub struct Activity {
     pub unacknowledged: u32,
     /// Received and not read by the application, in bytes.
     pub unread: u32,
-    /// Received in or after the segment that acknowledged our last byte, in bytes: `rcv_nxt - snd_wl1`. An answered
-    /// keep-alive probe makes it 0.
-    pub after_acknowledgement: u32,
+    /// Length of the last segment that the peer sent, a FIN included: `rcv_nxt - snd_wl1`. 0: it had no data and only
+    /// acknowledged, or answered a keep-alive probe. More than `i32::MAX`: segments before it are missing.
+    pub last_segment: u32,
     /// Quiet after which keep-alive probes go out, in jiffies; 0: they never do.
     pub keepalive: u32,
 }
@@ -62,7 +62,6 @@ impl Activity {
         Self {
             unacknowledged: self.unacknowledged.saturating_sub(sent),
             unread: self.unread.saturating_sub(received),
-            after_acknowledgement: self.after_acknowledgement.saturating_sub(received),
             ..self
         }
     }
@@ -71,20 +70,22 @@ impl Activity {
     ///
     /// | the socket shows | it is |
     /// |---|---|
-    /// | bytes unacknowledged or unread | in flight |
+    /// | bytes unacknowledged, unread or missing | in flight |
     /// | nothing sent and nothing received | unclear: the first request or a greeting may be on its way |
     /// | sent and nothing received | in flight |
-    /// | the peer acknowledged our last byte after its own last byte, and no keep-alive probe made it | in flight |
+    /// | the peer's last segment only acknowledged, and no keep-alive probe made it do that | in flight |
     /// | sent in a later jiffy than received | in flight |
     /// | received in a later jiffy than sent | idle |
-    /// | both in the same jiffy, the peer spoke with or after its acknowledgement of our last byte | idle |
+    /// | both in the same jiffy, and the peer's last segment had data | idle |
     /// | both in the same jiffy, and keep-alive probes have blurred the rest | unclear |
     ///
-    /// It is a heuristic: an answer in several parts with a pause between them looks like one that is complete, and so
-    /// does the first of two answers whose requests went out in one segment.
+    /// It is a heuristic: whatever the peer says last counts as the answer. That is wrong in the pause of an answer in
+    /// parts, after the first of two answers whose requests went out in one segment, and after words that are no answer
+    /// (session tickets of TLS 1.3 after the first request, HTTP/2 frames of control).
     #[inline(always)]
     pub const fn flight(&self, side: Side) -> Flight {
-        if self.unacknowledged > 0 || self.unread > 0 {
+        let is_missing = (self.last_segment as i32) < 0;
+        if self.unacknowledged > 0 || self.unread > 0 || is_missing {
             return Flight::InFlight;
         }
         let (asked, answered) = match side {
@@ -95,16 +96,16 @@ impl Activity {
             return if asked == 0 { Flight::Unclear } else { Flight::InFlight };
         }
         let clear = self.keepalive == 0 || self.quiet() < self.keepalive;
-        let acknowledged_last = self.bytes_sent > 0 && self.after_acknowledgement == 0;
+        let acknowledged_last = self.bytes_sent > 0 && self.last_segment == 0;
         let (lead, asked_last, answered_last) = match side {
             Side::Caller => (
                 self.last_sent.wrapping_sub(self.last_received) as i32,
                 acknowledged_last && clear,
-                self.after_acknowledgement > 0,
+                self.last_segment > 0,
             ),
             Side::Server => (
                 self.last_received.wrapping_sub(self.last_sent) as i32,
-                self.after_acknowledgement > 0,
+                self.last_segment > 0,
                 acknowledged_last && clear,
             ),
         };
@@ -144,8 +145,10 @@ impl Activity {
 
 #[inline(always)]
 const fn since(now: u32, then: u32) -> u32 {
+    /// A stamp is at most this much younger than the look at the clock.
+    const LATE: u32 = 1 << 16;
     let elapsed = now.wrapping_sub(then);
-    if elapsed as i32 >= 0 { elapsed } else { 0 }
+    if elapsed > u32::MAX - LATE { 0 } else { elapsed }
 }
 
 #[cfg(test)]
@@ -160,7 +163,7 @@ mod tests {
         bytes_received: 4096,
         unacknowledged: 0,
         unread: 0,
-        after_acknowledgement: 4096,
+        last_segment: 4096,
         keepalive: 0,
     };
 
@@ -171,38 +174,35 @@ mod tests {
             ("answered and read", ANSWERED, Flight::Idle),
             ("not acknowledged", Activity { unacknowledged: 1, ..ANSWERED }, Flight::InFlight),
             ("answer not read", Activity { unread: 1, ..ANSWERED }, Flight::InFlight),
+            ("a hole in the answer", Activity { last_segment: 0_u32.wrapping_sub(1448), ..ANSWERED }, Flight::InFlight),
             ("just established", Activity { bytes_sent: 0, bytes_received: 0, ..ANSWERED }, Flight::Unclear),
             ("first request out", Activity { bytes_received: 0, ..ANSWERED }, Flight::InFlight),
             ("next request out", Activity { last_sent: 511, ..ANSWERED }, Flight::InFlight),
             (
                 "next request out and acknowledged",
-                Activity { last_sent: 511, after_acknowledgement: 0, ..ANSWERED },
+                Activity { last_sent: 511, last_segment: 0, ..ANSWERED },
                 Flight::InFlight,
             ),
             ("answered in one jiffy", same_jiffy, Flight::Idle),
             (
                 "next request in the jiffy of the answer, acknowledged after it",
-                Activity { after_acknowledgement: 0, ..same_jiffy },
+                Activity { last_segment: 0, ..same_jiffy },
                 Flight::InFlight,
             ),
             (
                 "the same, long ago and kept alive",
-                Activity { after_acknowledgement: 0, keepalive: 490, ..same_jiffy },
+                Activity { last_segment: 0, keepalive: 490, ..same_jiffy },
                 Flight::Unclear,
             ),
             (
                 "the same, before the first probe",
-                Activity { after_acknowledgement: 0, keepalive: 491, ..same_jiffy },
+                Activity { last_segment: 0, keepalive: 491, ..same_jiffy },
                 Flight::InFlight,
             ),
-            (
-                "answered, then kept alive",
-                Activity { after_acknowledgement: 0, keepalive: 490, ..ANSWERED },
-                Flight::Idle,
-            ),
+            ("answered, then kept alive", Activity { last_segment: 0, keepalive: 490, ..ANSWERED }, Flight::Idle),
             (
                 "two requests, the second acknowledged after the first answer",
-                Activity { after_acknowledgement: 0, ..ANSWERED },
+                Activity { last_segment: 0, ..ANSWERED },
                 Flight::InFlight,
             ),
             ("pushed by the server", Activity { bytes_sent: 0, ..ANSWERED }, Flight::Idle),
@@ -225,7 +225,7 @@ mod tests {
             last_received: 500,
             bytes_sent: 4096,
             bytes_received: 80,
-            after_acknowledgement: 0,
+            last_segment: 0,
             ..ANSWERED
         };
         let same_jiffy = Activity { last_received: 510, ..answered };
@@ -237,11 +237,7 @@ mod tests {
             ("first request in", Activity { bytes_sent: 0, ..answered }, Flight::InFlight),
             ("next request in", Activity { last_received: 511, ..answered }, Flight::InFlight),
             ("answered in one jiffy", same_jiffy, Flight::Idle),
-            (
-                "next request in the jiffy of the answer",
-                Activity { after_acknowledgement: 80, ..same_jiffy },
-                Flight::InFlight,
-            ),
+            ("next request in the jiffy of the answer", Activity { last_segment: 80, ..same_jiffy }, Flight::InFlight),
             ("answered in one jiffy, kept alive", Activity { keepalive: 490, ..same_jiffy }, Flight::Unclear),
             ("it greets", Activity { bytes_received: 0, ..answered }, Flight::Idle),
         ];
@@ -255,7 +251,8 @@ mod tests {
         let (fin_wait1, close_wait) = (4, 8);
         let fin_out = Activity { unacknowledged: 1, ..ANSWERED };
         assert_eq!(fin_out.without_fin(fin_wait1).flight(Side::Caller), Flight::Idle);
-        let fin_in = Activity { unread: 1, ..ANSWERED };
+        // It came in a segment of its own, as after a time limit of the server.
+        let fin_in = Activity { unread: 1, last_segment: 1, ..ANSWERED };
         assert_eq!(fin_in.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
         assert_eq!(fin_in.without_fin(1).flight(Side::Caller), Flight::InFlight);
         assert_eq!(Activity { unread: 2, ..ANSWERED }.without_fin(close_wait).flight(Side::Caller), Flight::InFlight);
@@ -270,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_unclear_is_busy_until_it_was_quiet_for_long() {
-        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, keepalive: 1, ..ANSWERED };
+        let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
         assert!(unclear.is_busy(Side::Caller, 123), "490 jiffies of quiet are less than 4 x 123");
         assert!(!unclear.is_busy(Side::Caller, 122));
         assert!(!ANSWERED.is_busy(Side::Caller, u32::MAX));
@@ -281,7 +278,7 @@ mod tests {
     fn only_what_was_quiet_for_long_enough_may_be_closed() {
         assert!(ANSWERED.may_close(Side::Caller, 490));
         assert!(!ANSWERED.may_close(Side::Caller, 491));
-        let unclear = Activity { last_sent: 510, after_acknowledgement: 0, keepalive: 1, ..ANSWERED };
+        let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
         assert!(!unclear.may_close(Side::Caller, 490));
         assert!(!Activity { unacknowledged: 1, ..ANSWERED }.may_close(Side::Caller, 0));
     }

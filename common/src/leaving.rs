@@ -58,6 +58,9 @@ pub struct Inbound {
     pub in_flight: u32,
     pub idle: u32,
     pub closed: u32,
+    /// One that has this address: nothing is closed once LEAVING has it no more.
+    pub backend_id: u32,
+    pub padding: u32,
 }
 
 /// NAMESPACES, by the cookie of a network namespace: where closable sockets are.
@@ -76,7 +79,7 @@ pub const DESTROY: u32 = 0x5eed_0001;
 const _: () = {
     assert!(size_of::<Leaving>() == 8);
     assert!(size_of::<Remains>() == 48);
-    assert!(size_of::<Inbound>() == 16);
+    assert!(size_of::<Inbound>() == 24);
     assert!(size_of::<Place>() == 8);
 };
 
@@ -120,7 +123,7 @@ pub fn judge(
     if record.protocol != TCP {
         return (Doing::Datagrams, all || allowed & DATAGRAMS != 0);
     }
-    if record.phase == Phase::Opened as u8 {
+    if record.phase != Phase::Established as u8 {
         return (Doing::Connecting, all);
     }
     let Some(activity) = activity() else {

@@ -99,8 +99,8 @@ pub struct CensusRow {
     pub unacknowledged: u32,
     /// Received and not yet read by the application.
     pub unread: u32,
-    /// See [`Activity::after_acknowledgement`].
-    pub after_acknowledgement: u32,
+    /// See [`Activity::last_segment`].
+    pub last_segment: u32,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     /// CLOCK_MONOTONIC ns at the reading.
@@ -162,7 +162,7 @@ impl CensusRow {
             bytes_received: self.bytes_received,
             unacknowledged: self.unacknowledged,
             unread: self.unread,
-            after_acknowledgement: self.after_acknowledgement,
+            last_segment: self.last_segment,
             keepalive: self.keepalive,
         };
         activity.without_fin(self.state)

@@ -91,7 +91,7 @@ fn describe(found: *mut c_void, row: &mut CensusRow) {
     row.last_received = activity.last_received;
     row.unacknowledged = activity.unacknowledged;
     row.unread = activity.unread;
-    row.after_acknowledgement = activity.after_acknowledgement;
+    row.last_segment = activity.last_segment;
     row.keepalive = activity.keepalive;
     row.bytes_sent = activity.bytes_sent;
     row.bytes_received = activity.bytes_received;

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use sluice_common::{
     flight::Side,
     leaving::{DEFAULT_QUIET, Doing, Inbound, Leaving, Place, Remains, judge, patience},
-    records::Connection,
+    records::{Connection, Phase},
     tables::{Endpoint, TCP, UDP},
 };
 
@@ -20,6 +20,8 @@ use crate::{
     socket,
 };
 
+const TCP_SYN_SENT: u32 = 2;
+const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
 /// `struct bpf_iter__tcp` and `struct bpf_iter__udp`, as far as they are alike.
@@ -39,13 +41,13 @@ pub fn survey(ctx: *mut census::Context) -> i32 {
     }
     // SAFETY: the iterator holds the socket and its storage while the program runs.
     let record = unsafe { &*value };
-    let Some((leaving, remains)) = of_leaving(record, found) else {
+    let Some(remains) = remains_of(record, found) else {
         return 0;
     };
     if remains.oldest == 0 || record.since < remains.oldest {
         remains.oldest = record.since;
     }
-    let (doing, closable) = look(record, found, &leaving, remains.allowed);
+    let (doing, closable) = look(record, found, remains.allowed);
     match doing {
         Doing::Connecting => remains.connecting += 1,
         Doing::Datagrams => remains.datagrams += 1,
@@ -76,8 +78,8 @@ pub fn visit_tcp(ctx: *mut Context) -> i32 {
     if !stored.is_null() {
         // SAFETY: storage of a socket that the iterator holds, and locks.
         let record = unsafe { &*stored };
-        if let Some((leaving, remains)) = of_leaving(record, found) {
-            match look(record, found, &leaving, remains.allowed) {
+        if let Some(remains) = remains_of(record, found) {
+            match look(record, found, remains.allowed) {
                 (_, false) => {}
                 (Doing::Idle, true) => close(found, &mut remains.closed_idle, &mut remains.refused),
                 (_, true) => close(found, &mut remains.closed_late, &mut remains.refused),
@@ -104,36 +106,43 @@ pub fn visit_udp(ctx: *mut Context) -> i32 {
     // SAFETY: storage of a socket that the iterator holds, and locks.
     let record = unsafe { &*stored };
     if record.protocol == UDP
-        && let Some((leaving, remains)) = of_leaving(record, found)
-        && look(record, found, &leaving, remains.allowed).1
+        && let Some(remains) = remains_of(record, found)
+        && look(record, found, remains.allowed).1
     {
         close(found, &mut remains.closed_datagrams, &mut remains.refused);
     }
     0
 }
 
-/// Whether the record is about the connection that the socket has now, and its backend is drained.
+/// The counts for this connection, if its backend is drained and the record is about what the socket does now. One that
+/// waits for its SYN (TCP_FASTOPEN_CONNECT) is among them.
 #[inline(always)]
-fn of_leaving(record: &Connection, found: *mut c_void) -> Option<(Leaving, &'static mut Remains)> {
-    if !record.is_open() {
+fn remains_of(record: &Connection, found: *mut c_void) -> Option<&'static mut Remains> {
+    if !record.is_open() && !(record.phase == Phase::Picked as u8 && record.protocol == TCP) {
         return None;
     }
-    // SAFETY: the value is copied at once; the agent replaces it as a whole.
-    let leaving = unsafe { LEAVING.get(record.backend_id) }.copied()?;
     // SAFETY: a live map value; passes run one at a time, and nobody else writes it meanwhile.
     let remains = unsafe { &mut *REMAINS.get_ptr_mut(record.backend_id)? };
+    let state = socket::state(found);
+    let is_there = record.protocol != TCP
+        || (state != TCP_CLOSE && (record.phase != Phase::Picked as u8 || state == TCP_SYN_SENT));
     let (address, port) = socket::peer(found);
-    record.went_to(&address, port).then_some((leaving, remains))
+    (is_there && record.went_to(&address, port)).then_some(remains)
 }
 
 #[inline(always)]
-fn look(record: &Connection, found: *mut c_void, leaving: &Leaving, allowed: u32) -> (Doing, bool) {
+fn look(record: &Connection, found: *mut c_void, allowed: u32) -> (Doing, bool) {
     let activity = || {
         // SAFETY: the helper checks the socket.
         let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(found) }.cast();
         (!tcp.is_null()).then(|| socket::activity(tcp).without_fin(socket::state(found)))
     };
-    judge(record, activity, leaving, allowed, hz())
+    // SAFETY: the value is copied at once; the agent replaces it as a whole.
+    match unsafe { LEAVING.get(record.backend_id) }.copied() {
+        Some(leaving) => judge(record, activity, &leaving, allowed, hz()),
+        // Restored in this moment: it counts, and stays.
+        None => judge(record, activity, &Leaving::default(), 0, hz()),
+    }
 }
 
 /// Counts a connection that a local backend has accepted, and closes it if that was asked for.
@@ -157,7 +166,9 @@ fn accepted(found: *mut c_void, tcp: *mut c_void) {
         return;
     }
     inbound.idle += 1;
-    if inbound.quiet != 0 && activity.may_close(Side::Server, patience) && destroy(found) {
+    // SAFETY: as in `look`.
+    let is_leaving = unsafe { LEAVING.get(inbound.backend_id) }.is_some();
+    if inbound.quiet != 0 && is_leaving && activity.may_close(Side::Server, patience) && destroy(found) {
         inbound.closed += 1;
     }
 }

@@ -67,7 +67,7 @@ pub fn activity(tcp: *mut c_void) -> Activity {
         bytes_received: read(tcp, Member::BytesReceived),
         unacknowledged: written.wrapping_sub(acknowledged),
         unread: received.wrapping_sub(copied),
-        after_acknowledgement: received.wrapping_sub(acknowledging),
+        last_segment: received.wrapping_sub(acknowledging),
         keepalive: keepalive(tcp),
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{Target, quiet},
-    observe::operations::{Operation, Phase},
+    observe::operations::{Operation, Phase, Remaining},
 };
 
 /// An agent that is replaced during a drain is back after this time.
@@ -29,8 +29,8 @@ const AGENT_AWAY: Duration = Duration::from_secs(30);
     after_help = "Examples:\n  sluice drain node/node-1 --wait drained\n  sluice drain shop/n1 --deadline 5m --idle-close 10s\n  \
         sluice drain node/node-1 --idle-close never --on-deadline close\n\n\
         Whether a connection is idle is judged by what it sent and received last: fit for requests and answers in turn. \
-        A service of other traffic says `protocol: stream`.\n\
-        Exit codes with --wait drained: 0 nothing is left, 3 something is (at the deadline, or after --timeout)."
+        A service of other traffic (HTTP/2, WebSockets, subscriptions) says `protocol: stream`.\n\
+        Exit codes with --wait drained: 0 drained, 3 something was left at the deadline, or after --timeout."
 )]
 pub struct Drain {
     /// node/NODE or SERVICE/BACKEND
@@ -96,11 +96,12 @@ impl Drain {
             return output::print(&summary(&started));
         }
         let ended = self.follow(client, started).await?;
-        if !self.output.print(&ended)? {
-            output::print(&summary(&ended))?;
-        }
+        let shown = match self.output.print(&ended) {
+            Ok(false) => output::print(&summary(&ended)),
+            other => other.map(drop),
+        };
         match ended.phase {
-            Phase::Drained => Ok(()),
+            Phase::Drained => shown,
             Phase::Cancelled => Err(anyhow::anyhow!("{} is not drained: {}", ended.target, ended.message).into()),
             Phase::DeadlineReached => Err(Failure::TimedOut(format!("{}: {}", ended.target, ended.message))),
             _ => Err(Failure::TimedOut(format!(
@@ -203,6 +204,9 @@ impl Progress {
 
 fn line(operation: &Operation) -> String {
     let remaining = &operation.remaining;
+    if remaining.in_flight.is_none() {
+        return format!("{}: {}", operation.target, operation.phase.name());
+    }
     let (flying, idle) =
         (remaining.in_flight.unwrap_or(0), remaining.idle.unwrap_or(0) + remaining.datagrams.unwrap_or(0));
     let oldest = remaining.oldest_seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
@@ -213,7 +217,7 @@ fn line(operation: &Operation) -> String {
         operation.target,
         operation.phase.name(),
         remaining.total,
-        operation.closed_idle + operation.closed_late
+        operation.closed_idle + operation.closed_late + operation.closed_inbound
     )
 }
 
@@ -222,15 +226,26 @@ fn summary(operation: &Operation) -> String {
     let mut lines = vec![
         ("Operation", operation.id.clone()),
         ("State", operation.message.clone()),
-        ("Left", format!("{} connections", operation.remaining.total)),
+        ("Left", left(&operation.remaining)),
     ];
     if operation.is_finished() {
-        lines.push(("Closed", format!("{} idle, {} at the deadline", operation.closed_idle, operation.closed_late)));
+        let Operation { closed_idle, closed_late, closed_inbound, .. } = operation;
+        let closed = format!("{closed_idle} idle, {closed_late} at the deadline, {closed_inbound} accepted here");
+        lines.push(("Closed", closed));
         lines.push(("Took", duration(end.duration_since(operation.started_at))));
     } else if let Some(deadline) = operation.deadline {
         lines.push(("Deadline", format!("{deadline:.0}")));
     }
     format!("{}: {}\n{}", operation.target, operation.phase.name(), fields(&lines))
+}
+
+fn left(remaining: &Remaining) -> String {
+    match (remaining.in_flight, remaining.inbound) {
+        (None, _) => "not counted yet".to_owned(),
+        (Some(_), inbound) => {
+            format!("{} steered connections, {} accepted by its backends here", remaining.total, inbound.unwrap_or(0))
+        }
+    }
 }
 
 fn deadline(text: &str) -> Result<String, String> {

@@ -10,8 +10,9 @@ use crate::{
     observe::operations::Phase,
 };
 
-/// Looks in a row that must find nothing: between two of them a connection that was on its way has shown up.
-const EMPTY_LOOKS: u32 = 2;
+/// Time between the first and the last of the looks that must find nothing: a connection that was on its way has shown up
+/// by then.
+const EMPTY_FOR: Duration = Duration::from_millis(200);
 /// How long after the deadline connections are still closed, when that was asked for.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -31,7 +32,8 @@ pub struct Seen {
 /// How far a drain has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    empty: u32,
+    /// When the first of the looks was that have found nothing since.
+    empty: Option<Timestamp>,
     /// Whether something was left at the deadline, and is being closed.
     late: bool,
 }
@@ -55,8 +57,9 @@ impl Progress {
     /// Takes note of one look.
     pub fn saw(&mut self, drain: &Drain, seen: &Seen, now: Timestamp) -> Step {
         let is_empty = seen.total == 0 && seen.inbound == 0 && seen.complete;
-        self.empty = if is_empty { self.empty + 1 } else { 0 };
-        if self.empty >= EMPTY_LOOKS {
+        let empty_for = self.empty.filter(|_| is_empty);
+        self.empty = is_empty.then(|| self.empty.unwrap_or(now));
+        if empty_for.is_some_and(|first| now >= later(first, EMPTY_FOR)) {
             return Step::Ends(if self.late { DrainEnd::DeadlineReached } else { DrainEnd::Drained });
         }
         let over = now >= drain.deadline && !is_empty;

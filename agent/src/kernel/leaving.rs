@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use sluice_common::{
-    leaving::{Inbound, Place, Remains},
+    leaving::{Inbound, Leaving, Place, Remains},
     tables::Endpoint,
 };
 
@@ -23,6 +23,7 @@ use crate::model::BackendId;
 
 /// The iterators with their tables.
 pub struct Passes {
+    leaving: Map,
     remains: Map,
     inbound: Map,
     namespaces: Map,
@@ -39,6 +40,7 @@ impl Passes {
             sys::iterator_link(program.as_fd().as_raw_fd(), map).context("preparing a walk over sockets")
         };
         Ok(Self {
+            leaving: object.map("LEAVING")?,
             remains: object.map("REMAINS")?,
             inbound: object.map("INBOUND")?,
             namespaces: object.map("NAMESPACES")?,
@@ -63,12 +65,17 @@ impl Passes {
         self.remains.put(&backend.0, &entry).context("preparing a pass")
     }
 
-    /// The same for the accepting side; `quiet` as in [`Inbound`].
+    /// The same for the accepting side; nothing is counted in `entry` yet.
     ///
     /// # Errors
     /// As [`Passes::begin`].
-    pub fn begin_inbound(&self, address: &Endpoint, quiet: u32) -> Result<()> {
-        self.inbound.put(address, &Inbound { quiet, ..Inbound::default() }).context("preparing a pass")
+    pub fn begin_inbound(&self, address: &Endpoint, entry: &Inbound) -> Result<()> {
+        self.inbound.put(address, entry).context("preparing a pass")
+    }
+
+    /// Whether its connections may be closed at this moment.
+    pub fn is_leaving(&self, backend: BackendId) -> bool {
+        self.leaving.get::<_, Leaving>(&backend.0).is_ok_and(|found| found.is_some())
     }
 
     /// Counts the steered connections of leaving backends on the whole host. Returns the network namespaces that have

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::Error,
+    io::{Error, ErrorKind},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -65,18 +65,21 @@ impl Namespace {
         })
     }
 
-    /// The namespaces of some processes, each once. Processes that are gone have none.
-    pub fn of_processes(pids: impl IntoIterator<Item = u32>) -> Vec<Self> {
+    /// The namespaces of some processes, each once, and how many processes would not say. Those that are gone have none.
+    pub fn of_processes(pids: impl IntoIterator<Item = u32>) -> (Vec<Self>, usize) {
         let mut seen = HashSet::new();
-        let mut found = Vec::new();
+        let (mut found, mut hidden) = (Vec::new(), 0);
         for pid in pids {
             // Most processes share a namespace: it is opened once.
-            let Ok(metadata) = fs::metadata(format!("/proc/{pid}/ns/net")) else { continue };
-            if seen.insert((metadata.dev(), metadata.ino())) {
-                found.extend(Self::of_process(pid));
+            match fs::metadata(format!("/proc/{pid}/ns/net")) {
+                Ok(metadata) if seen.insert((metadata.dev(), metadata.ino())) => found.extend(Self::of_process(pid)),
+                Ok(_) => {}
+                // One of another pid namespace is listed as 0.
+                Err(error) if pid == 0 || error.kind() == ErrorKind::PermissionDenied => hidden += 1,
+                Err(_) => {}
             }
         }
-        found
+        (found, hidden)
     }
 
     /// Its number in the kernel's records.
@@ -84,23 +87,23 @@ impl Namespace {
     /// # Errors
     /// When it cannot be entered.
     pub fn cookie(&self) -> Result<u64> {
-        tour([self], |_| cookie_here()).pop().context("no answer from a network namespace")?
+        tour([(self, ())], |()| cookie_here()).pop().context("no answer from a network namespace")?
     }
 }
 
-/// Runs `work` in each of the namespaces, on a thread of its own: no other ever runs in the wrong namespace. An error is
+/// Runs `work` in each of the namespaces with what is said of it, on a thread of its own: no other ever runs in the wrong namespace. An error is
 /// that of the one namespace.
-pub fn tour<'a, T: Send>(
-    namespaces: impl IntoIterator<Item = &'a Namespace, IntoIter: Send>,
-    mut work: impl FnMut(&'a Namespace) -> Result<T> + Send,
+pub fn tour<'a, A: Send, T: Send>(
+    namespaces: impl IntoIterator<Item = (&'a Namespace, A), IntoIter: Send>,
+    mut work: impl FnMut(A) -> Result<T> + Send,
 ) -> Vec<Result<T>> {
     let namespaces = namespaces.into_iter();
     thread::scope(|scope| {
         let visitor = scope.spawn(move || {
             namespaces
-                .map(|namespace| {
+                .map(|(namespace, about)| {
                     setns(&namespace.file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-                    work(namespace)
+                    work(about)
                 })
                 .collect()
         });
@@ -153,7 +156,8 @@ mod tests {
         let own = Namespace::of_process(std::process::id()).unwrap();
         assert_eq!(own.cookie().unwrap(), cookie_here().unwrap());
         let twice = Namespace::of_processes([std::process::id(), std::process::id(), u32::MAX]);
-        assert_eq!(twice.len(), 1);
+        assert_eq!((twice.0.len(), twice.1), (1, 0));
+        assert_eq!(Namespace::of_processes([0]).1, 1);
         assert!(Namespace::of_process(u32::MAX).unwrap_err().to_string().contains("is there a process"));
     }
 

@@ -137,7 +137,11 @@ impl<M: Machine> Steering<M> {
             self.note(kind, Some(mark.document.clone()), message);
         }
         self.tell_gone(gone);
+        let cancelled = self.follow_drains(&[]);
         self.publish();
+        for (target, operation) in cancelled {
+            self.cancel(&target, &operation);
+        }
     }
 
     /// The state after all of the changes, in whatever order they are possible: one may free the frontend that another

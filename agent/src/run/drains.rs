@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{changes::Extras, steering::Steering};
 use crate::{
     handle::{DrainEnded, Options},
-    model::{Change, Drain, DrainEnd, Target},
+    model::{Change, Drain, DrainEnd, Outcome, Target},
     observe::{
         events::EventKind,
         operations::{Operation, Phase},
@@ -23,16 +23,18 @@ const KEPT: usize = 128;
 const PREFIX: &str = "operation/";
 
 impl<M: Machine> Steering<M> {
-    /// Records of the drains that these changes begin, for the transaction of the changes.
-    pub(super) fn begin_drains(&mut self, changes: &[Change]) -> Result<Extras> {
+    /// Records of the drains that these changes begin and end, for the transaction of the changes.
+    pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<Extras> {
         let mut extras = Extras::new();
+        if let Some(operation) = &self.ending {
+            extras.push((key(&operation.id), Some(record(operation)?)));
+        }
         for change in changes {
             let Change::Zero { target, drain: Some(_), .. } = change else { continue };
             let Some(drain) = self.lasting(target) else { continue };
             if self.drains.get(target) != Some(&drain.operation) {
                 let operation = Operation::drain(&drain.operation, target, drain.since, drain.deadline);
                 extras.push((key(&operation.id), Some(record(&operation)?)));
-                self.operations.put(operation);
             }
         }
         Ok(extras)
@@ -48,7 +50,12 @@ impl<M: Machine> Steering<M> {
         for target in asked {
             let Some(drain) = self.lasting(target).cloned() else { continue };
             self.news = true;
-            if self.drains.insert(target.clone(), drain.operation.clone()).as_ref() != Some(&drain.operation) {
+            if self.drains.insert(target.clone(), drain.operation.clone()).as_ref() == Some(&drain.operation) {
+                self.operations.update(&drain.operation, |operation| operation.deadline = Some(drain.deadline));
+                let message = format!("asked for again; until {:.0} at the latest", drain.deadline);
+                self.note(EventKind::DrainMoved, Some(target.to_string()), message);
+            } else {
+                self.operations.put(Operation::drain(&drain.operation, target, drain.since, drain.deadline));
                 let message = format!("no new connection comes; until {:.0} at the latest", drain.deadline);
                 self.note(EventKind::DrainStarted, Some(target.to_string()), message);
             }
@@ -75,17 +82,28 @@ impl<M: Machine> Steering<M> {
 
     pub(super) fn end_drain(&mut self, ended: DrainEnded) {
         let DrainEnded { target, operation, end } = ended;
+        // It may have been restored, or drained anew, while this was on its way.
+        if self.drains.get(&target) != Some(&operation.id) {
+            return;
+        }
         let operation = Operation { finished_at: Some(Timestamp::now()), ..operation };
         let change = Change::EndDrain { target: target.clone(), operation: operation.id.clone(), end };
         // Before the change: it would be taken for a cancellation.
         let was = self.drains.remove(&target);
         let options = Options { dry_run: false, received: Instant::now() };
-        if let Err(error) = self.change(&[change], options) {
-            tracing::warn!(%target, %error, "the end of a drain cannot be noted yet");
-            self.drains.extend(was.map(|id| (target, id)));
-            return;
+        self.ending = Some(operation.clone());
+        let changed = self.change(&[change], options);
+        self.ending = None;
+        match changed {
+            Ok(done) if done.outcome == Outcome::Unchanged => return,
+            Ok(_) => {}
+            Err(error) => {
+                // It is found again by the next look.
+                tracing::warn!(%target, %error, "the end of a drain cannot be noted yet");
+                self.drains.extend(was.map(|id| (target, id)));
+                return;
+            }
         }
-        self.keep_operation(&operation);
         let took = operation.finished_at.unwrap_or_default().duration_since(operation.started_at);
         self.instruments.drained(took.try_into().unwrap_or_default());
         let kind = match end {

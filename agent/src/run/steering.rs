@@ -21,7 +21,7 @@ use crate::{
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::{
         events::{EventKind, EventLog},
-        operations::Operations,
+        operations::{Operation, Operations},
     },
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
     source::{reconcile::Reconciler, store::Store},
@@ -52,6 +52,8 @@ pub struct Steering<M> {
     /// Drains that last, with their operations.
     pub(super) drains: BTreeMap<Target, String>,
     pub(super) operations: Arc<Operations>,
+    /// A drain whose end is being noted, for the transaction of that.
+    pub(super) ending: Option<Operation>,
     /// To the thread that carries drains out, and whether there is news for it.
     pub(super) begun: Sender<()>,
     pub(super) news: bool,
@@ -107,6 +109,7 @@ impl<M: Machine> Steering<M> {
             zeros: imbl::OrdMap::new(),
             drains: BTreeMap::new(),
             operations,
+            ending: None,
             begun,
             news: false,
             stale: BTreeSet::new(),

@@ -352,6 +352,39 @@ fn a_backend_that_leaves_the_configuration_takes_its_drain_with_it() -> Result<(
 }
 
 #[test]
+fn a_backend_that_leaves_the_configuration_is_waited_for_all_the_same() -> Result<()> {
+    let stage = Stage::weights("leaves", &[1, 1])?;
+    let client = stage.client()?;
+    let busy = connection_to(&client, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    let mut only = weighted(&[1, 1]).json();
+    only["spec"]["backends"].as_array_mut().unwrap().remove(0);
+    stage.agent.put("/v1/services/shop", &only)?.expect_status(200);
+    thread::sleep(Duration::from_secs(1));
+    let waiting = operation(&stage, &id)?;
+    assert_eq!((&waiting["finishedAt"], &waiting["remaining"]["total"]), (&Value::Null, &json!(1)), "{waiting}");
+    assert_eq!(busy.exchange("a line")?, "b1: half of a line");
+    drop(busy);
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+#[test]
+fn what_the_server_has_closed_is_no_request() -> Result<()> {
+    let stage = Stage::weights("hung-up", &[1, 1])?;
+    let client = stage.client()?;
+    let pooled = connection_to(&client, "b1")?;
+    // As a server does that tires of an idle connection; the pool has not looked yet.
+    pooled.send("close\n")?;
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET}))?;
+    let ended = ends(&stage, &id)?;
+    assert_eq!((&ended["phase"], &ended["closedIdle"]), (&json!("drained"), &json!(1)), "{ended}");
+    Ok(())
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     let stage = Stage::weights("drain-bad", &[1, 1])?;
     for (body, field) in [

@@ -69,7 +69,7 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
         last_received: 10_000 - idle,
         unacknowledged: 0,
         unread: 0,
-        after_acknowledgement: 20,
+        last_segment: 20,
         bytes_sent: 10,
         bytes_received: 20,
         clock: 4_500_000_000,

@@ -90,15 +90,20 @@ impl Looker {
                 permit.0.quiet = permit.0.quiet.max(backend.quiet);
                 permit.1 |= allowed(&course.drain, backend.quiet, now);
                 let closes = course.drain.close_inbound == CloseInbound::Idle;
+                // Every namespace has the loopback's addresses: they say nothing.
+                if backend.address.socket_addr().ip().is_loopback() {
+                    continue;
+                }
                 let inbound = look.inbound.entry(backend.address).or_default();
                 inbound.quiet = inbound.quiet.max(if closes { backend.quiet } else { 0 });
+                inbound.backend_id = backend.id.0;
             }
         }
         for (id, (_, allowed)) in &permits {
             self.passes.begin(*id, *allowed)?;
         }
         for (address, inbound) in &look.inbound {
-            self.passes.begin_inbound(address, inbound.quiet)?;
+            self.passes.begin_inbound(address, inbound)?;
         }
         let places = self.passes.survey()?;
         let sockets = if self.passes.can_destroy() || places.is_empty() {
@@ -126,8 +131,15 @@ impl Looker {
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
     fn visit(&self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
-        let known = Namespace::of_processes(cgroups::processes(&self.cgroup));
-        let about = tour(&known, |_| Ok((cookie_here()?, addresses.iter().any(is_local))));
+        let (known, hidden) = Namespace::of_processes(cgroups::processes(&self.cgroup));
+        if hidden > 0 {
+            look.problems.insert(format!(
+                "what {hidden} processes have accepted is not known: the agent needs CAP_SYS_PTRACE and the host's process \
+                 ids (hostPID)"
+            ));
+        }
+        let visited = known.iter().map(|namespace| (namespace, ()));
+        let about = tour(visited, |()| Ok((cookie_here()?, addresses.iter().any(is_local))));
         let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
         let mut wanted = Vec::new();
         for (namespace, about) in known.iter().zip(about) {
@@ -146,18 +158,39 @@ impl Looker {
             .collect();
         look.unreachable = places.len() - others.len();
         wanted.extend(others.iter().map(|(namespace, cookie)| (namespace, *cookie)));
-        let mut cookies = wanted.iter().map(|(_, cookie)| *cookie);
-        let closed = tour(wanted.iter().map(|(namespace, _)| *namespace), |_| {
-            let sockets = cookies.next().and_then(|cookie| sockets.get(&cookie));
+        let closed = tour(wanted, |cookie| {
             self.passes.visit()?;
-            sockets.map_or(Ok(Vec::new()), |sockets| close_by_netlink(sockets))
+            Ok(sockets.get(&cookie).map(|sockets| self.close_by_netlink(sockets)))
         });
         for closed in closed {
-            match closed {
-                Ok(closed) => closed.into_iter().for_each(|socket| look.note_closed(&socket)),
-                Err(error) => drop(look.problems.insert(format!("{error:#}"))),
-            }
+            let problem = match closed {
+                Ok(Some((closed, problem))) => {
+                    closed.iter().for_each(|socket| look.note_closed(socket));
+                    problem
+                }
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            look.problems.extend(problem.map(|error| format!("{error:#}")));
         }
+    }
+
+    /// In the namespace that this thread is in. Returns what was closed, and what ended it early.
+    fn close_by_netlink(&self, sockets: &[Closable]) -> (Vec<Closable>, Option<anyhow::Error>) {
+        let mut closed = Vec::new();
+        let mut close = || -> Result<()> {
+            let diagnosis = Diagnosis::open()?;
+            for socket in sockets {
+                let is_leaving = self.passes.is_leaving(BackendId(socket.row.connection.backend_id));
+                // One that may be closed because it is quiet must be quiet still.
+                if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
+                    closed.push(*socket);
+                }
+            }
+            Ok(())
+        };
+        let problem = close().err();
+        (closed, problem)
     }
 
     /// Sockets that may be closed, by their network namespaces: for kernels on which a visit cannot close.
@@ -195,20 +228,7 @@ impl Look {
     }
 }
 
-/// In the namespace that this thread is in. Returns what was closed.
-fn close_by_netlink(sockets: &[Closable]) -> Result<Vec<Closable>> {
-    let diagnosis = Diagnosis::open()?;
-    let mut closed = Vec::new();
-    for socket in sockets {
-        // One that may be closed because it is quiet must be quiet still.
-        if diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
-            closed.push(*socket);
-        }
-    }
-    Ok(closed)
-}
-
-/// Whether the namespace that this thread is in has the address. Every namespace has the loopback's: they say nothing.
+/// Whether the namespace that this thread is in has the address.
 fn is_local(address: &IpAddr) -> bool {
-    !address.is_loopback() && UdpSocket::bind((*address, 0)).is_ok()
+    UdpSocket::bind((*address, 0)).is_ok()
 }

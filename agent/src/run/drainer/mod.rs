@@ -21,7 +21,7 @@ use super::keeper;
 use crate::{
     control::drain::{Progress, Seen, Step},
     handle::{Command, DrainEnded, Published},
-    model::DrainEnd,
+    model::{BackendId, DrainEnd},
     observe::{
         clock,
         events::{EventKind, EventLog},
@@ -36,6 +36,8 @@ pub use look::Looker;
 /// Time between two looks; more when a look takes long, so that drains take a tenth of a processor at the most.
 const PERIOD: Duration = Duration::from_millis(250);
 const SHARE: u32 = 10;
+/// Time after which the end of a drain that still shows is told again: it could not be saved.
+const TOLD: Duration = Duration::from_secs(2);
 
 pub struct Drainer {
     pub looker: Looker,
@@ -50,9 +52,12 @@ pub struct Drainer {
 #[derive(Default)]
 struct Memory {
     progress: Progress,
+    /// Every backend that the target has had: one that leaves the configuration may still have connections. They count,
+    /// and are not closed any more.
+    backends: BTreeMap<BackendId, LeavingBackend>,
     phases: Vec<Phase>,
-    /// The end was told; it shows in the published state soon.
-    ended: bool,
+    /// When the end was told; it shows in the published state soon.
+    ended: Option<Instant>,
 }
 
 /// Starts the thread. `begun` wakes it when a drain begins or changes.
@@ -64,25 +69,34 @@ impl Drainer {
     fn run(self, begun: &Receiver<()>) {
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
         loop {
-            let courses = self.courses();
+            let mut courses = self.courses();
             memories.retain(|id, _| courses.iter().any(|course| course.drain.operation == *id));
             if courses.is_empty() {
                 // Ends with the agent.
                 let Ok(()) = begun.recv() else { return };
                 continue;
             }
+            for course in &mut courses {
+                let memory = memories.entry(course.drain.operation.clone()).or_default();
+                memory.backends.extend(course.backends.iter().map(|backend| (backend.id, *backend)));
+                course.backends = memory.backends.values().copied().collect();
+            }
             let start = Instant::now();
             let look = self.looker.look(&courses);
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
-                if !memory.ended {
+                if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
                     self.report(course, &look, memory);
                 }
             }
             self.looker.forget(&courses);
-            match begun.recv_timeout(PERIOD.max(start.elapsed() * SHARE)) {
+            // A deadline does not wait for the tenth of a processor.
+            let deadline = courses.iter().map(|course| course.drain.deadline).min().unwrap_or(Timestamp::MAX);
+            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(PERIOD);
+            let pause = PERIOD.max((start.elapsed() * SHARE).min(left));
+            match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Timeout) => while begun.try_recv().is_ok() {},
             }
         }
     }
@@ -130,7 +144,7 @@ impl Drainer {
         };
         let Some(operation) = self.operations.update(&drain.operation, change) else { return };
         if let Some(end) = end {
-            memory.ended = true;
+            memory.ended = Some(Instant::now());
             if end == DrainEnd::Drained {
                 self.correct();
             }
