@@ -20,6 +20,9 @@ pub struct Activity {
     pub last_segment: u32,
     /// Quiet after which keep-alive probes go out, in jiffies; 0: they never do.
     pub keepalive: u32,
+    /// 1 when the peer has sent its FIN: it says no more. No bool: the kernel refuses the type information (BTF) of an
+    /// `Option` that hides in one.
+    pub hung_up: u32,
 }
 
 /// Supposed where a socket leaves the time to the system (`net.ipv4.tcp_keepalive_time`, two hours unless somebody
@@ -49,7 +52,7 @@ pub enum Flight {
 pub const UNCLEAR_PATIENCE: u32 = 4;
 
 impl Activity {
-    /// The same without what a FIN takes: a number in the sequence, but no data. `state` as in
+    /// The same with what a FIN means: it takes a number in the sequence, but is no data. `state` as in
     /// `include/net/tcp_states.h`.
     #[inline(always)]
     pub const fn without_fin(self, state: u32) -> Self {
@@ -62,6 +65,7 @@ impl Activity {
         Self {
             unacknowledged: self.unacknowledged.saturating_sub(sent),
             unread: self.unread.saturating_sub(received),
+            hung_up: received,
             ..self
         }
     }
@@ -71,6 +75,7 @@ impl Activity {
     /// | the socket shows | it is |
     /// |---|---|
     /// | bytes unacknowledged, unread or missing | in flight |
+    /// | the server has closed its side (a caller that has may still wait for its answer) | idle |
     /// | nothing sent and nothing received | unclear: the first request or a greeting may be on its way |
     /// | sent and nothing received | in flight |
     /// | the peer's last segment only acknowledged, and no keep-alive probe made it do that | in flight |
@@ -87,6 +92,9 @@ impl Activity {
         let is_missing = (self.last_segment as i32) < 0;
         if self.unacknowledged > 0 || self.unread > 0 || is_missing {
             return Flight::InFlight;
+        }
+        if self.hung_up != 0 && matches!(side, Side::Caller) {
+            return Flight::Idle;
         }
         let (asked, answered) = match side {
             Side::Caller => (self.bytes_sent, self.bytes_received),
@@ -165,6 +173,7 @@ mod tests {
         unread: 0,
         last_segment: 4096,
         keepalive: 0,
+        hung_up: 0,
     };
 
     #[test]
@@ -254,6 +263,8 @@ mod tests {
         // It came in a segment of its own, as after a time limit of the server.
         let fin_in = Activity { unread: 1, last_segment: 1, ..ANSWERED };
         assert_eq!(fin_in.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
+        let unanswered = Activity { last_sent: 600, ..fin_in };
+        assert_eq!(unanswered.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
         assert_eq!(fin_in.without_fin(1).flight(Side::Caller), Flight::InFlight);
         assert_eq!(Activity { unread: 2, ..ANSWERED }.without_fin(close_wait).flight(Side::Caller), Flight::InFlight);
     }

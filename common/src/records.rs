@@ -164,6 +164,7 @@ impl CensusRow {
             unread: self.unread,
             last_segment: self.last_segment,
             keepalive: self.keepalive,
+            hung_up: 0,
         };
         activity.without_fin(self.state)
     }

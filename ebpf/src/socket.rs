@@ -69,6 +69,7 @@ pub fn activity(tcp: *mut c_void) -> Activity {
         unread: received.wrapping_sub(copied),
         last_segment: received.wrapping_sub(acknowledging),
         keepalive: keepalive(tcp),
+        hung_up: 0,
     }
 }
 
