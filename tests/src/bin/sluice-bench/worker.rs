@@ -184,7 +184,7 @@ impl Inside {
         setsockopt(&echo, sockopt::Ipv4PacketInfo, &true).context("asking where datagrams were sent to")?;
         // Files for many connections, as far as the system allows.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for a limit")?;
-        setrlimit(Resource::RLIMIT_NOFILE, most.max(1 << 19), most.max(1 << 19)).context("raising a limit")?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising a limit")?;
         Ok(Self { listener, echo, held: Mutex::default() })
     }
 
