@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
@@ -17,42 +17,47 @@ use super::{
     body::Input,
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
-    services,
+    services, times,
     zero::expiry,
 };
 use crate::{
     handle::Options,
-    model::{Change, CloseInbound, DrainRequest, IdleClose, Name, OnDeadline, Target, Zero, quiet},
+    model::{Change, CloseInbound, DrainRequest, IdleClose, Name, OnDeadline, State as Desired, Target, Zero},
     observe::operations::Operation,
 };
-
-/// Longest time that a drain may take.
-const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
 
 /// How to drain. All of it may be left out; what is left out when a drain is repeated stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DrainBody {
-    /// The drain ends after this time at the latest. 60s when it is not said.
-    #[schema(example = "60s")]
-    deadline: Option<String>,
-    /// Connections that were idle for this long are closed, so that their owners connect elsewhere: 100ms to 1h, and
-    /// longer when the service says so. `null`: none is. 2s when it is not said.
-    #[serde(deserialize_with = "said")]
-    #[schema(value_type = Option<String>, example = "2s")]
-    idle_close: Option<Option<String>>,
+    /// The drain ends after this time at the latest: 7 days at most.
+    #[serde(deserialize_with = "times::deadline")]
+    #[schema(value_type = Option<String>, default = "60s", example = "60s")]
+    deadline: Option<Duration>,
+    /// Connections that were idle for this long are closed, so that their owners connect elsewhere: a time from 100ms
+    /// to 1h, or the service's own when that is longer. `usual` is the service's own, and 2s where it has none. `never`,
+    /// or `null`: none is closed.
+    #[serde(deserialize_with = "times::idle_close")]
+    #[schema(value_type = Option<String>, default = "usual", example = "2s")]
+    idle_close: Option<IdleClose>,
     /// What becomes of the steered connections that are left then.
+    #[serde(deserialize_with = "times::on_deadline")]
+    #[schema(default = "keep")]
     on_deadline: Option<OnDeadline>,
     /// What becomes of idle connections that backends on this host have accepted from callers that nobody steers. To
-    /// close them at this end can lose a request that is on its way.
+    /// close them at this end can lose a request that is on its way. Idle is what `idleClose` says: with `never` there
+    /// is nothing to close.
+    #[serde(deserialize_with = "times::close_inbound")]
+    #[schema(default = "never")]
     close_inbound: Option<CloseInbound>,
     /// Why; kept and shown.
     reason: String,
     /// Who; kept and shown.
     owner: String,
     /// After this time the target is restored by itself, drained or not.
-    #[schema(example = "2h")]
-    expires: Option<String>,
+    #[serde(deserialize_with = "times::expires")]
+    #[schema(value_type = Option<String>, example = "2h")]
+    expires: Option<SignedDuration>,
     /// Do it even if a service is left without enough capacity.
     force: bool,
 }
@@ -91,12 +96,13 @@ async fn drain(app: &App, target: Target, query: WriteQuery, input: &Input) -> R
     let now = Timestamp::now();
     let request = DrainRequest {
         operation: app.handle.operations().new_id(),
-        deadline: body.deadline.as_deref().map(deadline).transpose()?,
-        idle_close: body.idle_close.map(idle_close).transpose()?,
+        deadline: body.deadline,
+        idle_close: body.idle_close,
         on_deadline: body.on_deadline,
         close_inbound: body.close_inbound,
     };
-    let expires = body.expires.as_deref().map(|text| expiry(now, text)).transpose()?;
+    check(&request, &target, &app.handle.published().state)?;
+    let expires = body.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: body.owner, reason: body.reason, since: now, expires, drain: None };
     let change = Change::Zero { target: target.clone(), zero, drain: Some(request), force: body.force };
     let options = Options { dry_run: query.dry_run, received: input.received };
@@ -112,26 +118,15 @@ async fn drain(app: &App, target: Target, query: WriteQuery, input: &Input) -> R
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(operation)).into_response())
 }
 
-fn deadline(text: &str) -> Result<Duration, Problem> {
-    let duration: Option<SignedDuration> = text.parse().ok();
-    let duration = duration.filter(|duration| *duration <= MAX_DEADLINE).and_then(|d| Duration::try_from(d).ok());
-    duration.ok_or_else(|| {
-        Problem::invalid(
-            "deadline",
-            format!("deadline is {text:?}: write a time from now such as 60s, at most 7 days (168h)"),
-        )
-    })
-}
-
-fn idle_close(text: Option<String>) -> Result<IdleClose, Problem> {
-    let Some(text) = text else { return Ok(IdleClose::Never) };
-    let quiet = quiet::parse(&text);
-    quiet
-        .map(IdleClose::After)
-        .map_err(|why| Problem::invalid("idleClose", format!("idleClose is {why}, or null for never")))
-}
-
-/// Tells `null` from nothing.
-fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::<String>::deserialize(deserializer).map(Some)
+/// What a repeated drain leaves out is as it was.
+fn check(request: &DrainRequest, target: &Target, state: &Desired) -> Result<(), Problem> {
+    let lasting = state.zero(target).and_then(|zero| zero.lasting_drain());
+    let idle_close = request.idle_close.or(lasting.map(|drain| drain.idle_close)).unwrap_or_default();
+    let close_inbound = request.close_inbound.or(lasting.map(|drain| drain.close_inbound)).unwrap_or_default();
+    if idle_close != IdleClose::Never || close_inbound != CloseInbound::Idle {
+        return Ok(());
+    }
+    let field = if request.close_inbound.is_some() { "closeInbound" } else { "idleClose" };
+    let detail = "closeInbound \"idle\" closes nothing with idleClose \"never\": give idleClose a time, or leave one of them out";
+    Err(Problem::invalid(field, format!("{field}: {detail}")))
 }

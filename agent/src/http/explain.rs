@@ -45,6 +45,7 @@ pub async fn explain(State(app): State<App>, Ask(query): Ask<ExplainQuery>) -> R
         Some(found.map_err(|error| Problem::bad_request(format!("{error:#}")).at("from"))?)
     };
     let published = app.handle.published();
-    let explanation = explain::explain(&published, &**app.handle.readings(), to, caller.as_ref())?;
+    let explanation =
+        explain::explain(&published, &**app.handle.readings(), app.handle.operations(), to, caller.as_ref())?;
     Ok(Json(explanation))
 }

@@ -24,9 +24,10 @@ mod router;
 mod services;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 #[cfg(test)]
 mod tests;
+mod times;
 pub mod views;
 mod zero;
 

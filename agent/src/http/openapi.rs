@@ -2,7 +2,10 @@
 
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+    openapi::{
+        Content, RefOr, Required,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
 
 use super::router;
@@ -38,7 +41,24 @@ impl Modify for Bearer {
     }
 }
 
+/// Options of actions: all of them may be left out, and so may the body.
+const OPTIONS: [&str; 3] = ["DrainBody", "ZeroRequest", "RestoreRequest"];
+
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {
-    router::routes().into_openapi()
+    let mut document = router::routes().into_openapi();
+    let actions = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut()?.request_body.as_mut());
+    for body in actions {
+        if let RefOr::T(body) = body
+            && body.content.values().any(are_options)
+        {
+            body.required = Some(Required::False);
+        }
+    }
+    document
+}
+
+fn are_options(content: &RefOr<Content>) -> bool {
+    let RefOr::T(Content { schema: Some(RefOr::Ref(schema)), .. }) = content else { return false };
+    OPTIONS.iter().any(|name| schema.ref_location.ends_with(&format!("/{name}")))
 }

@@ -16,7 +16,7 @@ use super::{
     body::Input,
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
-    services,
+    services, times,
     views::{RestoreView, ZeroView},
 };
 use crate::{
@@ -35,8 +35,9 @@ pub struct ZeroRequest {
     owner: String,
     /// After this time it is restored by itself. Without it the zero holds until it is restored. Another
     /// owner's zero is made longer by this, and shorter only by force.
-    #[schema(example = "15m")]
-    expires: Option<String>,
+    #[serde(deserialize_with = "times::expires")]
+    #[schema(value_type = Option<String>, example = "15m")]
+    expires: Option<SignedDuration>,
     /// Do it even if a service is left without enough capacity.
     force: bool,
 }
@@ -103,7 +104,7 @@ pub async fn restore_backend(
 async fn zero(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
     let request: ZeroRequest = input.options()?;
     let now = Timestamp::now();
-    let expires = request.expires.as_deref().map(|text| expiry(now, text)).transpose()?;
+    let expires = request.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires, drain: None };
     let change = Change::Zero { target: target.clone(), zero, drain: None, force: request.force };
     let options = Options { dry_run: query.dry_run, received: input.received };
@@ -185,8 +186,9 @@ fn started(now: Timestamp, received: Instant) -> Timestamp {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-pub fn expiry(now: Timestamp, text: &str) -> Result<Timestamp, Problem> {
-    let duration: Option<SignedDuration> = text.parse().ok();
-    let at = duration.filter(|duration| duration.is_positive()).and_then(|duration| now.checked_add(duration).ok());
-    at.ok_or_else(|| Problem::invalid("expires", format!("expires is {text:?}: write a duration such as 15m or 2h")))
+/// # Errors
+/// 422 when it lies beyond all calendars.
+pub fn expiry(now: Timestamp, time: SignedDuration) -> Result<Timestamp, Problem> {
+    now.checked_add(time)
+        .map_err(|_| Problem::invalid("expires", "expires: too far away: leave it out, and it never does"))
 }

@@ -217,7 +217,7 @@ impl State {
         let Some(zero) = asked.overlay(node.zero.as_ref()) else { return Ok(Outcome::Unchanged) };
         if !asked.force && node.zero.is_none() {
             let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
-            guard(&format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
+            guard(&asked, &format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
         }
         self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched);
         Ok(Outcome::Replaced)
@@ -237,7 +237,7 @@ impl State {
         if !asked.force {
             let (before, after) = (self.measure(&old), self.measure(&new));
             if after.open < before.open && after.open < after.floor {
-                guard(&format!("{name}/{backend}"), vec![name.clone()])?;
+                guard(&asked, &format!("{name}/{backend}"), vec![name.clone()])?;
             }
         }
         self.install(Some(&old), Some(Arc::new(new)), touched)?;
@@ -302,12 +302,13 @@ fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Servic
     service
 }
 
-fn guard(target: &str, short: Vec<Name>) -> Result<(), Refusal> {
+fn guard(asked: &Asked<'_>, target: &str, short: Vec<Name>) -> Result<(), Refusal> {
     if short.is_empty() {
         return Ok(());
     }
+    let doing = if asked.drain.is_some() { "draining" } else { "zeroing" };
     let message = format!(
-        "zeroing {target} would leave {} without enough open capacity: open other backends first, or force it",
+        "{doing} {target} would leave {} without enough open capacity: open other backends first, or force it",
         list(&short)
     );
     Err(Refusal::conflict(message, short))

@@ -4,17 +4,18 @@ use std::fmt::Write;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serializer, de};
+use serde_json::Value;
 
 use super::IdleClose;
+
+const ADVICE: &str = "write a time from 100ms to 1h, such as 2s";
 
 /// # Errors
 /// A sentence that says what to write.
 pub fn parse(text: &str) -> Result<u32, String> {
     let range = IdleClose::LEAST..=IdleClose::MOST;
     let quiet: Option<u32> = text.parse().ok().and_then(|time: SignedDuration| u32::try_from(time.as_millis()).ok());
-    quiet
-        .filter(|quiet| range.contains(quiet))
-        .ok_or_else(|| format!("{text:?}: write a time from 100ms to 1h, such as 2s"))
+    quiet.filter(|quiet| range.contains(quiet)).ok_or_else(|| format!("{text:?}: {ADVICE}"))
 }
 
 pub fn text(milliseconds: u32) -> String {
@@ -35,8 +36,12 @@ pub fn serialize<S: Serializer>(quiet: &Option<u32>, serializer: S) -> Result<S:
 }
 
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let given = Option::<String>::deserialize(deserializer)?;
-    given.map(|text| parse(&text)).transpose().map_err(de::Error::custom)
+    let read = match Value::deserialize(deserializer)? {
+        Value::Null => return Ok(None),
+        Value::String(text) => parse(&text),
+        other => Err(format!("{other}: {ADVICE}")),
+    };
+    read.map(Some).map_err(de::Error::custom)
 }
 
 #[cfg(test)]

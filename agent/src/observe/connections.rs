@@ -46,7 +46,8 @@ pub struct Connection {
     pub netns: u64,
     /// Since the connection was established, or since the call while it is not.
     pub age_seconds: f64,
-    /// Since data last went either way; absent for datagrams, whose sockets do not tell.
+    /// Since data last went either way; absent while there is no connection yet, and for datagrams, whose sockets do
+    /// not tell.
     pub idle_seconds: Option<f64>,
     /// Whether a request is out, or an answer not read; absent for datagrams.
     pub in_flight: Option<bool>,
@@ -166,7 +167,8 @@ fn connection(row: &CensusRow, owner: Owner, process: Process, hz: u32) -> Conne
         cgroup: process.cgroup,
         netns: row.netns,
         age_seconds: row.clock.saturating_sub(record.since) as f64 / 1e9,
-        idle_seconds: is_stream.then(|| f64::from(activity.quiet()) / f64::from(hz)),
+        idle_seconds: (is_stream && SocketState::from(row.state) != SocketState::SynSent)
+            .then(|| f64::from(activity.quiet()) / f64::from(hz)),
         in_flight: is_stream.then(|| activity.is_busy(Side::Caller, patience)),
         bytes_sent: row.bytes_sent,
         bytes_received: row.bytes_received,

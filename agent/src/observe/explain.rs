@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{caller::Caller, readings::Readings};
+use super::{caller::Caller, operations::Operations, readings::Readings};
 use crate::{
     handle::{ProgrammedBackend, Published},
-    model::{Backend, Balance, Frontend, Name, OnNoBackend, Service, State},
+    model::{Backend, Balance, Frontend, Name, OnNoBackend, Service, State, Zero},
 };
 
 /// What happens to a connection to an address.
@@ -68,6 +68,7 @@ pub struct Excluded {
 pub fn explain(
     published: &Published,
     readings: &dyn Readings,
+    operations: &Operations,
     to: Frontend,
     caller: Option<&Caller>,
 ) -> Result<Explanation> {
@@ -85,7 +86,7 @@ pub fn explain(
             out: Vec::new(),
         });
     };
-    let (candidates, out) = sort(published, service);
+    let (candidates, out) = sort(published, operations, service);
     let backend = match (service.balance, caller) {
         (Balance::Hash, Some(caller)) => {
             let id = readings.pick(service.id, caller.client.draw())?;
@@ -113,13 +114,13 @@ pub fn explain(
     })
 }
 
-fn sort(published: &Published, service: &Service) -> (Vec<Candidate>, Vec<Excluded>) {
+fn sort(published: &Published, operations: &Operations, service: &Service) -> (Vec<Candidate>, Vec<Excluded>) {
     let state = &published.state;
     let table = published.programmed.get(&service.id);
     let (mut candidates, mut out) = (Vec::new(), Vec::new());
     for backend in &service.backends {
         let programmed = table.and_then(|table| table.backends.iter().find(|held| held.id == backend.id));
-        match why_out(state, service, backend, programmed) {
+        match why_out(state, operations, service, backend, programmed) {
             Some(why) => {
                 out.push(Excluded { backend: backend.name.clone(), address: backend.address.to_string(), why });
             }
@@ -142,23 +143,23 @@ fn sort(published: &Published, service: &Service) -> (Vec<Candidate>, Vec<Exclud
 
 fn why_out(
     state: &State,
+    operations: &Operations,
     service: &Service,
     backend: &Backend,
     programmed: Option<&ProgrammedBackend>,
 ) -> Option<String> {
-    let reason = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let said = |zero: &Zero| {
+        let reason = if zero.reason.is_empty() { String::new() } else { format!(": {}", zero.reason) };
+        let drain = state.drain(backend).or(zero.drain.as_ref()).and_then(|drain| operations.get(&drain.operation));
+        let drain = drain.map(|operation| format!("; {}", operation.sentence())).unwrap_or_default();
+        format!("by {} at {:.0}{reason}{drain}", zero.owner, zero.since)
+    };
     if let Some(zero) = &backend.zero {
-        return Some(format!("zeroed by {} at {:.0}{}", zero.owner, zero.since, reason(&zero.reason)));
+        return Some(format!("zeroed {}", said(zero)));
     }
     let node = state.node_by_id(backend.node);
     if let Some((node, zero)) = node.and_then(|node| Some((node, node.zero.as_ref()?))) {
-        return Some(format!(
-            "node {} was zeroed by {} at {:.0}{}",
-            node.name,
-            zero.owner,
-            zero.since,
-            reason(&zero.reason)
-        ));
+        return Some(format!("node {} was zeroed {}", node.name, said(zero)));
     }
     if backend.weight == 0 {
         return Some("its weight is 0".to_owned());

@@ -15,3 +15,4 @@ pub mod readings;
 pub mod report;
 pub mod share;
 pub mod status;
+pub mod writes;

@@ -49,22 +49,25 @@ pub enum OperationKind {
     Restore,
 }
 
+/// How far an operation has come.
+///
+/// - `zeroed`: the kernel sends no new connection. A zero ends here, a drain goes on.
+/// - `waiting`: what is left has requests in flight, or may not be closed.
+/// - `closingIdle`: connections are idle, and closed when they have been for long enough. A drain goes back to
+///   `waiting` when all of those are closed.
+/// - `drained`: the end of a drain. Nothing is left: twice in a row, no connection was found.
+/// - `deadlineReached`: the end of a drain that had something left at its deadline. The target stays zeroed.
+/// - `cancelled`: the end of a drain whose target was restored, or left the configuration; `message` says which.
+/// - `restored`: the end of a restore. The weight is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
-    /// The kernel sends no new connection. A zero ends here, a drain goes on.
     Zeroed,
-    /// Requests are in flight, or connections may not be closed.
     Waiting,
-    /// Connections are idle, and closed when they have been for long enough.
     ClosingIdle,
-    /// Nothing is left: twice in a row, no connection was found.
     Drained,
-    /// Something was left at the deadline.
     DeadlineReached,
-    /// The target was restored, or left the configuration.
     Cancelled,
-    /// The weight is back.
     Restored,
 }
 
@@ -75,8 +78,10 @@ pub struct Remaining {
     /// Steered ones of this host.
     pub total: u64,
     /// Of them: with a request out or an answer not read, or with their SYN out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,
     /// Of them: with nothing under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<u64>,
     /// Of them: connected datagram sockets, which do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,11 +89,47 @@ pub struct Remaining {
     /// Age of the oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<f64>,
-    /// Connections that the target's backends on this host have accepted, whoever calls.
+    /// Connections that the target's backends on this host have accepted, whoever calls. Absent where this host has
+    /// none of their addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbound: Option<u64>,
     /// Of them: with a request that is not answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbound_in_flight: Option<u64>,
+}
+
+impl Remaining {
+    /// What is left, in words. `complete`: whether everything could be looked at.
+    pub fn message(&self, phase: Phase, complete: bool) -> String {
+        let inbound = self.inbound.unwrap_or(0);
+        match phase {
+            Phase::Drained => "nothing is left: it may be stopped".to_owned(),
+            Phase::DeadlineReached if self.total + inbound > 0 => {
+                let accepted = if inbound > 0 { format!(" and {inbound} accepted") } else { String::new() };
+                let (noun, verb) =
+                    if self.total + inbound == 1 { ("connection", "is") } else { ("connections", "are") };
+                format!("the deadline is over, and {} steered{accepted} {noun} {verb} left", self.total)
+            }
+            Phase::DeadlineReached if complete => "the deadline was over, and what was left is closed".to_owned(),
+            Phase::DeadlineReached => "the deadline is over, and whether something is left is not known".to_owned(),
+            Phase::Zeroed | Phase::Waiting | Phase::ClosingIdle | Phase::Cancelled | Phase::Restored => {
+                let left = plural(self.total, "connection");
+                let (flying, idle) = (self.in_flight.unwrap_or(0), self.quiet());
+                let here = self.inbound.map(|inbound| format!("; {inbound} accepted by its backends here"));
+                format!("{left} left: {flying} in flight, {idle} idle{}", here.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Idle ones, and those that do not tell.
+    pub fn quiet(&self) -> u64 {
+        self.idle.unwrap_or(0) + self.datagrams.unwrap_or(0)
+    }
+}
+
+/// `1 connection`, `2 connections`.
+pub fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl Phase {
@@ -122,6 +163,14 @@ impl Operation {
             closed_inbound: 0,
             message: format!("no new connection goes to {target}"),
         }
+    }
+
+    /// How far a drain is, for whoever looks at its target.
+    pub fn sentence(&self) -> String {
+        let Self { id, phase, message, .. } = self;
+        let deadline = self.deadline.filter(|_| !self.is_finished());
+        let until = deadline.map(|deadline| format!(", until {deadline:.0} at the latest")).unwrap_or_default();
+        format!("drain {id} ({}{until}): {message}", phase.name())
     }
 
     /// Whether nothing more will happen.
@@ -272,6 +321,36 @@ mod tests {
         assert!(operations.get("op-0").is_some(), "it goes on");
         let last = operations.wait(&ids[KEPT - 1], Wait::Finished, Duration::from_secs(60)).await.unwrap();
         assert_eq!((last.phase, last.remaining.total), (Phase::Zeroed, 7));
+    }
+
+    #[test]
+    fn what_is_left_is_said_in_words() {
+        let left = |total, flying, inbound| Remaining {
+            total,
+            in_flight: Some(flying),
+            idle: Some(total - flying),
+            inbound,
+            ..Remaining::default()
+        };
+        for (remaining, phase, wanted) in [
+            (left(1, 1, None), Phase::Waiting, "1 connection left: 1 in flight, 0 idle"),
+            (
+                left(3, 1, Some(0)),
+                Phase::ClosingIdle,
+                "3 connections left: 1 in flight, 2 idle; 0 accepted by its backends here",
+            ),
+            (left(0, 0, None), Phase::Drained, "nothing is left: it may be stopped"),
+            (left(1, 0, None), Phase::DeadlineReached, "the deadline is over, and 1 steered connection is left"),
+            (
+                left(0, 0, Some(1)),
+                Phase::DeadlineReached,
+                "the deadline is over, and 0 steered and 1 accepted connection is left",
+            ),
+            (left(0, 0, Some(0)), Phase::DeadlineReached, "the deadline was over, and what was left is closed"),
+        ] {
+            assert_eq!(remaining.message(phase, true), wanted);
+        }
+        assert!(left(0, 0, None).message(Phase::DeadlineReached, false).ends_with("is not known"));
     }
 
     #[tokio::test]

@@ -102,7 +102,7 @@ impl Reporter<'_> {
         let zero = self.backend_zero(service, backend, counters);
         Ok(BackendStatus {
             name: backend.name.clone(),
-            state: AdminState::of(backend.zero.as_deref().or(self.node_zero(backend.node).map(|(_, zero)| zero))),
+            state: self.backend_state(backend),
             weight: backend.weight,
             effective_weight: programmed.map_or(0, |programmed| programmed.effective_weight),
             desired_share: programmed.map_or(0.0, |programmed| programmed.desired_share),
@@ -127,7 +127,17 @@ impl Reporter<'_> {
         } else {
             return None;
         };
-        Some(ZeroStatus::new(&target, zero, self.proof(&target), [(backend.id, counters)]))
+        let status = ZeroStatus::new(&target, zero, self.proof(&target), [(backend.id, counters)]);
+        // One that was zeroed by itself is emptied with its node all the same.
+        let lasting = self.published.state.drain(backend).map(|drain| drain.operation.clone());
+        Some(ZeroStatus { drain: lasting.or(status.drain), ..status })
+    }
+
+    fn backend_state(&self, backend: &Backend) -> AdminState {
+        if self.published.state.drain(backend).is_some() {
+            return AdminState::Draining;
+        }
+        AdminState::of(backend.zero.as_deref().or(self.node_zero(backend.node).map(|(_, zero)| zero)))
     }
 
     fn node_zero(&self, node: NodeId) -> Option<(&Node, &crate::model::Zero)> {

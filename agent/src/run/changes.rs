@@ -10,7 +10,7 @@ use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options},
     model::{Change, NodeId, Outcome, Service, State, Target, Touched},
-    observe::events::EventKind,
+    observe::{events::EventKind, writes},
     plan::{Machine, MapOp, Retired},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
@@ -287,7 +287,8 @@ impl<M: Machine> Steering<M> {
             ops.extend(programmed.plan_removal(next, *id));
         }
         ops.extend(touched.removed_backends.iter().filter_map(|id| programmed.plan_backend_removal(*id)));
-        Ok(ops.iter().map(ToString::to_string).collect())
+        ops.extend(self.plan_leaving(next, touched));
+        Ok(writes::lines(&ops, &self.state, next))
     }
 
     fn done(&mut self, outcome: Outcome, options: Options, at: Instant, state: State, plan: Vec<String>) -> Done {

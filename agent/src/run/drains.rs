@@ -158,7 +158,12 @@ impl<M: Machine> Steering<M> {
     }
 
     pub(super) fn cancel(&mut self, target: &Target, operation: &str) {
-        let why = if self.state.is_zeroed(target) { "another drain took its place" } else { "its target was restored" };
+        let why = match target {
+            _ if self.state.is_zeroed(target) => "another drain took its place",
+            _ if self.expiring => "its zero has expired, and its target takes connections again",
+            Target::Backend { .. } if self.state.backends_of(target).is_empty() => "its target left the configuration",
+            Target::Node(_) | Target::Backend { .. } => "its target was restored",
+        };
         let cancelled = self.operations.update(operation, |operation| {
             operation.phase = Phase::Cancelled;
             operation.finished_at = Some(Timestamp::now());

@@ -54,6 +54,8 @@ pub struct Steering<M> {
     pub(super) operations: Arc<Operations>,
     /// A drain whose end is being noted, for the transaction of that.
     pub(super) ending: Option<Operation>,
+    /// Whether the restore at work is that of a zero whose time has come.
+    pub(super) expiring: bool,
     /// To the thread that carries drains out, and whether there is news for it.
     pub(super) begun: Sender<()>,
     pub(super) news: bool,
@@ -110,6 +112,7 @@ impl<M: Machine> Steering<M> {
             drains: BTreeMap::new(),
             operations,
             ending: None,
+            expiring: false,
             begun,
             news: false,
             stale: BTreeSet::new(),
@@ -203,7 +206,10 @@ impl<M: Machine> Steering<M> {
         for target in self.state.expired(Timestamp::now()) {
             let options = crate::handle::Options { dry_run: false, received: Instant::now() };
             let change = Change::Restore { target: target.clone() };
-            match self.change(&[change], options) {
+            self.expiring = true;
+            let changed = self.change(&[change], options);
+            self.expiring = false;
+            match changed {
                 Ok(_) => self.note(EventKind::ZeroExpired, Some(target.to_string()), "its zero has expired"),
                 Err(error) => {
                     // Asked again after the pause that a failure sets.

@@ -292,6 +292,17 @@ async fn health_readiness_and_the_description_are_served() {
     ] {
         assert!(openapi["paths"][path][method]["responses"].is_object(), "{method} {path}");
     }
+    let bodies = |path: &str| openapi["paths"][path]["post"]["requestBody"]["required"].clone();
+    assert_eq!((bodies("/v1/nodes/{node}/drain"), bodies("/v1/apply")), (false.into(), true.into()));
+    let drain = &openapi["components"]["schemas"]["DrainBody"]["properties"];
+    let default = |field: &str| drain[field]["default"].clone();
+    assert_eq!((default("deadline"), default("idleClose")), ("60s".into(), "usual".into()));
+    assert_eq!((default("onDeadline"), default("closeInbound")), ("keep".into(), "never".into()));
+    let phases = &openapi["components"]["schemas"]["Phase"];
+    let described = phases["description"].as_str().unwrap();
+    for phase in phases["enum"].as_array().unwrap() {
+        assert!(described.contains(&format!("`{}`: ", phase.as_str().unwrap())), "{phase} is described");
+    }
     let text = openapi.to_string();
     for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();

@@ -76,6 +76,9 @@ async fn the_last_capacity_is_guarded() {
     agent.post("/v1/nodes/node-1/zero", &json!({})).await;
     let (status, _, body) = agent.post("/v1/nodes/node-2/zero", &json!({})).await;
     assert_eq!((status.as_u16(), &body["services"]), (409, &json!(["shop"])), "{body}");
+    let (status, _, body) = agent.post("/v1/nodes/node-2/drain", &json!({})).await;
+    let detail = body["detail"].as_str().unwrap();
+    assert!(status == 409 && detail.starts_with("draining node/node-2 would leave shop without"), "{detail}");
     assert_eq!(agent.get("/v1/nodes/node-2").await.2["status"]["state"], "ready");
     let (status, ..) = agent.post("/v1/nodes/node-2/zero", &json!({"force": true})).await;
     assert_eq!(status, 200);
@@ -99,6 +102,8 @@ async fn what_makes_no_sense_is_named() {
         ("/v1/nodes/none/drain", json!({}), 404, ""),
         ("/v1/nodes/node-1/drain", json!({"deadline": "-1s"}), 422, "deadline"),
         ("/v1/nodes/node-1/drain", json!({"idleClose": "5"}), 422, "idleClose"),
+        ("/v1/nodes/node-1/drain", json!({"idleClose": "never", "closeInbound": "idle"}), 422, "closeInbound"),
+        ("/v1/nodes/node-1/drain", json!({"expires": "9999999999999s"}), 422, "expires"),
     ] {
         let (found, _, answer) = agent.post(path, &body).await;
         assert_eq!(
@@ -107,7 +112,31 @@ async fn what_makes_no_sense_is_named() {
             "{path} {body}: {answer}"
         );
     }
+    for (body, advice) in [
+        (json!({"deadline": 60}), "deadline: 60: write a time from now such as \"60s\", at most 7 days (\"168h\")"),
+        (json!({"deadline": "169h"}), "deadline: \"169h\": write a time"),
+        (json!({"idleClose": 5}), "idleClose: 5: write a time from 100ms to 1h, \"usual\" or \"never\""),
+        (json!({"idleClose": {"after": "2s"}}), "\"usual\" or \"never\""),
+        (json!({"onDeadline": 5}), "onDeadline: 5: write \"keep\" or \"close\""),
+        (json!({"closeInbound": true}), "closeInbound: true: write \"never\" or \"idle\""),
+        (json!({"expires": 900}), "expires: 900: write a time from now such as \"15m\""),
+    ] {
+        let (status, _, answer) = agent.post("/v1/nodes/node-1/drain", &body).await;
+        let detail = answer["detail"].as_str().unwrap();
+        assert!(status == 422 && detail.contains(advice), "{body}: {detail}");
+    }
     assert_eq!(agent.get("/v1/nodes/node-1").await.2["status"]["state"], "ready");
+}
+
+#[tokio::test]
+async fn a_repeated_drain_may_not_contradict_itself_either() {
+    let agent = Agent::with_shop().await;
+    let drain = async |body| agent.post("/v1/nodes/node-1/drain", &body).await.0.as_u16();
+    assert_eq!(drain(json!({"idleClose": "never"})).await, 202);
+    assert_eq!(drain(json!({"closeInbound": "idle"})).await, 422);
+    assert_eq!(drain(json!({"idleClose": "usual", "closeInbound": "idle"})).await, 202);
+    assert_eq!(drain(json!({"idleClose": null})).await, 422);
+    assert_eq!(drain(json!({})).await, 202);
 }
 
 #[tokio::test]

@@ -57,6 +57,8 @@ pub struct LeavingBackend {
 pub struct Look {
     pub remains: HashMap<BackendId, Remains>,
     pub inbound: HashMap<Endpoint, Inbound>,
+    /// Addresses of backends that some network namespace here has.
+    pub local: BTreeSet<IpAddr>,
     /// Network namespaces with something to close that could not be entered.
     pub unreachable: usize,
     /// Whether two steps were needed to close something.
@@ -139,15 +141,18 @@ impl Looker {
             ));
         }
         let visited = known.iter().map(|namespace| (namespace, ()));
-        let about = tour(visited, |()| Ok((cookie_here()?, addresses.iter().any(is_local))));
+        let local = || addresses.iter().filter(|address| is_local(address)).copied().collect::<Vec<_>>();
+        let about = tour(visited, |()| Ok((cookie_here()?, local())));
         let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
         let mut wanted = Vec::new();
         for (namespace, about) in known.iter().zip(about) {
             match about {
-                Ok((cookie, is_local)) if places.remove(&cookie).is_some() || is_local => {
-                    wanted.push((namespace, cookie))
+                Ok((cookie, local)) => {
+                    if places.remove(&cookie).is_some() || !local.is_empty() {
+                        wanted.push((namespace, cookie));
+                    }
+                    look.local.extend(local);
                 }
-                Ok(_) => {}
                 Err(error) => drop(look.problems.insert(format!("{error:#}"))),
             }
         }

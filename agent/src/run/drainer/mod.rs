@@ -25,7 +25,7 @@ use crate::{
     observe::{
         clock,
         events::{EventKind, EventLog},
-        operations::{Operation, Operations, Phase, Remaining},
+        operations::{Operation, Operations, Phase, Remaining, plural},
     },
     telemetry::{Closed, Instruments},
 };
@@ -193,8 +193,11 @@ impl Drainer {
         remaining.in_flight = Some(in_flight);
         remaining.idle = Some(idle);
         remaining.datagrams = Some(datagrams);
-        remaining.inbound = Some(seen.inbound.saturating_sub(closed.inbound));
-        remaining.inbound_in_flight = Some(inbound_in_flight);
+        let is_here = addresses.iter().any(|address| look.local.contains(&address.socket_addr().ip()));
+        if is_here || seen.inbound > 0 {
+            remaining.inbound = Some(seen.inbound.saturating_sub(closed.inbound));
+            remaining.inbound_in_flight = Some(inbound_in_flight);
+        }
         let age = clock::monotonic_ns().saturating_sub(oldest);
         remaining.oldest_seconds = (oldest != 0).then_some(age as f64 / 1e9);
         Found { seen, remaining, closed }
@@ -224,30 +227,13 @@ struct ClosedNow {
 }
 
 fn message(phase: Phase, remaining: &Remaining, look: &Look) -> String {
-    let count = |figure: Option<u64>| figure.unwrap_or(0);
-    let mut text = match phase {
-        Phase::Drained => "nothing is left: it may be stopped".to_owned(),
-        Phase::DeadlineReached if remaining.total == 0 && count(remaining.inbound) == 0 => {
-            "the deadline was over, and what was left is closed".to_owned()
-        }
-        Phase::DeadlineReached => format!(
-            "the deadline is over, and {} steered and {} accepted connections are left",
-            remaining.total,
-            count(remaining.inbound)
-        ),
-        _ => format!(
-            "{} connections left: {} in flight, {} idle; {} accepted by its backends here",
-            remaining.total,
-            count(remaining.in_flight),
-            count(remaining.idle) + count(remaining.datagrams),
-            count(remaining.inbound)
-        ),
-    };
+    let mut text = remaining.message(phase, look.problems.is_empty());
     if look.by_netlink {
         text += "; closed by netlink: a request that goes out between look and close is lost";
     }
     if look.unreachable > 0 {
-        text += &format!("; {} network namespaces cannot be found: their connections stay", look.unreachable);
+        let places = plural(look.unreachable as u64, "network namespace");
+        text += &format!("; {places} cannot be found: the connections there stay");
     }
     for problem in &look.problems {
         text += "; ";
