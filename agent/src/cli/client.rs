@@ -60,6 +60,15 @@ impl Client {
         Ok(Self { address, token: token.transpose()? })
     }
 
+    /// A command that asks the same agent.
+    pub fn verb(&self, words: &str) -> String {
+        match &self.address {
+            Address::Socket(path) if path == Path::new(settings::SOCKET) => format!("sluice {words}"),
+            Address::Socket(path) => format!("sluice --socket {} {words}", path.display()),
+            Address::Tcp(authority) => format!("sluice --server http://{authority} {words}"),
+        }
+    }
+
     /// # Errors
     /// When nobody answers, or the agent refuses.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

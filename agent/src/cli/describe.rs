@@ -1,5 +1,7 @@
 //! `sluice describe`: all there is to say about a service, a node or a backend.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::{
@@ -10,8 +12,15 @@ use super::{
 };
 use crate::{
     http::views::{BackendView, NodeView, ServiceView},
-    observe::{proof::ZeroStatus, status::BackendStatus},
+    observe::{
+        operations::{Operation, plural},
+        proof::ZeroStatus,
+        status::BackendStatus,
+    },
 };
+
+/// Drains in words, by the ids of their operations.
+type Drains = BTreeMap<String, String>;
 
 /// Show all there is to say about a service, a node or a backend
 #[derive(Debug, Args)]
@@ -24,18 +33,57 @@ pub struct Describe {
 impl Describe {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let text = match self.name.split_once('/') {
-            None => service(&client.get(&format!("/v1/services/{}", encode(&self.name))).await?),
-            Some(("node", name)) => node(&client.get(&format!("/v1/nodes/{}", encode(name))).await?),
+            None => {
+                let view: ServiceView = client.get(&format!("/v1/services/{}", encode(&self.name))).await?;
+                service(&view, &drains(client, view.status.backends.iter().map(|backend| &backend.zero)).await?)
+            }
+            Some(("node", name)) => {
+                let view: NodeView = client.get(&format!("/v1/nodes/{}", encode(name))).await?;
+                node(&view, &drains(client, [&view.status.zero]).await?)
+            }
             Some((service, name)) => {
                 let path = format!("/v1/services/{}/backends/{}", encode(service), encode(name));
-                backend(&client.get(&path).await?)
+                let view: BackendView = client.get(&path).await?;
+                backend(&view, &drains(client, [&view.status.zero]).await?)
             }
         };
         output::print(&text)
     }
 }
 
-fn service(view: &ServiceView) -> String {
+/// The drain that an operation reports on, in words; `None` when that is no longer kept.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn drain(client: &Client, operation: &str) -> Result<Option<String>, Failure> {
+    match client.get::<Operation>(&format!("/v1/operations/{}", encode(operation))).await {
+        Ok(operation) => Ok(Some(operation.sentence())),
+        Err(Failure::Refused(problem)) if problem.status == 404 => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn drains<'a>(
+    client: &Client,
+    zeros: impl IntoIterator<Item = &'a Option<ZeroStatus>>,
+) -> Result<Drains, Failure> {
+    let mut found = Drains::new();
+    for id in zeros.into_iter().filter_map(|zero| zero.as_ref()?.drain.as_ref()) {
+        if !found.contains_key(id)
+            && let Some(text) = drain(client, id).await?
+        {
+            found.insert(id.clone(), text);
+        }
+    }
+    Ok(found)
+}
+
+/// Of the drain of a zero, if it has one.
+fn drained<'a>(zero: &ZeroStatus, drains: &'a Drains) -> Option<&'a String> {
+    drains.get(zero.drain.as_ref()?)
+}
+
+fn service(view: &ServiceView, drains: &Drains) -> String {
     let ServiceView { metadata, spec, status, .. } = view;
     let list = |items: Vec<String>| items.join(", ");
     let mut text_so_far = fields(&[
@@ -101,12 +149,15 @@ fn service(view: &ServiceView) -> String {
     for backend in &status.backends {
         if let Some(zero) = &backend.zero {
             text_so_far += &format!("\n{}: {}\n", backend.name, zeroed(zero));
+            if let Some(drain) = drained(zero, drains) {
+                text_so_far += &format!("{}: {}\n", backend.name, output::printable(drain));
+            }
         }
     }
     text_so_far
 }
 
-fn node(view: &NodeView) -> String {
+fn node(view: &NodeView, drains: &Drains) -> String {
     let NodeView { metadata, status, .. } = view;
     let labels: Vec<_> = metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut lines = vec![
@@ -114,18 +165,19 @@ fn node(view: &NodeView) -> String {
         ("State", status.state.name().to_owned()),
         ("Labels", labels.join(", ")),
         ("Declared", if status.declared { "by a document" } else { "by the backends that name it" }.to_owned()),
-        ("Serves", format!("{} backends of {} services", status.backends, status.services)),
+        ("Serves", format!("{} of {}", count(status.backends, "backend"), count(status.services, "service"))),
         ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
         ("Last new connection", ago(status.last_new_connection_at)),
         ("Failures", status.connect_failures.to_string()),
     ];
     if let Some(zero) = &status.zero {
         lines.push(("Zero", zeroed(zero)));
+        lines.extend(drained(zero, drains).map(|drain| ("Drain", drain.clone())));
     }
     fields(&lines)
 }
 
-fn backend(view: &BackendView) -> String {
+fn backend(view: &BackendView, drains: &Drains) -> String {
     let status = &view.status;
     let optional = |name: &Option<crate::model::Name>| name.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut lines = vec![
@@ -156,8 +208,13 @@ fn backend(view: &BackendView) -> String {
     ];
     if let Some(zero) = &status.zero {
         lines.push(("Zero", zeroed(zero)));
+        lines.extend(drained(zero, drains).map(|drain| ("Drain", drain.clone())));
     }
     fields(&lines)
+}
+
+fn count(number: usize, noun: &str) -> String {
+    plural(u64::try_from(number).unwrap_or(u64::MAX), noun)
 }
 
 fn interval(status: &BackendStatus) -> String {

@@ -1,9 +1,6 @@
 //! `sluice drain`: empty a node or a backend, and wait until it is.
 
-use std::{
-    io::{IsTerminal, Write, stderr},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
@@ -12,16 +9,17 @@ use serde_json::{Value, json};
 use super::{
     client::Client,
     failure::Failure,
-    output::{self, duration, fields, note},
-    zero::{Terms, path, span},
+    follow::{follow, goes_on},
+    output::{self, duration, fields},
+    zero::{Terms, insist, path, span},
 };
 use crate::{
     model::{Target, quiet},
-    observe::operations::{Operation, Phase, Remaining},
+    observe::operations::{Operation, Phase, Remaining, plural},
 };
 
-/// An agent that is replaced during a drain is back after this time.
-const AGENT_AWAY: Duration = Duration::from_secs(30);
+/// Longest deadline that the agent takes.
+const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
 
 /// Empty a node or a backend: no new connections, requests in flight are waited for, idle connections closed
 #[derive(Debug, Args)]
@@ -30,16 +28,18 @@ const AGENT_AWAY: Duration = Duration::from_secs(30);
         sluice drain node/node-1 --idle-close never --on-deadline close\n\n\
         Whether a connection is idle is judged by what it sent and received last: fit for requests and answers in turn. \
         A service of other traffic (HTTP/2, WebSockets, subscriptions) says `protocol: stream`.\n\
-        Exit codes with --wait drained: 0 drained, 3 something was left at the deadline, or after --timeout."
+        Exit codes with --wait drained: 0 drained; 3 something was left at the deadline, or after --timeout (the drain then goes on); \
+        1 cancelled by a restore, or the agent could not be reached until --timeout or 10s after the deadline; 4 a service would be \
+        left without enough capacity (--force); 130 or 143 interrupted (the drain goes on)."
 )]
 pub struct Drain {
     /// node/NODE or SERVICE/BACKEND
     target: Target,
-    /// End after this time at the latest [default: 60s]
+    /// End after this time at the latest, 168h at most [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = deadline)]
     deadline: Option<String>,
-    /// Close connections that were idle for this time, or never [default: 2s, or what the service says]
-    #[arg(long, value_name = "TIME|never", value_parser = idle_close)]
+    /// Close connections that were idle for this time, 100ms to 1h, or never [default: usual: 2s, or what the service says]
+    #[arg(long, value_name = "TIME|usual|never", value_parser = idle_close)]
     idle_close: Option<String>,
     /// What becomes of the connections that are left at the deadline [default: keep]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "keep|close")]
@@ -83,19 +83,20 @@ enum Wait {
 
 impl Drain {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
+        self.check()?;
         let path = path(&self.target, "/drain");
         if self.dry_run {
-            let plan: Value = client.post(&format!("{path}?dryRun=true"), &self.request()).await?;
+            let plan: Value = client.post(&format!("{path}?dryRun=true"), &self.request()).await.map_err(insist)?;
             return output::print(&output::json(&plan)?);
         }
-        let started: Operation = client.post(&path, &self.request()).await?;
+        let started: Operation = client.post(&path, &self.request()).await.map_err(insist)?;
         if self.wait != Some(Wait::Drained) {
             if self.output.print(&started)? {
                 return Ok(());
             }
-            return output::print(&summary(&started));
+            return output::print(&format!("{}{}\n", summary(&started), goes_on(client, &started)));
         }
-        let ended = self.follow(client, started).await?;
+        let ended = follow(client, started, self.patience()).await?;
         let shown = match self.output.print(&ended) {
             Ok(false) => output::print(&summary(&ended)),
             other => other.map(drop),
@@ -103,12 +104,62 @@ impl Drain {
         match ended.phase {
             Phase::Drained => shown,
             Phase::Cancelled => Err(anyhow::anyhow!("{} is not drained: {}", ended.target, ended.message).into()),
-            Phase::DeadlineReached => Err(Failure::TimedOut(format!("{}: {}", ended.target, ended.message))),
-            _ => Err(Failure::TimedOut(format!(
-                "{} is not drained yet, and the drain goes on: {}",
-                ended.target, ended.message
+            Phase::DeadlineReached => Err(Failure::TimedOut(format!(
+                "{}: {}{}",
+                ended.target,
+                ended.message,
+                self.advice(client, &ended.remaining)
             ))),
+            Phase::Zeroed | Phase::Waiting | Phase::ClosingIdle | Phase::Restored => {
+                let goes_on = goes_on(client, &ended);
+                Err(Failure::TimedOut(format!(
+                    "{} is not drained yet, and the drain goes on: {}\n{goes_on}",
+                    ended.target, ended.message
+                )))
+            }
         }
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let usage = |why: &str| Err(Failure::Usage(why.to_owned()));
+        if self.timeout.is_some() && self.wait != Some(Wait::Drained) {
+            return usage("--timeout ends a wait: it needs --wait drained");
+        }
+        let never = self.idle_close.as_deref() == Some("never");
+        if never && matches!(self.close_inbound, Some(CloseInbound::Idle)) {
+            return usage("--close-inbound idle closes nothing with --idle-close never: leave one of them out");
+        }
+        Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        let patience: SignedDuration = self.timeout.as_ref()?.parse().ok()?;
+        patience.try_into().ok()
+    }
+
+    /// What to do about connections that are left at the deadline.
+    fn advice(&self, client: &Client, remaining: &Remaining) -> String {
+        let mut advice = String::new();
+        if remaining.total > 0 {
+            let list = match &self.target {
+                Target::Node(node) => format!("connections --node {node}"),
+                Target::Backend { service, backend } => format!("connections --service {service} --backend {backend}"),
+            };
+            advice += &format!("\n  {} steered: {} says whose", remaining.total, client.verb(&list));
+            if !matches!(self.on_deadline, Some(OnDeadline::Close)) {
+                advice += "; --on-deadline close closes what is left";
+            }
+        }
+        if let Some(inbound) = remaining.inbound.filter(|inbound| *inbound > 0) {
+            advice += &format!(
+                "\n  {inbound} accepted here: of callers that no agent steers, or given up by their callers and not closed by \
+                 the server (CLOSE-WAIT). `ss -tnp` where the server runs says whose"
+            );
+            if !matches!(self.close_inbound, Some(CloseInbound::Idle)) {
+                advice += "; --close-inbound idle closes the idle ones";
+            }
+        }
+        advice
     }
 
     fn request(&self) -> Value {
@@ -140,85 +191,6 @@ impl Drain {
         }
         request
     }
-
-    /// Shows how far the drain has come, until it is finished or patience is over.
-    async fn follow(&self, client: &Client, started: Operation) -> Result<Operation, Failure> {
-        let begin = Instant::now();
-        let patience: Option<SignedDuration> = self.timeout.as_ref().and_then(|text| text.parse().ok());
-        let patience: Option<Duration> = patience.and_then(|patience| patience.try_into().ok());
-        let mut progress = Progress::new();
-        let (mut now, mut seen) = (started, Instant::now());
-        while !now.is_finished() {
-            progress.show(&now);
-            let left = patience.map(|patience| patience.saturating_sub(begin.elapsed()));
-            if left == Some(Duration::ZERO) {
-                break;
-            }
-            let pause =
-                left.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)).max(Duration::from_millis(1));
-            let path = format!("/v1/operations/{}?wait=drained&timeout={}ms", now.id, pause.as_millis());
-            match client.get(&path).await {
-                Ok(operation) => (now, seen) = (operation, Instant::now()),
-                // The agent may be on its way back: what it began goes on.
-                Err(Failure::Failed(error)) if seen.elapsed() < AGENT_AWAY => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                    tracing::debug!("{error:#}");
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        progress.end();
-        Ok(now)
-    }
-}
-
-/// One line that changes on a terminal, a line for each change elsewhere.
-struct Progress {
-    terminal: bool,
-    shown: String,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), shown: String::new() }
-    }
-
-    fn show(&mut self, operation: &Operation) {
-        let line = line(operation);
-        if self.terminal {
-            // That nobody reads it is no failure.
-            let _ = write!(stderr(), "\r\x1b[K{line}");
-            let _ = stderr().flush();
-        } else if line != self.shown {
-            note(&line);
-        }
-        self.shown = line;
-    }
-
-    fn end(&self) {
-        if self.terminal && !self.shown.is_empty() {
-            let _ = write!(stderr(), "\r\x1b[K");
-        }
-    }
-}
-
-fn line(operation: &Operation) -> String {
-    let remaining = &operation.remaining;
-    if remaining.in_flight.is_none() {
-        return format!("{}: {}", operation.target, operation.phase.name());
-    }
-    let (flying, idle) =
-        (remaining.in_flight.unwrap_or(0), remaining.idle.unwrap_or(0) + remaining.datagrams.unwrap_or(0));
-    let oldest = remaining.oldest_seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
-    let oldest = oldest.map(|age| format!(", oldest {}", duration(age))).unwrap_or_default();
-    let inbound = remaining.inbound.map(|inbound| format!("; {inbound} accepted here")).unwrap_or_default();
-    format!(
-        "{}: {}, {} left ({flying} in flight, {idle} idle{oldest}), {} closed{inbound}",
-        operation.target,
-        operation.phase.name(),
-        remaining.total,
-        operation.closed_idle + operation.closed_late + operation.closed_inbound
-    )
 }
 
 fn summary(operation: &Operation) -> String {
@@ -240,24 +212,26 @@ fn summary(operation: &Operation) -> String {
 }
 
 fn left(remaining: &Remaining) -> String {
-    match (remaining.in_flight, remaining.inbound) {
-        (None, _) => "not counted yet".to_owned(),
-        (Some(_), inbound) => {
-            format!("{} steered connections, {} accepted by its backends here", remaining.total, inbound.unwrap_or(0))
-        }
+    let Remaining { total, in_flight, inbound, .. } = remaining;
+    let Some(flying) = in_flight else { return "not counted yet".to_owned() };
+    let steered = format!("{} ({flying} in flight, {} idle)", plural(*total, "steered connection"), remaining.quiet());
+    match inbound {
+        Some(inbound) => format!("{steered}, {inbound} accepted by its backends here"),
+        None => steered,
     }
 }
 
 fn deadline(text: &str) -> Result<String, String> {
     match text.parse::<SignedDuration>() {
-        Ok(span) if !span.is_negative() => Ok(text.to_owned()),
-        _ => Err("write a time from now such as 60s or 5m".to_owned()),
+        Ok(span) if !span.is_negative() && span <= MAX_DEADLINE => Ok(text.to_owned()),
+        _ => Err("write a time from now such as 60s or 5m, at most 168h".to_owned()),
     }
 }
 
 fn idle_close(text: &str) -> Result<String, String> {
-    if text != "never" {
-        quiet::parse(text).map_err(|why| format!("{why}, or never"))?;
+    match text {
+        "never" | "usual" => {}
+        time => drop(quiet::parse(time).map_err(|_| "write a time from 100ms to 1h, usual or never")?),
     }
     Ok(text.to_owned())
 }
@@ -285,23 +259,53 @@ mod tests {
         let wanted = json!({"owner": "me", "force": true, "deadline": "5m", "idleClose": null, "onDeadline": "close",
             "closeInbound": "idle"});
         assert_eq!(full.unwrap(), wanted);
-        for wrong in ["--deadline soon", "--deadline -5s", "--idle-close 1ms", "--on-deadline drop", "--wait restored"]
-        {
+        for wrong in [
+            "--deadline soon",
+            "--deadline -5s",
+            "--deadline 169h",
+            "--for 9999999999999s",
+            "--idle-close 1ms",
+            "--on-deadline drop",
+            "--wait restored",
+        ] {
             assert!(request(&format!("drain shop/n1 {wrong}")).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn progress_says_what_is_left() {
-        let mut operation: Operation = serde_json::from_value(json!({
-            "id": "op-1", "kind": "drain", "target": "node/a", "phase": "closingIdle",
-            "startedAt": "2026-11-21T10:00:00Z", "finishedAt": null, "closedIdle": 4, "message": "",
-            "remaining": {"total": 3, "inFlight": 1, "idle": 2, "inbound": 5, "oldestSeconds": 62.0},
+    fn what_contradicts_itself_is_wrong_usage() {
+        let check = |line: &str| Line::try_parse_from(line.split_whitespace()).unwrap().drain.check();
+        for wrong in ["--timeout 5s", "--wait zeroed --timeout 5s", "--idle-close never --close-inbound idle"] {
+            let checked = check(&format!("drain shop/n1 {wrong}"));
+            assert!(matches!(checked, Err(Failure::Usage(_))), "{wrong}");
+        }
+        assert!(check("drain shop/n1 --wait drained --timeout 5s --idle-close usual --close-inbound idle").is_ok());
+    }
+
+    #[test]
+    fn the_end_says_what_is_left_and_what_to_do() {
+        let ended: Operation = serde_json::from_value(json!({
+            "id": "op-1", "kind": "drain", "target": "shop/n1", "phase": "deadlineReached",
+            "startedAt": "2026-11-21T10:00:00Z", "finishedAt": "2026-11-21T10:00:09Z", "closedIdle": 4, "message": "",
+            "remaining": {"total": 1, "inFlight": 1, "idle": 0, "inbound": 5},
         }))
         .unwrap();
-        let text = "node/a: closing idle, 3 left (1 in flight, 2 idle, oldest 1m02s), 4 closed; 5 accepted here";
-        assert_eq!(line(&operation), text);
-        operation.phase = Phase::Drained;
-        assert!(summary(&operation).contains("4 idle, 0 at the deadline"));
+        let text = summary(&ended);
+        assert!(text.contains("1 steered connection (1 in flight, 0 idle), 5 accepted by its backends here"), "{text}");
+        assert!(text.contains("4 idle, 0 at the deadline"), "{text}");
+        let client = Client::new(None, None, None).unwrap();
+        let advice =
+            |line: &str| Line::try_parse_from(line.split_whitespace()).unwrap().drain.advice(&client, &ended.remaining);
+        let text = advice("drain shop/n1");
+        for said in [
+            "sluice connections --service shop --backend n1",
+            "--on-deadline close",
+            "CLOSE-WAIT",
+            "--close-inbound idle",
+        ] {
+            assert!(text.contains(said), "{said} in {text}");
+        }
+        let text = advice("drain shop/n1 --on-deadline close --close-inbound idle");
+        assert!(!text.contains("--on-deadline") && !text.contains("--close-inbound"), "{text}");
     }
 }

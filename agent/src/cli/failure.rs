@@ -1,6 +1,6 @@
 //! How a verb fails, and with which exit code.
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use super::output::note;
 use crate::http::problem::Problem;
@@ -10,6 +10,8 @@ pub enum Failure {
     /// What was asked makes no sense.
     Usage(String),
     TimedOut(String),
+    /// By this signal.
+    Interrupted(u8, String),
     /// The agent said no.
     Refused(Box<Problem>),
     Failed(anyhow::Error),
@@ -20,14 +22,10 @@ pub enum Failure {
 impl Failure {
     /// Says why on standard error. The code is part of the contract.
     pub fn report(self) -> ExitCode {
-        let code = self.code();
-        match self {
-            Self::Usage(why) | Self::TimedOut(why) => note(format!("sluice: {why}")),
-            Self::Refused(problem) => note(format!("sluice: {}", problem.detail)),
-            Self::Failed(error) => note(format!("sluice: {error:#}")),
-            Self::Unread => {}
+        if !matches!(self, Self::Unread) {
+            note(format!("sluice: {self}"));
         }
-        ExitCode::from(code)
+        ExitCode::from(self.code())
     }
 
     fn code(&self) -> u8 {
@@ -40,6 +38,19 @@ impl Failure {
             Self::Refused(_) | Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 3,
+            // As shells have it.
+            Self::Interrupted(signal, _) => signal.saturating_add(128),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) | Self::TimedOut(why) | Self::Interrupted(_, why) => f.write_str(why),
+            Self::Refused(problem) => f.write_str(&problem.detail),
+            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Unread => Ok(()),
         }
     }
 }
@@ -72,6 +83,7 @@ mod tests {
         assert_eq!(refused(StatusCode::BAD_REQUEST), 2);
         assert_eq!(Failure::Usage(String::new()).code(), 2);
         assert_eq!(Failure::TimedOut(String::new()).code(), 3);
+        assert_eq!(Failure::Interrupted(2, String::new()).code(), 130);
         assert_eq!(Failure::from(anyhow::anyhow!("x")).code(), 1);
     }
 }

@@ -120,7 +120,7 @@ fn services(list: &List<ServiceView>, wide: bool) -> Table {
 fn nodes(list: &List<NodeView>, wide: bool) -> Table {
     let mut header = vec!["NAME", "STATE", "SERVICES", "BACKENDS", "ACTIVE", "NEW", "FAILED", "LAST-NEW"];
     if wide {
-        header.extend(["NEW-SINCE-ZERO", "OWNER", "REASON", "EXPIRES", "LABELS"]);
+        header.extend(["NEW-SINCE-ZERO", "OWNER", "REASON", "EXPIRES", "DRAIN", "LABELS"]);
     }
     let mut table = Table::new(&header);
     for node in &list.items {
@@ -143,6 +143,7 @@ fn nodes(list: &List<NodeView>, wide: bool) -> Table {
                 maybe(zero.map(|zero| &zero.owner)),
                 maybe(zero.map(|zero| &zero.reason)),
                 maybe(zero.and_then(|zero| zero.expires_at).map(|at| format!("{at:.0}"))),
+                maybe(zero.and_then(|zero| zero.drain.as_ref())),
                 text(labels.join(",")),
             ]);
         }

@@ -15,6 +15,7 @@ mod events;
 mod explain;
 mod failure;
 mod files;
+mod follow;
 mod get;
 mod openapi;
 mod output;

@@ -1,15 +1,16 @@
 //! `sluice zero`: no new connections for a node or a backend, with the proof.
 
 use clap::Args;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
     client::{Client, encode},
+    describe,
     failure::Failure,
     output::{self, duration, fields},
 };
-use crate::{http::views::ZeroView, model::Target};
+use crate::{http::views::ZeroView, model::Target, observe::status::AdminState};
 
 /// Give no new connections to a node or a backend, and show the proof
 #[derive(Debug, Args)]
@@ -66,21 +67,36 @@ impl Zero {
         let request = self.terms.request();
         let path = path(&self.target, "/zero");
         if self.dry_run {
-            let plan: Value = client.post(&format!("{path}?dryRun=true"), &request).await?;
+            let plan: Value = client.post(&format!("{path}?dryRun=true"), &request).await.map_err(insist)?;
             return output::print(&output::json(&plan)?);
         }
-        let view: ZeroView = client.post(&path, &request).await?;
+        let view: ZeroView = client.post(&path, &request).await.map_err(insist)?;
         if self.output.print(&view)? {
             return Ok(());
         }
-        output::print(&proof(&view))
+        let drain = match view.zero.as_ref().and_then(|zero| zero.drain.as_ref()) {
+            Some(id) => describe::drain(client, id).await?,
+            None => None,
+        };
+        output::print(&proof(&view, drain.as_deref()))
+    }
+}
+
+/// Says how to do it all the same, when a service would be left without enough capacity.
+pub fn insist(failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(mut problem) if problem.status == 409 && !problem.services.is_empty() => {
+            problem.detail += " (--force)";
+            Failure::Refused(problem)
+        }
+        other => other,
     }
 }
 
 /// A time span as the API takes it.
 pub fn span(text: &str) -> Result<String, String> {
     match text.parse::<SignedDuration>() {
-        Ok(span) if span.is_positive() => Ok(text.to_owned()),
+        Ok(span) if span.is_positive() && Timestamp::now().checked_add(span).is_ok() => Ok(text.to_owned()),
         _ => Err("write a time span such as 90s, 15m or 2h".to_owned()),
     }
 }
@@ -100,7 +116,7 @@ fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 
-fn proof(view: &ZeroView) -> String {
+fn proof(view: &ZeroView, drain: Option<&str>) -> String {
     let Some(zero) = &view.zero else { return format!("{} is {}\n", view.target, view.state.name()) };
     let last = match view.last_new_connection_at {
         Some(at) if at <= zero.zeroed_at => {
@@ -113,8 +129,16 @@ fn proof(view: &ZeroView) -> String {
         ("In the kernel", format!("{:.6}, {} us after the request", zero.zeroed_at, zero.programmed_in_microseconds)),
         ("Last new connection", last),
         ("New since the zero", zero.new_connections_since_zero.to_string()),
-        ("Still active", format!("{}, untouched", view.active_connections)),
     ];
+    let active = view.active_connections;
+    match (drain, view.state) {
+        (Some(drain), AdminState::Draining) => {
+            lines.push(("Still active", format!("{active}, and it is being drained already")));
+            lines.push(("Drain", drain.to_owned()));
+        }
+        (Some(drain), _) => lines.extend([("Still active", active.to_string()), ("Drain", drain.to_owned())]),
+        (None, _) => lines.push(("Still active", format!("{active}, untouched"))),
+    }
     if let Some(at) = zero.expires_at {
         lines.push(("Until", format!("{at:.0}")));
     }
@@ -140,7 +164,7 @@ mod tests {
             "programmedInMicroseconds": 312, "newConnectionsSinceZero": 0, "owner": "ann", "reason": "",
         }))
         .unwrap();
-        let text = proof(&view);
+        let text = proof(&view, None);
         assert_eq!(
             text,
             "node/node-1 is zeroed\n\
@@ -150,6 +174,8 @@ mod tests {
              Still active:         7, untouched\n"
         );
         view.last_new_connection_at = None;
-        assert!(proof(&view).contains("Last new connection:  never"));
+        let text = proof(&view, Some("drain op-7 (waiting)"));
+        assert!(text.contains("Last new connection:  never") && !text.contains("untouched"), "{text}");
+        assert!(text.contains("Drain:                drain op-7 (waiting)"), "{text}");
     }
 }

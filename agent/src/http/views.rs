@@ -67,7 +67,7 @@ pub struct ZeroView {
     /// `node/NAME` or `SERVICE/BACKEND`.
     pub target: String,
     pub state: AdminState,
-    /// Connections that are still there, untouched.
+    /// Connections that are still there. A zero leaves them alone; a drain of the same target does not.
     pub active_connections: u64,
     /// `null`: there was none yet.
     pub last_new_connection_at: Option<Timestamp>,

@@ -188,7 +188,10 @@ fn sentence(service: &Service, verdict: Verdict, candidates: usize, backend: Opt
                 Balance::Random => "at random by weight",
                 Balance::Hash => "by the caller (say who calls to learn which)",
             };
-            format!("service {name} chooses one of {candidates} backends, {how}")
+            match candidates {
+                1 => format!("service {name} has one open backend, and sends all to it"),
+                more => format!("service {name} chooses one of {more} backends, {how}"),
+            }
         }
         (Verdict::Refused, _) => format!("service {name} has no open backend: the caller gets ECONNREFUSED at once"),
         (Verdict::Passed, _) => {

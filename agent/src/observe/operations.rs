@@ -173,6 +173,11 @@ impl Operation {
         format!("drain {id} ({}{until}): {message}", phase.name())
     }
 
+    /// Connections that it has closed, for whatever reason.
+    pub fn closed(&self) -> u64 {
+        self.closed_idle + self.closed_late + self.closed_inbound
+    }
+
     /// Whether nothing more will happen.
     pub fn is_finished(&self) -> bool {
         match self.phase {

@@ -4,6 +4,7 @@ use sluice_common::{leaving::Leaving, tables::Endpoint};
 
 use crate::{
     model::{BackendId, NodeId, ServiceId, State},
+    observe::operations::plural,
     plan::MapOp,
 };
 
@@ -32,10 +33,10 @@ impl Names<'_> {
             MapOp::ForgetBackend { backend } => format!("{}: forget", self.backend(*backend)),
             MapOp::BeginService { service, .. } => format!("{}: begin", self.service(*service)),
             MapOp::Flip { service, table } => format!(
-                "{}: table of {} slots over {} backends at {}",
+                "{}: table of {} over {} at {}",
                 self.service(*service),
-                table.length(),
-                table.distinct(),
+                plural(table.length().into(), "slot"),
+                plural(table.distinct().into(), "backend"),
                 table.base()
             ),
             MapOp::ForgetService { service } => format!("{}: forget", self.service(*service)),

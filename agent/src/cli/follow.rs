@@ -1,0 +1,325 @@
+//! Follows a drain to its end, and shows how far it has come: one line that changes on a terminal, a line now and then
+//! elsewhere.
+
+use std::{
+    io::{IsTerminal, Write, stderr},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use ratatui::crossterm::terminal;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
+
+use super::{
+    client::Client,
+    failure::Failure,
+    output::{duration, note},
+};
+use crate::observe::operations::{Operation, Phase};
+
+/// An agent that is away at the deadline may be back this long after it.
+const AGENT_AWAY: Duration = Duration::from_secs(10);
+/// How long an answer may be late.
+const LATE: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
+/// Where nobody watches, lines come at least so far apart, but for those of a phase that is new.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// The operation as it is when it is finished, or when `patience` is over.
+///
+/// # Errors
+/// When the agent cannot be reached until patience, or the deadline, is over; when somebody interrupts.
+pub async fn follow(client: &Client, started: Operation, patience: Option<Duration>) -> Result<Operation, Failure> {
+    let target = started.target.clone();
+    let advice = goes_on(client, &started);
+    let mut progress = Progress::new();
+    let followed = tokio::select! {
+        followed = watch(client, started, patience, &mut progress) => followed,
+        signal = interrupted() => {
+            progress.keep();
+            let why = format!("{target} is not drained yet, and the drain goes on without this command\n{advice}");
+            Err(signal.map_or_else(Failure::from, |signal| Failure::Interrupted(signal, why)))
+        }
+    };
+    progress.clear();
+    followed
+}
+
+/// How to look after a drain that goes on, and how to undo it.
+pub fn goes_on(client: &Client, operation: &Operation) -> String {
+    let look = client.verb(&format!("get operations {}", operation.id));
+    let undo = client.verb(&format!("restore {}", operation.target));
+    format!("  how far it is:  {look}\n  undo it:        {undo}")
+}
+
+async fn watch(
+    client: &Client,
+    mut now: Operation,
+    patience: Option<Duration>,
+    progress: &mut Progress,
+) -> Result<Operation, Failure> {
+    let patience = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let mut seen = Seen::of(&now);
+    while !now.is_finished() && patience.is_none_or(|end| Instant::now() < end) {
+        progress.show(&now);
+        match ask(client, &now.id, patience).await {
+            Answer::Now(operation) => now = *operation,
+            Answer::Refused(failure) => return Err(failure),
+            Answer::Away(why) => {
+                let end = patience.unwrap_or(seen.deadline + AGENT_AWAY);
+                if Instant::now() >= end {
+                    return Err(lost(client, &now, seen.at.elapsed(), &why));
+                }
+                progress.show_away(&now.target, seen.at.elapsed(), end.saturating_duration_since(Instant::now()));
+                sleep(SECOND / 2).await;
+                continue;
+            }
+        }
+        seen = Seen::of(&now);
+    }
+    Ok(now)
+}
+
+/// When the agent has told something last, and when the drain is over by that.
+struct Seen {
+    at: Instant,
+    deadline: Instant,
+}
+
+impl Seen {
+    fn of(operation: &Operation) -> Self {
+        let at = Instant::now();
+        Self { at, deadline: at.checked_add(left(operation)).unwrap_or(at) }
+    }
+}
+
+enum Answer {
+    Now(Box<Operation>),
+    Refused(Failure),
+    /// Nobody is there, or nobody who answers.
+    Away(String),
+}
+
+async fn ask(client: &Client, id: &str, patience: Option<Instant>) -> Answer {
+    let pause = patience.map_or(SECOND, |end| end.saturating_duration_since(Instant::now()).min(SECOND));
+    let path = format!("/v1/operations/{id}?wait=drained&timeout={}ms", pause.as_millis().max(1));
+    match timeout(pause + LATE, client.get(&path)).await {
+        Ok(Ok(operation)) => Answer::Now(Box::new(operation)),
+        // One that is stopping (503) may be back soon.
+        Ok(Err(Failure::Refused(problem))) if problem.status != 503 => Answer::Refused(Failure::Refused(problem)),
+        Ok(Err(failure)) => Answer::Away(failure.to_string()),
+        Err(_) => Answer::Away(format!("no answer within {} s", (pause + LATE).as_secs())),
+    }
+}
+
+fn lost(client: &Client, last: &Operation, since: Duration, why: &str) -> Failure {
+    let since = duration(SignedDuration::try_from(since).unwrap_or_default());
+    let restarted = client.verb(&format!("get operations {}", last.id));
+    anyhow::anyhow!(
+        "the agent cannot be reached, and nobody knows whether {} is drained: {why}\n  {since} ago it was: {}\n  \
+         the drain goes on when an agent runs again; then ask: {restarted}",
+        last.target,
+        line(last, usize::MAX),
+    )
+    .into()
+}
+
+/// The signal that asks this command to end.
+async fn interrupted() -> anyhow::Result<u8> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let kind = tokio::select! {
+        _ = interrupt.recv() => SignalKind::interrupt(),
+        _ = terminate.recv() => SignalKind::terminate(),
+    };
+    Ok(u8::try_from(kind.as_raw_value()).unwrap_or_default())
+}
+
+/// Time to the deadline.
+fn left(operation: &Operation) -> Duration {
+    let deadline = operation.deadline.unwrap_or(operation.started_at);
+    deadline.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+}
+
+struct Progress {
+    terminal: bool,
+    /// Whether there is a line that is not finished.
+    open: bool,
+    shown: Option<Shown>,
+    /// Phases that were shown already.
+    phases: Vec<Phase>,
+    away: bool,
+}
+
+/// What a line has shown where no terminal is, and when.
+struct Shown {
+    at: Instant,
+    counts: Counts,
+}
+
+/// Another line is worth it when these are others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    phase: Phase,
+    total: u64,
+    in_flight: Option<u64>,
+    inbound: Option<u64>,
+    closed: u64,
+}
+
+impl Counts {
+    fn of(operation: &Operation) -> Self {
+        let Operation { phase, remaining, .. } = operation;
+        let (in_flight, inbound) = (remaining.in_flight, remaining.inbound);
+        Self { phase: *phase, total: remaining.total, in_flight, inbound, closed: operation.closed() }
+    }
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { terminal: stderr().is_terminal(), open: false, shown: None, phases: Vec::new(), away: false }
+    }
+
+    fn show(&mut self, operation: &Operation) {
+        if self.terminal {
+            self.draw(&line(operation, columns()));
+        } else if self.is_worth_a_line(operation, Instant::now()) {
+            note(line(operation, usize::MAX));
+        }
+    }
+
+    fn show_away(&mut self, target: &str, since: Duration, left: Duration) {
+        let span = |time: Duration| duration(SignedDuration::from_secs(time.as_secs().try_into().unwrap_or(i64::MAX)));
+        let (since, left) = (span(since), span(left));
+        if self.terminal {
+            self.draw(&fitting(format!("{target}: no agent for {since}, trying for {left} more"), columns()));
+        } else if !self.away {
+            note(format!("{target}: the agent cannot be reached, trying for {left} more"));
+        }
+        self.away = true;
+    }
+
+    /// Notes that it is shown, if it is.
+    fn is_worth_a_line(&mut self, operation: &Operation, now: Instant) -> bool {
+        let counts = Counts::of(operation);
+        let is_new = !self.phases.contains(&counts.phase) || std::mem::take(&mut self.away);
+        let worth = self.shown.as_ref().is_none_or(|shown| {
+            is_new || (shown.counts != counts && now.saturating_duration_since(shown.at) >= BETWEEN_LINES)
+        });
+        if worth {
+            self.phases.push(counts.phase);
+            self.shown = Some(Shown { at: now, counts });
+        }
+        worth
+    }
+
+    fn draw(&mut self, line: &str) {
+        // That nobody reads it is no failure.
+        let _ = write!(stderr(), "\r\x1b[K{line}");
+        let _ = stderr().flush();
+        self.open = true;
+    }
+
+    /// What follows goes below the line.
+    fn keep(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = writeln!(stderr());
+        }
+    }
+
+    /// What follows takes the place of the line.
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Columns of the terminal but for the last, in which some go to the next line.
+fn columns() -> usize {
+    terminal::size().map_or(79, |(columns, _)| usize::from(columns.max(20) - 1))
+}
+
+/// As much of how far a drain has come as has place in so many columns, the most important first.
+fn line(operation: &Operation, columns: usize) -> String {
+    let Operation { target, phase, remaining, .. } = operation;
+    let mut line = format!("{target}: {}", phase.name());
+    let mut parts = Vec::new();
+    if let Some(flying) = remaining.in_flight {
+        line += &format!(", {} left", remaining.total);
+        parts.push(format!(" ({flying} in flight, {} idle)", remaining.quiet()));
+        parts.extend(remaining.inbound.map(|inbound| format!(", {inbound} accepted here")));
+        parts.push(format!(", {} closed", operation.closed()));
+        let oldest = remaining.oldest_seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
+        parts.extend(oldest.map(|age| format!(", oldest {}", duration(age))));
+    }
+    if !operation.is_finished() && operation.deadline.is_some() {
+        let time = SignedDuration::try_from(left(operation)).unwrap_or_default();
+        parts.push(format!(", {} to go", duration(time)));
+    }
+    for part in parts {
+        if line.chars().count() + part.chars().count() <= columns {
+            line += &part;
+        }
+    }
+    fitting(line, columns)
+}
+
+fn fitting(line: String, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line;
+    }
+    line.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn closing() -> Operation {
+        let operation = json!({
+            "id": "op-1", "kind": "drain", "target": "node/a", "phase": "closingIdle",
+            "startedAt": "2026-11-21T10:00:00Z", "finishedAt": null, "closedIdle": 4, "message": "",
+            "remaining": {"total": 3, "inFlight": 1, "idle": 2, "inbound": 5, "oldestSeconds": 62.0},
+        });
+        serde_json::from_value(operation).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_what_is_left_and_fits() {
+        let operation = closing();
+        for (columns, wanted) in [
+            (usize::MAX, "node/a: closing idle, 3 left (1 in flight, 2 idle), 5 accepted here, 4 closed, oldest 1m02s"),
+            (79, "node/a: closing idle, 3 left (1 in flight, 2 idle), 5 accepted here, 4 closed"),
+            (40, "node/a: closing idle, 3 left, 4 closed"),
+            (20, "node/a: closing idl…"),
+        ] {
+            assert_eq!(line(&operation, columns), wanted);
+        }
+        let uncounted = Operation { remaining: Default::default(), ..operation };
+        assert_eq!(line(&uncounted, 79), "node/a: closing idle");
+    }
+
+    #[test]
+    fn a_log_gets_a_line_when_there_is_news_and_not_each_second() {
+        let (mut operation, start) = (closing(), Instant::now());
+        let mut progress = Progress { terminal: false, open: false, shown: None, phases: Vec::new(), away: false };
+        let mut worth =
+            |operation: &Operation, second| progress.is_worth_a_line(operation, start + Duration::from_secs(second));
+        assert!(worth(&operation, 0), "the first");
+        assert!(!worth(&operation, 60), "nothing new");
+        operation.remaining.total = 2;
+        assert!(worth(&operation, 61));
+        operation.remaining.total = 1;
+        assert!(!worth(&operation, 62), "too soon");
+        operation.phase = Phase::Waiting;
+        assert!(worth(&operation, 63), "a new phase");
+        operation.phase = Phase::ClosingIdle;
+        assert!(!worth(&operation, 64), "back and forth");
+        assert!(worth(&operation, 73));
+    }
+}
