@@ -63,22 +63,29 @@ async fn watch(
 ) -> Result<Operation, Failure> {
     let patience = patience.and_then(|patience| Instant::now().checked_add(patience));
     let mut seen = Seen::of(&now);
-    while !now.is_finished() && patience.is_none_or(|end| Instant::now() < end) {
-        progress.show(&now);
-        match ask(client, &now.id, patience).await {
-            Answer::Now(operation) => now = *operation,
-            Answer::Refused(failure) => return Err(failure),
-            Answer::Away(why) => {
-                let end = patience.unwrap_or(seen.deadline + AGENT_AWAY);
-                if Instant::now() >= end {
-                    return Err(lost(client, &now, seen.at.elapsed(), &why));
-                }
-                progress.show_away(&now.target, seen.at.elapsed(), end.saturating_duration_since(Instant::now()));
+    let mut away: Option<String> = None;
+    while !now.is_finished() {
+        // Without patience of its own it waits as long as the drain lasts by what was heard last.
+        let end = patience.or(away.is_some().then(|| seen.deadline + AGENT_AWAY));
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match (&away, left) {
+            (Some(why), Some(Duration::ZERO)) => return Err(lost(client, &now, seen.at.elapsed(), why)),
+            (None, Some(Duration::ZERO)) => break,
+            (Some(_), _) => {
+                progress.show_away(&now.target, seen.at.elapsed(), left.unwrap_or_default());
                 sleep(SECOND / 2).await;
-                continue;
             }
+            (None, _) => progress.show(&now),
         }
-        seen = Seen::of(&now);
+        away = match ask(client, &now.id, left.unwrap_or(SECOND).min(SECOND)).await {
+            Answer::Now(operation) => {
+                seen = Seen::of(&operation);
+                now = *operation;
+                None
+            }
+            Answer::Refused(failure) => return Err(failure),
+            Answer::Away(why) => Some(why),
+        };
     }
     Ok(now)
 }
@@ -103,8 +110,7 @@ enum Answer {
     Away(String),
 }
 
-async fn ask(client: &Client, id: &str, patience: Option<Instant>) -> Answer {
-    let pause = patience.map_or(SECOND, |end| end.saturating_duration_since(Instant::now()).min(SECOND));
+async fn ask(client: &Client, id: &str, pause: Duration) -> Answer {
     let path = format!("/v1/operations/{id}?wait=drained&timeout={}ms", pause.as_millis().max(1));
     match timeout(pause + LATE, client.get(&path)).await {
         Ok(Ok(operation)) => Answer::Now(Box::new(operation)),

@@ -171,9 +171,11 @@ fn a_restore_ends_the_closing_at_once() -> Result<()> {
     thread::sleep(Duration::from_secs(2));
     assert_eq!(busy.exchange("idle and there")?, "b1: idle and there");
     assert_eq!(stage.backend("shop", "b1")?["state"], "ready");
+    assert_eq!(cancelled["message"], "its target was restored");
     // The same again, by its own expiry.
     let id = drain(&stage, "node/n1", &json!({"idleClose": null, "expires": "1s"}))?;
-    reaches(&stage, &id, |operation| operation["phase"] == "cancelled")?;
+    let cancelled = reaches(&stage, &id, |operation| operation["phase"] == "cancelled")?;
+    assert!(cancelled["message"].as_str().is_some_and(|why| why.contains("expired")), "{cancelled}");
     assert_eq!(stage.backend("shop", "b1")?["state"], "ready");
     Ok(())
 }
@@ -346,7 +348,9 @@ fn a_backend_that_leaves_the_configuration_takes_its_drain_with_it() -> Result<(
     let mut only = weighted(&[1, 1]).json();
     only["spec"]["backends"].as_array_mut().unwrap().remove(0);
     stage.agent.put("/v1/services/shop", &only)?.expect_status(200);
-    assert_eq!(reaches(&stage, &id, |operation| operation["finishedAt"] != Value::Null)?["phase"], "cancelled");
+    let cancelled = reaches(&stage, &id, |operation| operation["finishedAt"] != Value::Null)?;
+    let wanted = (&json!("cancelled"), &json!("its target left the configuration"));
+    assert_eq!((&cancelled["phase"], &cancelled["message"]), wanted);
     assert_eq!(busy.exchange("a line")?, "b1: half of a line");
     Ok(())
 }
@@ -395,6 +399,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
         (json!({"idleClose": "2h"}), "idleClose"),
         (json!({"onDeadline": "drop"}), "onDeadline"),
         (json!({"closeInbound": true}), "closeInbound"),
+        (json!({"closeInbound": "idle", "idleClose": "never"}), "closeInbound"),
         (json!({"expires": "-1m"}), "expires"),
         (json!({"dead line": "60s"}), "dead line"),
     ] {
@@ -406,6 +411,8 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     stage.agent.get("/v1/operations/op-nothing?wait=drained")?.expect_status(404);
     let plan = stage.agent.post("/v1/nodes/n1/drain?dryRun=true", &json!({}))?.expect_status(200).json();
     assert_eq!(plan["dryRun"], true);
+    let text = plan["plan"].to_string();
+    assert!(text.contains("node/n1: closed") && text.contains("shop/b1: leaves"), "names, not ids: {plan}");
     assert_eq!(stage.backend("shop", "b1")?["state"], "ready");
     assert_eq!(stage.agent.get("/v1/operations")?.json()["items"], json!([]));
     Ok(())
@@ -432,8 +439,93 @@ fn the_command_line_waits_and_its_exit_code_tells() -> Result<()> {
     assert_eq!(ended["phase"], "drained");
     let output = stage.agent.cli(&["drain", "node/n2"])?;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("draining node/n2") && said.contains("--force"), "{said}");
+    for wrong in [["--deadline", "200h"], ["--idle-close", "1ms"], ["--for", "-1m"], ["--timeout", "1s"]] {
+        let output = stage.agent.cli(&["drain", "node/n2", wrong[0], wrong[1]])?;
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+    }
     let output = stage.agent.cli(&["get", "operations"])?;
     assert!(String::from_utf8_lossy(&output.stdout).contains("drained"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn the_command_line_tells_a_drain_that_goes_on_from_an_agent_that_is_gone() -> Result<()> {
+    let mut stage = Stage::weights("drain-away", &[1, 1])?;
+    let client = stage.client()?;
+    let busy = connection_to(&client, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "node/n1", &json!({"deadline": "10m"}))?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    stage.agent.kill()?;
+    let words = ["drain", "node/n1", "--wait", "drained", "--timeout", "3s"];
+    assert_eq!(stage.agent.cli(&words)?.status.code(), Some(1), "there is none to begin with");
+    stage.agent.start()?;
+    let waiting = thread::scope(|scope| {
+        let output = scope.spawn(|| stage.agent.cli(&words));
+        thread::sleep(Duration::from_secs(1));
+        let killed = stage.agent.signal(nix::sys::signal::Signal::SIGKILL);
+        (killed, output.join().unwrap())
+    });
+    waiting.0?;
+    let output = waiting.1?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for words in
+        ["cannot be reached, trying", "1 in flight", "nobody knows whether node/n1 is drained", "get operations"]
+    {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_drain_shows_wherever_its_target_does() -> Result<()> {
+    let stage = Stage::weights("drain-shown", &[1, 1])?;
+    let client = stage.client()?;
+    let busy = connection_to(&client, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "node/n1", &json!({"deadline": "10m"}))?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    let words = [
+        &["describe", "node/n1"][..],
+        &["describe", "shop/b1"],
+        &["describe", "shop"],
+        &["explain", FRONTEND],
+        &["zero", "node/n1"],
+    ];
+    for words in words {
+        let output = stage.agent.cli(words)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for part in [&*id, "waiting, until", "1 connection left: 1 in flight"] {
+            assert!(text.contains(part), "{part} in {words:?}: {text}");
+        }
+        assert!(!text.contains("untouched"), "{words:?}: {text}");
+    }
+    let output = stage.agent.cli(&["get", "nodes", "-o", "wide"])?;
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&id), "{output:?}");
+    // Zeroed by itself, and emptied with its node.
+    stage.agent.post(&path("shop/b1", "zero"), &json!({"force": true}))?.expect_status(200);
+    let backend = stage.backend("shop", "b1")?;
+    assert_eq!(
+        (&backend["state"], &backend["drain"], &backend["zeroed"]),
+        (&json!("draining"), &json!(id), &json!("shop/b1"))
+    );
+    Ok(())
+}
+
+#[test]
+fn what_a_node_accepts_is_counted_only_where_the_node_is() -> Result<()> {
+    let stage = Stage::weights("drain-here", &[1, 1])?;
+    // In the agent's cgroup, and in the namespace of the servers.
+    let _client = stage.client()?;
+    stage.put(&Service::new("far", "10.96.0.20:80").backend_on("n9", "f1", "10.0.77.1:8080", 1))?;
+    let id = drain(&stage, "node/n1", &json!({}))?;
+    assert_eq!(ends(&stage, &id)?["remaining"]["inbound"], 0, "the server runs here");
+    let id = drain(&stage, "node/n9", &json!({"force": true}))?;
+    let ended = ends(&stage, &id)?;
+    assert_eq!((&ended["phase"], ended["remaining"].get("inbound")), (&json!("drained"), None), "{ended}");
     Ok(())
 }
 
