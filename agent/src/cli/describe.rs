@@ -94,7 +94,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ("Without open backend", get::name(&spec.on_no_backend)),
         ("Kept open by a zero", format!("at least {} %", spec.min_ready_percent)),
         ("Generation", format!("{} (in the kernel: {})", status.generation, status.observed_generation)),
-        ("Table", format!("{} slots, current since {}", status.slots, ago(status.programmed_at))),
+        ("Table", format!("{}, current since {}", plural(status.slots.into(), "slot"), ago(status.programmed_at))),
         ("Rounding error", percentage(status.share_error)),
         ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
         ("Failures", format!("{} to backends, {} found none open", status.connect_failures, status.no_backend)),
@@ -146,12 +146,14 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ]);
     }
     text_so_far += &format!("\n{}", table.text());
+    if status.backends.iter().any(|backend| backend.zero.is_some()) {
+        text_so_far.push('\n');
+    }
     for backend in &status.backends {
         if let Some(zero) = &backend.zero {
-            text_so_far += &format!("\n{}: {}\n", backend.name, zeroed(zero));
-            if let Some(drain) = drained(zero, drains) {
-                text_so_far += &format!("{}: {}\n", backend.name, output::printable(drain));
-            }
+            let drain = drained(zero, drains).map(|drain| format!("; drained by {drain}")).unwrap_or_default();
+            text_so_far += &output::printable(&format!("{}: {}{drain}", backend.name, zeroed(zero)));
+            text_so_far.push('\n');
         }
     }
     text_so_far

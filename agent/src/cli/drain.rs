@@ -150,9 +150,11 @@ impl Drain {
                 advice += "; --on-deadline close closes what is left";
             }
         }
-        if let Some(inbound) = remaining.inbound.filter(|inbound| *inbound > 0) {
+        // What this host steers to itself is accepted here too.
+        let strangers = remaining.inbound.unwrap_or(0).saturating_sub(remaining.total);
+        if strangers > 0 {
             advice += &format!(
-                "\n  {inbound} accepted here: of callers that no agent steers, or given up by their callers and not closed by \
+                "\n  {strangers} accepted here: of callers that no agent steers, or given up by their callers and not closed by \
                  the server (CLOSE-WAIT). `ss -tnp` where the server runs says whose"
             );
             if !matches!(self.close_inbound, Some(CloseInbound::Idle)) {
@@ -195,11 +197,10 @@ impl Drain {
 
 fn summary(operation: &Operation) -> String {
     let end = operation.finished_at.unwrap_or(operation.started_at);
-    let mut lines = vec![
-        ("Operation", operation.id.clone()),
-        ("State", operation.message.clone()),
-        ("Left", left(&operation.remaining)),
-    ];
+    let mut lines = vec![("Operation", operation.id.clone()), ("State", operation.message.clone())];
+    if operation.phase == Phase::DeadlineReached {
+        lines.push(("Left", left(&operation.remaining)));
+    }
     if operation.is_finished() {
         let Operation { closed_idle, closed_late, closed_inbound, .. } = operation;
         let closed = format!("{closed_idle} idle, {closed_late} at the deadline, {closed_inbound} accepted here");

@@ -122,13 +122,14 @@ async fn ask(client: &Client, id: &str, pause: Duration) -> Answer {
 }
 
 fn lost(client: &Client, last: &Operation, since: Duration, why: &str) -> Failure {
-    let since = duration(SignedDuration::try_from(since).unwrap_or_default());
+    let since = seconds(since);
     let restarted = client.verb(&format!("get operations {}", last.id));
     anyhow::anyhow!(
-        "the agent cannot be reached, and nobody knows whether {} is drained: {why}\n  {since} ago it was: {}\n  \
+        "the agent cannot be reached, and nobody knows whether {} is drained: {why}\n  {since} ago it was {}: {}\n  \
          the drain goes on when an agent runs again; then ask: {restarted}",
         last.target,
-        line(last, usize::MAX),
+        last.phase.name(),
+        last.message,
     )
     .into()
 }
@@ -197,8 +198,7 @@ impl Progress {
     }
 
     fn show_away(&mut self, target: &str, since: Duration, left: Duration) {
-        let span = |time: Duration| duration(SignedDuration::from_secs(time.as_secs().try_into().unwrap_or(i64::MAX)));
-        let (since, left) = (span(since), span(left));
+        let (since, left) = (seconds(since), seconds(left));
         if self.terminal {
             self.draw(&fitting(format!("{target}: no agent for {since}, trying for {left} more"), columns()));
         } else if !self.away {
@@ -257,13 +257,14 @@ fn line(operation: &Operation, columns: usize) -> String {
         line += &format!(", {} left", remaining.total);
         parts.push(format!(" ({flying} in flight, {} idle)", remaining.quiet()));
         parts.extend(remaining.inbound.map(|inbound| format!(", {inbound} accepted here")));
-        parts.push(format!(", {} closed", operation.closed()));
-        let oldest = remaining.oldest_seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
-        parts.extend(oldest.map(|age| format!(", oldest {}", duration(age))));
     }
     if !operation.is_finished() && operation.deadline.is_some() {
-        let time = SignedDuration::try_from(left(operation)).unwrap_or_default();
-        parts.push(format!(", {} to go", duration(time)));
+        parts.push(format!(", {} to go", seconds(left(operation))));
+    }
+    if remaining.in_flight.is_some() {
+        parts.push(format!(", {} closed", operation.closed()));
+        let oldest = remaining.oldest_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        parts.extend(oldest.map(|age| format!(", oldest {}", seconds(age))));
     }
     for part in parts {
         if line.chars().count() + part.chars().count() <= columns {
@@ -271,6 +272,14 @@ fn line(operation: &Operation, columns: usize) -> String {
         }
     }
     fitting(line, columns)
+}
+
+/// Without fractions of seconds.
+fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        few @ 0..60 => format!("{few}s"),
+        many => duration(SignedDuration::from_secs(many.try_into().unwrap_or(i64::MAX))),
+    }
 }
 
 fn fitting(line: String, columns: usize) -> String {

@@ -174,8 +174,8 @@ mod tests {
              Still active:         7, untouched\n"
         );
         view.last_new_connection_at = None;
-        let text = proof(&view, Some("drain op-7 (waiting)"));
+        let text = proof(&view, Some("op-7 (waiting)"));
         assert!(text.contains("Last new connection:  never") && !text.contains("untouched"), "{text}");
-        assert!(text.contains("Drain:                drain op-7 (waiting)"), "{text}");
+        assert!(text.contains("Drain:                op-7 (waiting)"), "{text}");
     }
 }

@@ -170,7 +170,7 @@ impl Operation {
         let Self { id, phase, message, .. } = self;
         let deadline = self.deadline.filter(|_| !self.is_finished());
         let until = deadline.map(|deadline| format!(", until {deadline:.0} at the latest")).unwrap_or_default();
-        format!("drain {id} ({}{until}): {message}", phase.name())
+        format!("{id} ({}{until}): {message}", phase.name())
     }
 
     /// Connections that it has closed, for whatever reason.

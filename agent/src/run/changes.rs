@@ -10,7 +10,7 @@ use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options},
     model::{Change, NodeId, Outcome, Service, State, Target, Touched},
-    observe::{events::EventKind, writes},
+    observe::events::EventKind,
     plan::{Machine, MapOp, Retired},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
@@ -288,7 +288,7 @@ impl<M: Machine> Steering<M> {
         }
         ops.extend(touched.removed_backends.iter().filter_map(|id| programmed.plan_backend_removal(*id)));
         ops.extend(self.plan_leaving(next, touched));
-        Ok(writes::lines(&ops, &self.state, next))
+        Ok(crate::observe::writes::lines(&ops, &self.state, next))
     }
 
     fn done(&mut self, outcome: Outcome, options: Options, at: Instant, state: State, plan: Vec<String>) -> Done {

@@ -54,8 +54,6 @@ pub struct Steering<M> {
     pub(super) operations: Arc<Operations>,
     /// A drain whose end is being noted, for the transaction of that.
     pub(super) ending: Option<Operation>,
-    /// Whether the restore at work is that of a zero whose time has come.
-    pub(super) expiring: bool,
     /// To the thread that carries drains out, and whether there is news for it.
     pub(super) begun: Sender<()>,
     pub(super) news: bool,
@@ -65,6 +63,8 @@ pub struct Steering<M> {
     pub(super) stale_nodes: Vec<NodeId>,
     /// When to compare with the kernel again after a failure.
     pub(super) retry_at: Option<Instant>,
+    /// Whether the restore at work is that of a zero whose time has come.
+    pub(super) expiring: bool,
     pub(super) readiness: Readiness,
     published: watch::Sender<Arc<Published>>,
     /// Tables built since memory was given back.
@@ -112,12 +112,12 @@ impl<M: Machine> Steering<M> {
             drains: BTreeMap::new(),
             operations,
             ending: None,
-            expiring: false,
             begun,
             news: false,
             stale: BTreeSet::new(),
             stale_nodes: Vec::new(),
             retry_at: None,
+            expiring: false,
             readiness,
             published,
             // What was needed to load the programs is to be given back too.
