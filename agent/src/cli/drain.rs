@@ -38,7 +38,7 @@ pub struct Drain {
     /// End after this time at the latest, 168h at most [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = deadline)]
     deadline: Option<String>,
-    /// Close connections that were idle for this time, 100ms to 1h, or never [default: usual: 2s, or what the service says]
+    /// Close connections that were idle for this time, 100ms to 1h, or never [default: usual, which is 2s or what the service says]
     #[arg(long, value_name = "TIME|usual|never", value_parser = idle_close)]
     idle_close: Option<String>,
     /// What becomes of the connections that are left at the deadline [default: keep]
@@ -51,7 +51,7 @@ pub struct Drain {
     /// Return when no new connection comes, or when nothing is left [default: zeroed]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "zeroed|drained")]
     wait: Option<Wait>,
-    /// With --wait drained: give up waiting after this time; the drain goes on
+    /// With --wait drained: wait no longer than this; the drain goes on [default: until the drain ends]
     #[arg(long, value_name = "TIME", value_parser = span)]
     timeout: Option<String>,
     #[command(flatten)]

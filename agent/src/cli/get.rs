@@ -16,11 +16,13 @@ use crate::{
 /// List services, nodes or operations, or show one of them
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get nodes -o wide\n  sluice get operations"
+    after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get nodes -o wide\n  sluice get operations\n  sluice get operations op-01795289999842813 -o yaml\n\n\
+        Operations are the drains, and the zeros and restores since the agent started."
 )]
 pub struct Get {
     #[arg(value_enum, default_value_t)]
     kind: Kind,
+    /// Of a service or node, or the id of an operation
     name: Option<String>,
     #[command(flatten)]
     output: Output,

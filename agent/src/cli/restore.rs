@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{client::Client, failure::Failure, output, zero};
 use crate::{http::views::RestoreView, model::Target, observe::status::AdminState};
 
-/// Give a zeroed node or backend its weight back
+/// Give a zeroed or drained node or backend its weight back; a drain that lasts is cancelled
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sluice restore node/node-1\n  sluice restore shop/n1")]
 pub struct Restore {
