@@ -116,6 +116,7 @@ async fn connections_are_listed_with_their_process() {
         })
     );
     assert_eq!((&body["items"][1]["inFlight"], &body["items"][2]["state"]), (&json!(true), &json!("synSent")));
+    assert_eq!(body["items"][2]["idleSeconds"], json!(null), "nothing was said that it could be idle since");
     assert_eq!(
         (&body["items"][3]["service"], &body["items"][3]["backendAddress"]),
         (&json!(null), &json!("10.0.0.9:8080"))
