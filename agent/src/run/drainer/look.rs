@@ -16,18 +16,17 @@ use sluice_common::{
 };
 
 use crate::{
-    control::drain::allowed,
     kernel::{
         Meters, Passes,
         namespaces::{Namespace, cookie_here, tour},
         sock_diag::Diagnosis,
     },
     model::{BackendId, CloseInbound, Drain, Target},
-    observe::cgroups,
+    observe::{cgroups, clock},
 };
 
 /// Sockets that one look closes by netlink: the rest waits for the next one.
-const CLOSED_BY_NETLINK: usize = 1000;
+const CLOSED_BY_NETLINK: usize = 4000;
 
 /// What a look needs.
 pub struct Looker {
@@ -42,14 +41,19 @@ pub struct Course {
     pub target: Target,
     pub drain: Drain,
     pub backends: Vec<LeavingBackend>,
+    /// The time of the look.
+    pub now: Timestamp,
 }
 
+/// A backend, and what the drain that empties it lets be done to its connections.
 #[derive(Clone, Copy)]
 pub struct LeavingBackend {
     pub id: BackendId,
     pub address: Endpoint,
-    /// ms of quiet after which its idle connections are closed; 0: never.
-    pub quiet: u32,
+    pub leaving: Leaving,
+    /// As in [`Remains`].
+    pub allowed: u32,
+    pub close_inbound: CloseInbound,
 }
 
 /// What one look found and did.
@@ -69,6 +73,7 @@ pub struct Look {
 struct Closable {
     row: CensusRow,
     doing: Doing,
+    terms: u32,
 }
 
 impl Looker {
@@ -82,25 +87,21 @@ impl Looker {
     }
 
     fn try_look(&self, courses: &[Course], look: &mut Look) -> Result<()> {
-        let now = Timestamp::now();
-        let mut permits: HashMap<BackendId, (Leaving, u32)> = HashMap::new();
-        for course in courses {
-            for backend in &course.backends {
-                let permit = permits.entry(backend.id).or_default();
-                permit.0.quiet = permit.0.quiet.max(backend.quiet);
-                permit.1 |= allowed(&course.drain, backend.quiet, now);
-                let closes = course.drain.close_inbound == CloseInbound::Idle;
-                // Every namespace has the loopback's addresses: they say nothing.
-                if backend.address.socket_addr().ip().is_loopback() {
-                    continue;
-                }
-                let inbound = look.inbound.entry(backend.address).or_default();
-                inbound.quiet = inbound.quiet.max(if closes { backend.quiet } else { 0 });
-                inbound.backend_id = backend.id.0;
+        let clock = clock::monotonic_ns();
+        let mut permits: HashMap<BackendId, (Leaving, Remains)> = HashMap::new();
+        for backend in courses.iter().flat_map(|course| &course.backends) {
+            let LeavingBackend { id, address, leaving, allowed, close_inbound } = *backend;
+            let pass = Remains { clock, allowed, terms: leaving.terms, ..Remains::default() };
+            if permits.insert(id, (leaving, pass)).is_none() {
+                self.passes.begin(id, &pass)?;
             }
-        }
-        for (id, (_, allowed)) in &permits {
-            self.passes.begin(*id, *allowed)?;
+            // Every namespace has the loopback's addresses: they say nothing.
+            if !address.socket_addr().ip().is_loopback() {
+                let inbound = look.inbound.entry(address).or_default();
+                let quiet = if close_inbound == CloseInbound::Idle { leaving.quiet } else { 0 };
+                inbound.quiet = inbound.quiet.max(quiet);
+                inbound.backend_id = id.0;
+            }
         }
         for (address, inbound) in &look.inbound {
             self.passes.begin_inbound(address, inbound)?;
@@ -181,7 +182,8 @@ impl Looker {
         let mut close = || -> Result<()> {
             let diagnosis = Diagnosis::open()?;
             for socket in sockets {
-                let is_leaving = self.passes.is_leaving(BackendId(socket.row.connection.backend_id));
+                let is_leaving =
+                    self.passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.terms);
                 // One that may be closed because it is quiet must be quiet still.
                 if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
                     closed.push(*socket);
@@ -194,13 +196,14 @@ impl Looker {
     }
 
     /// Sockets that may be closed, by their network namespaces: for kernels on which a visit cannot close.
-    fn closable(&self, permits: &HashMap<BackendId, (Leaving, u32)>) -> Result<HashMap<u64, Vec<Closable>>> {
+    fn closable(&self, permits: &HashMap<BackendId, (Leaving, Remains)>) -> Result<HashMap<u64, Vec<Closable>>> {
         let census = self.meters.census()?;
         let mut found: HashMap<u64, Vec<Closable>> = HashMap::new();
         let closable = census.rows.into_iter().filter(CensusRow::is_current).filter_map(|row| {
-            let (leaving, allowed) = permits.get(&BackendId(row.connection.backend_id))?;
-            let (doing, may_close) = judge(&row.connection, || Some(row.activity()), leaving, *allowed, census.hz);
-            may_close.then_some(Closable { row, doing })
+            let (leaving, pass) = permits.get(&BackendId(row.connection.backend_id))?;
+            let activity = || Some(row.activity(census.hz));
+            let (doing, may_close) = judge(&row.connection, activity, leaving, pass, census.hz);
+            may_close.then_some(Closable { row, doing, terms: leaving.terms })
         });
         for socket in closable.take(CLOSED_BY_NETLINK) {
             found.entry(socket.row.netns).or_default().push(socket);

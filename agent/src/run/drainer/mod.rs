@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use super::keeper;
 use crate::{
-    control::drain::{Progress, Seen, Step},
+    control::drain::{Progress, Seen, Step, allowed},
     handle::{Command, DrainEnded, Published},
-    model::{BackendId, DrainEnd},
+    model::{BackendId, Drain, DrainEnd},
     observe::{
         clock,
         events::{EventKind, EventLog},
@@ -58,6 +58,16 @@ struct Memory {
     phases: Vec<Phase>,
     /// When the end was told; it shows in the published state soon.
     ended: Option<Instant>,
+    clock: Option<Clock>,
+}
+
+/// The time as it goes on from the moment in which a deadline was learned: whoever sets the system's clock does not move
+/// the deadline.
+#[derive(Clone, Copy)]
+struct Clock {
+    deadline: Timestamp,
+    time: Timestamp,
+    then: Instant,
 }
 
 /// Starts the thread. `begun` wakes it when a drain begins or changes.
@@ -69,7 +79,7 @@ impl Drainer {
     fn run(self, begun: &Receiver<()>) {
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
         loop {
-            let mut courses = self.courses();
+            let mut courses = self.courses(&mut memories);
             memories.retain(|id, _| courses.iter().any(|course| course.drain.operation == *id));
             if courses.is_empty() {
                 // Ends with the agent.
@@ -83,6 +93,7 @@ impl Drainer {
             }
             let start = Instant::now();
             let look = self.looker.look(&courses);
+            self.meter(&look);
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
                 if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
@@ -91,8 +102,8 @@ impl Drainer {
             }
             self.looker.forget(&courses);
             // A deadline does not wait for the tenth of a processor.
-            let deadline = courses.iter().map(|course| course.drain.deadline).min().unwrap_or(Timestamp::MAX);
-            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(PERIOD);
+            let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
+            let left = courses.iter().map(|course| left(course).unwrap_or(PERIOD)).min().unwrap_or(PERIOD);
             let pause = PERIOD.max((start.elapsed() * SHARE).min(left));
             match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -102,29 +113,43 @@ impl Drainer {
     }
 
     /// The drains that last.
-    fn courses(&self) -> Vec<Course> {
+    fn courses(&self, memories: &mut BTreeMap<String, Memory>) -> Vec<Course> {
         let published = self.published.borrow().clone();
         let state = &published.state;
         let lasting = published.zeros.keys().filter_map(|target| {
             let drain = state.zero(target)?.lasting_drain()?.clone();
+            let now = time(memories, &drain);
             let backends = state.backends_of(target).into_iter().filter_map(|id| {
                 let (service, backend) = state.backend(id)?;
                 let address = Endpoint::new(backend.address, TCP);
-                Some(LeavingBackend { id, address, quiet: drain.quiet(service) })
+                // Not always this drain: a backend's own goes before that of its node.
+                let drain = state.drain(backend)?;
+                let leaving = drain.leaving(service);
+                let allowed = allowed(drain, leaving.quiet, time(memories, drain));
+                Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
             });
-            Some(Course { target: target.clone(), backends: backends.collect(), drain })
+            Some(Course { target: target.clone(), backends: backends.collect(), drain, now })
         });
         lasting.collect()
+    }
+
+    fn meter(&self, look: &Look) {
+        let (mut idle, mut late) = (0, 0);
+        for remains in look.remains.values() {
+            idle += u64::from(remains.closed_idle + remains.closed_datagrams);
+            late += u64::from(remains.closed_late);
+        }
+        self.instruments.closed(Closed::Idle, idle);
+        self.instruments.closed(Closed::Deadline, late);
+        let inbound = look.inbound.values().map(|inbound| u64::from(inbound.closed));
+        self.instruments.closed(Closed::Inbound, inbound.sum());
     }
 
     /// Takes note of what a look found of one drain, and tells.
     fn report(&self, course: &Course, look: &Look, memory: &mut Memory) {
         let Found { seen, remaining, closed } = self.found(course, look);
         let Course { target, drain, .. } = course;
-        self.instruments.closed(Closed::Idle, closed.idle);
-        self.instruments.closed(Closed::Deadline, closed.late);
-        self.instruments.closed(Closed::Inbound, closed.inbound);
-        let step = memory.progress.saw(drain, &seen, Timestamp::now());
+        let step = memory.progress.saw(drain, &seen, course.now);
         let (phase, end) = match step {
             Step::GoesOn(phase) => (phase, None),
             Step::Ends(DrainEnd::Drained) => (Phase::Drained, Some(DrainEnd::Drained)),
@@ -167,7 +192,7 @@ impl Drainer {
         for backend in &course.backends {
             let Some(remains) = look.remains.get(&backend.id) else { continue };
             seen.total += remains.total();
-            if backend.quiet != 0 {
+            if backend.leaving.quiet != 0 {
                 seen.closing += u64::from(remains.idle + remains.datagrams);
             }
             // What was closed in this look is not left.
@@ -208,6 +233,15 @@ impl Drainer {
             Err(error) => tracing::warn!("the connection gauges cannot be checked: {error:#}"),
         }
     }
+}
+
+/// The time by which a drain's deadline is judged.
+fn time(memories: &mut BTreeMap<String, Memory>, drain: &Drain) -> Timestamp {
+    let held = &mut memories.entry(drain.operation.clone()).or_default().clock;
+    let known = held.filter(|clock| clock.deadline == drain.deadline);
+    let learn = || Clock { deadline: drain.deadline, time: Timestamp::now(), then: Instant::now() };
+    let clock = *held.insert(known.unwrap_or_else(learn));
+    clock.time.checked_add(clock.then.elapsed()).unwrap_or(Timestamp::MAX)
 }
 
 struct Found {
