@@ -113,6 +113,17 @@ impl Passes {
         Ok(self.inbound.get(address).context("reading INBOUND")?.unwrap_or_default())
     }
 
+    /// How many connections the pass has found so far that these addresses have accepted.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn accepted<'a>(&self, addresses: impl IntoIterator<Item = &'a Endpoint>) -> Result<u64> {
+        addresses
+            .into_iter()
+            .map(|address| self.inbound(address).map(|found| u64::from(found.in_flight + found.idle)))
+            .sum()
+    }
+
     /// Drops the entries of what is no longer looked at.
     pub fn forget(&self, backends: &[BackendId], addresses: &[Endpoint]) {
         // What is not there needs no dropping.

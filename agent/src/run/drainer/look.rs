@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
 };
@@ -15,16 +15,19 @@ use sluice_common::{
     tables::Endpoint,
 };
 
+use super::homes::{Home, Homes};
 use crate::{
     kernel::{
         Meters, Passes,
-        namespaces::{Namespace, cookie_here, tour},
+        namespaces::{Namespace, tour},
         sock_diag::Diagnosis,
     },
     model::{BackendId, CloseInbound, Drain, Target},
     observe::{cgroups, clock},
 };
 
+/// So many namespaces with backends' addresses are always visited.
+const FEW: usize = 4;
 /// Sockets that one look closes by netlink: the rest waits for the next one.
 const CLOSED_BY_NETLINK: usize = 4000;
 
@@ -34,6 +37,7 @@ pub struct Looker {
     pub meters: Arc<Meters>,
     /// Processes in it, and below, are those that this agent answers for.
     pub cgroup: PathBuf,
+    pub homes: Homes,
 }
 
 /// A drain that lasts.
@@ -66,6 +70,10 @@ pub struct Look {
     /// Whether two steps were needed to close something.
     pub by_netlink: bool,
     pub problems: BTreeSet<String>,
+    /// Whether every namespace is visited, be it as empty as it may seem.
+    pub thorough: bool,
+    /// Namespaces with a backend's address that seem to be as empty as they were.
+    pub skipped: usize,
 }
 
 /// A socket that may be closed.
@@ -78,15 +86,15 @@ struct Closable {
 
 impl Looker {
     /// Counts, closes what may be closed, and counts what local backends have accepted.
-    pub fn look(&self, courses: &[Course]) -> Look {
-        let mut look = Look::default();
+    pub fn look(&mut self, courses: &[Course], thorough: bool) -> Look {
+        let mut look = Look { thorough, ..Look::default() };
         if let Err(error) = self.try_look(courses, &mut look) {
             look.problems.insert(format!("{error:#}"));
         }
         look
     }
 
-    fn try_look(&self, courses: &[Course], look: &mut Look) -> Result<()> {
+    fn try_look(&mut self, courses: &[Course], look: &mut Look) -> Result<()> {
         let clock = clock::monotonic_ns();
         let mut permits: HashMap<BackendId, (Leaving, Remains)> = HashMap::new();
         for backend in courses.iter().flat_map(|course| &course.backends) {
@@ -130,7 +138,7 @@ impl Looker {
     }
 
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
-    fn visit(&self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
+    fn visit(&mut self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
         let (known, hidden) = Namespace::of_processes(cgroups::processes(&self.cgroup));
         if hidden > 0 {
@@ -139,29 +147,35 @@ impl Looker {
                  ids (hostPID)"
             ));
         }
-        let visited = known.iter().map(|namespace| (namespace, ()));
-        let about = tour(visited, |()| Ok((cookie_here()?, addresses.iter().any(is_local))));
         let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
         let mut wanted = Vec::new();
-        for (namespace, about) in known.iter().zip(about) {
-            match about {
-                Ok((cookie, is_local)) if places.remove(&cookie).is_some() || is_local => {
-                    wanted.push((namespace, cookie))
-                }
+        for (namespace, home) in known.iter().zip(self.homes.of(&known, &addresses)) {
+            match home {
+                Ok(home) if places.remove(&home.cookie).is_some() || home.is_local => wanted.push((namespace, home)),
                 Ok(_) => {}
                 Err(error) => drop(look.problems.insert(format!("{error:#}"))),
             }
         }
+        if !look.thorough && wanted.len() > FEW {
+            let all = wanted.len();
+            wanted.retain(|(_, home)| sockets.contains_key(&home.cookie) || !self.homes.are_empty(home));
+            look.skipped = all - wanted.len();
+        }
         // Those of processes outside, and of sockets that outlived every process inside.
         let others: Vec<_> = places
             .iter()
-            .filter_map(|(cookie, place)| Some((Namespace::with_cookie(*cookie, place.pid)?, *cookie)))
+            .filter_map(|(cookie, place)| Some((Namespace::with_cookie(*cookie, place.pid)?, Home::of(*cookie))))
             .collect();
         look.unreachable = places.len() - others.len();
-        wanted.extend(others.iter().map(|(namespace, cookie)| (namespace, *cookie)));
-        let closed = tour(wanted, |cookie| {
-            self.passes.visit()?;
-            Ok(sockets.get(&cookie).map(|sockets| self.close_by_netlink(sockets)))
+        wanted.extend(others.iter().map(|(namespace, home)| (namespace, *home)));
+        let (passes, homes) = (&self.passes, &mut self.homes);
+        let mut before = 0;
+        let closed = tour(wanted, |home| {
+            passes.visit()?;
+            let accepted = passes.accepted(look.inbound.keys())?;
+            homes.note(&home, accepted == before);
+            before = accepted;
+            Ok(sockets.get(&home.cookie).map(|sockets| close_by_netlink(passes, sockets)))
         });
         for closed in closed {
             let problem = match closed {
@@ -174,25 +188,6 @@ impl Looker {
             };
             look.problems.extend(problem.map(|error| format!("{error:#}")));
         }
-    }
-
-    /// In the namespace that this thread is in. Returns what was closed, and what ended it early.
-    fn close_by_netlink(&self, sockets: &[Closable]) -> (Vec<Closable>, Option<anyhow::Error>) {
-        let mut closed = Vec::new();
-        let mut close = || -> Result<()> {
-            let diagnosis = Diagnosis::open()?;
-            for socket in sockets {
-                let is_leaving =
-                    self.passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.terms);
-                // One that may be closed because it is quiet must be quiet still.
-                if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
-                    closed.push(*socket);
-                }
-            }
-            Ok(())
-        };
-        let problem = close().err();
-        (closed, problem)
     }
 
     /// Sockets that may be closed, by their network namespaces: for kernels on which a visit cannot close.
@@ -231,7 +226,20 @@ impl Look {
     }
 }
 
-/// Whether the namespace that this thread is in has the address.
-fn is_local(address: &IpAddr) -> bool {
-    UdpSocket::bind((*address, 0)).is_ok()
+/// In the namespace that this thread is in. Returns what was closed, and what ended it early.
+fn close_by_netlink(passes: &Passes, sockets: &[Closable]) -> (Vec<Closable>, Option<anyhow::Error>) {
+    let mut closed = Vec::new();
+    let mut close = || -> Result<()> {
+        let diagnosis = Diagnosis::open()?;
+        for socket in sockets {
+            let is_leaving = passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.terms);
+            // One that may be closed because it is quiet must be quiet still.
+            if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
+                closed.push(*socket);
+            }
+        }
+        Ok(())
+    };
+    let problem = close().err();
+    (closed, problem)
 }

@@ -1,6 +1,7 @@
 //! Carries drains out: looks at the connections of leaving backends again and again, closes what may be closed, and
 //! reports how far each drain has come. Sleeps while nothing is drained.
 
+mod homes;
 mod look;
 
 use std::{
@@ -31,11 +32,13 @@ use crate::{
 };
 use look::{Course, LeavingBackend, Look};
 
+pub use homes::Homes;
 pub use look::Looker;
 
-/// Time between two looks; more when a look takes long, so that drains take a tenth of a processor at the most.
+/// Time between two looks; more when a look takes long, so that a drain that waits takes less than a tenth of a
+/// processor.
 const PERIOD: Duration = Duration::from_millis(250);
-const SHARE: u32 = 10;
+const SHARE: u32 = 12;
 /// Time after which the end of a drain that still shows is told again: it could not be saved.
 const TOLD: Duration = Duration::from_secs(2);
 
@@ -76,8 +79,9 @@ pub fn spawn(drainer: Drainer, begun: Receiver<()>) {
 }
 
 impl Drainer {
-    fn run(self, begun: &Receiver<()>) {
+    fn run(mut self, begun: &Receiver<()>) {
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
+        let mut moved = false;
         loop {
             let mut courses = self.courses(&mut memories);
             memories.retain(|id, _| courses.iter().any(|course| course.drain.operation == *id));
@@ -92,19 +96,21 @@ impl Drainer {
                 course.backends = memory.backends.values().copied().collect();
             }
             let start = Instant::now();
-            let look = self.looker.look(&courses);
+            let look = self.looker.look(&courses, moved);
             self.meter(&look);
+            moved = false;
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
                 if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
-                    self.report(course, &look, memory);
+                    moved |= self.report(course, &look, memory);
                 }
             }
             self.looker.forget(&courses);
-            // A deadline does not wait for the tenth of a processor.
+            // What moves ends soon, and a deadline does not wait for the tenth of a processor.
             let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
             let left = courses.iter().map(|course| left(course).unwrap_or(PERIOD)).min().unwrap_or(PERIOD);
-            let pause = PERIOD.max((start.elapsed() * SHARE).min(left));
+            let rest = if moved { Duration::ZERO } else { (start.elapsed() * SHARE).min(left) };
+            let pause = PERIOD.max(rest);
             match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => while begun.try_recv().is_ok() {},
@@ -145,8 +151,8 @@ impl Drainer {
         self.instruments.closed(Closed::Inbound, inbound.sum());
     }
 
-    /// Takes note of what a look found of one drain, and tells.
-    fn report(&self, course: &Course, look: &Look, memory: &mut Memory) {
+    /// Takes note of what a look found of one drain, and tells. True when it closed something or found nothing left.
+    fn report(&self, course: &Course, look: &Look, memory: &mut Memory) -> bool {
         let Found { seen, remaining, closed } = self.found(course, look);
         let Course { target, drain, .. } = course;
         let step = memory.progress.saw(drain, &seen, course.now);
@@ -155,6 +161,7 @@ impl Drainer {
             Step::Ends(DrainEnd::Drained) => (Phase::Drained, Some(DrainEnd::Drained)),
             Step::Ends(DrainEnd::DeadlineReached) => (Phase::DeadlineReached, Some(DrainEnd::DeadlineReached)),
         };
+        let moved = seen.total + seen.inbound == 0 || closed.idle + closed.late + closed.inbound > 0;
         let message = message(phase, &remaining, look);
         let change = |operation: &mut Operation| {
             operation.deadline = Some(drain.deadline);
@@ -167,7 +174,7 @@ impl Drainer {
                 operation.phase = phase;
             }
         };
-        let Some(operation) = self.operations.update(&drain.operation, change) else { return };
+        let Some(operation) = self.operations.update(&drain.operation, change) else { return moved };
         if let Some(end) = end {
             memory.ended = Some(Instant::now());
             if end == DrainEnd::Drained {
@@ -184,6 +191,7 @@ impl Drainer {
             self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
             let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
         }
+        moved
     }
 
     fn found(&self, course: &Course, look: &Look) -> Found {
@@ -213,7 +221,7 @@ impl Drainer {
             inbound_in_flight += u64::from(inbound.in_flight);
             closed.inbound += u64::from(inbound.closed);
         }
-        seen.complete = look.problems.is_empty();
+        seen.complete = look.problems.is_empty() && look.skipped == 0;
         remaining.total = in_flight + idle + datagrams;
         remaining.in_flight = Some(in_flight);
         remaining.idle = Some(idle);
