@@ -23,6 +23,12 @@ pub struct Activity {
     /// 1 when the peer has sent its FIN: it says no more. No bool: the kernel refuses the type information (BTF) of an
     /// `Option` that hides in one.
     pub hung_up: u32,
+    /// `tcp_sock.data_segs_out`: segments with data sent, sent again included.
+    pub segments_sent: u32,
+    /// From the establishment to the last data that went either way, in ms; `u32::MAX` when that is not known.
+    pub spoke_for: u32,
+    /// 1 when it is one path of an MPTCP connection: its owner does not learn that it was closed.
+    pub multipath: u32,
 }
 
 /// Supposed where a socket leaves the time to the system (`net.ipv4.tcp_keepalive_time`, two hours unless somebody
@@ -51,6 +57,14 @@ pub enum Flight {
 /// idle one may be closed.
 pub const UNCLEAR_PATIENCE: u32 = 4;
 
+/// A conversation that was over this soon after the establishment may be a TLS handshake with the first request in its
+/// wake, ms.
+pub const EARLY: u32 = 1000;
+/// The least that such a handshake sends (a hello of the client, its Finished) and receives (what the server says when
+/// an earlier session is resumed, its tickets), in bytes.
+const HANDSHAKE_SENT: u64 = 300;
+const HANDSHAKE_RECEIVED: u64 = 400;
+
 impl Activity {
     /// The same with what a FIN means: it takes a number in the sequence, but is no data. `state` as in
     /// `include/net/tcp_states.h`.
@@ -70,6 +84,15 @@ impl Activity {
         }
     }
 
+    /// The same of a connection that was established at `since`; `clock` is now, both in ns of one clock.
+    #[inline(always)]
+    pub const fn begun(self, since: u64, clock: u64, hz: u32) -> Self {
+        let age = clock.saturating_sub(since) / 1_000_000;
+        let quiet = self.quiet() as u64 * 1000 / if hz == 0 { 1 } else { hz as u64 };
+        let spoke_for = age.saturating_sub(quiet);
+        Self { spoke_for: if spoke_for > u32::MAX as u64 { u32::MAX } else { spoke_for as u32 }, ..self }
+    }
+
     /// The rule for the caller's side, first line that fits; the server's is the same with the roles exchanged:
     ///
     /// | the socket shows | it is |
@@ -80,13 +103,17 @@ impl Activity {
     /// | sent and nothing received | in flight |
     /// | the peer's last segment only acknowledged, and no keep-alive probe made it do that | in flight |
     /// | sent in a later jiffy than received | in flight |
-    /// | received in a later jiffy than sent | idle |
-    /// | both in the same jiffy, and the peer's last segment had data | idle |
+    /// | received in a later jiffy than sent | idle, but see below |
+    /// | both in the same jiffy, and the peer's last segment had data | idle, but see below |
     /// | both in the same jiffy, and keep-alive probes have blurred the rest | unclear |
+    ///
+    /// A TLS 1.3 server sends session tickets as soon as the handshake is over; a caller that has sent its first request
+    /// by then seems to be answered. So what would be idle is unclear to the caller's side when everything was said
+    /// within [`EARLY`] ms of the establishment, in two segments or more, and was as much as a handshake at least.
     ///
     /// It is a heuristic: whatever the peer says last counts as the answer. That is wrong in the pause of an answer in
     /// parts, after the first of two answers whose requests went out in one segment, and after words that are no answer
-    /// (session tickets of TLS 1.3 after the first request, HTTP/2 frames of control).
+    /// (HTTP/2 frames of control).
     #[inline(always)]
     pub const fn flight(&self, side: Side) -> Flight {
         let is_missing = (self.last_segment as i32) < 0;
@@ -119,11 +146,19 @@ impl Activity {
         };
         if asked_last || lead > 0 {
             Flight::InFlight
-        } else if lead < 0 || answered_last {
+        } else if (lead < 0 || answered_last) && !(matches!(side, Side::Caller) && self.may_be_handshake()) {
             Flight::Idle
         } else {
             Flight::Unclear
         }
+    }
+
+    #[inline(always)]
+    const fn may_be_handshake(&self) -> bool {
+        self.spoke_for < EARLY
+            && self.segments_sent > 1
+            && self.bytes_sent >= HANDSHAKE_SENT
+            && self.bytes_received >= HANDSHAKE_RECEIVED
     }
 
     /// Jiffies since data last went either way. A stamp that another CPU set after `now` was read counts as 0.
@@ -147,7 +182,7 @@ impl Activity {
     /// Whether it may be closed when idle ones are closed after `patience` jiffies of quiet.
     #[inline(always)]
     pub const fn may_close(&self, side: Side, patience: u32) -> bool {
-        !self.is_busy(side, patience) && self.quiet() >= patience
+        self.multipath == 0 && !self.is_busy(side, patience) && self.quiet() >= patience
     }
 }
 
@@ -174,7 +209,14 @@ mod tests {
         last_segment: 4096,
         keepalive: 0,
         hung_up: 0,
+        segments_sent: 5,
+        spoke_for: 60_000,
+        multipath: 0,
     };
+
+    /// What a caller sees after a TLS handshake, whether its first request is answered or not.
+    const TICKETS: Activity =
+        Activity { bytes_sent: 700, bytes_received: 1500, segments_sent: 3, spoke_for: 12, ..ANSWERED };
 
     #[test]
     fn every_line_of_the_rule() {
@@ -221,6 +263,13 @@ mod tests {
                 Flight::InFlight,
             ),
             ("answered, jiffies wrapped", Activity { last_sent: u32::MAX, last_received: 3, ..ANSWERED }, Flight::Idle),
+            ("tickets, or the answer", TICKETS, Flight::Unclear),
+            ("tickets in the same jiffy", Activity { last_sent: 510, ..TICKETS }, Flight::Unclear),
+            ("tickets long ago, then an answer", Activity { spoke_for: EARLY, ..TICKETS }, Flight::Idle),
+            ("a request in one segment, answered", Activity { segments_sent: 1, ..TICKETS }, Flight::Idle),
+            ("sent less than a handshake", Activity { bytes_sent: 299, ..TICKETS }, Flight::Idle),
+            ("received less than a handshake", Activity { bytes_received: 399, ..TICKETS }, Flight::Idle),
+            ("tickets, then the first request", Activity { last_sent: 511, ..TICKETS }, Flight::InFlight),
         ];
         for (what, activity, expected) in table {
             assert_eq!(activity.flight(Side::Caller), expected, "{what}");
@@ -277,6 +326,15 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_lasts_from_the_establishment_to_the_last_word() {
+        let (second, hz) = (1_000_000_000, 250);
+        // 490 jiffies of quiet are 1960 ms.
+        assert_eq!(ANSWERED.begun(second, 3 * second, hz).spoke_for, 40);
+        assert_eq!(ANSWERED.begun(second, 100 * second, hz).spoke_for, 97_040);
+        assert_eq!(ANSWERED.begun(second, second, hz).spoke_for, 0);
+    }
+
+    #[test]
     fn what_is_unclear_is_busy_until_it_was_quiet_for_long() {
         let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
         assert!(unclear.is_busy(Side::Caller, 123), "490 jiffies of quiet are less than 4 x 123");
@@ -292,5 +350,6 @@ mod tests {
         let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
         assert!(!unclear.may_close(Side::Caller, 490));
         assert!(!Activity { unacknowledged: 1, ..ANSWERED }.may_close(Side::Caller, 0));
+        assert!(!Activity { multipath: 1, ..ANSWERED }.may_close(Side::Caller, 0));
     }
 }

@@ -14,7 +14,9 @@ use crate::{
 pub struct Leaving {
     /// An idle connection may be closed after this many milliseconds of quiet; 0: never.
     pub quiet: u32,
-    pub padding: u32,
+    /// Says which deadline and end the drain had when this was written: a pass that was begun for another one closes
+    /// nothing that only its deadline lets it close.
+    pub terms: u32,
 }
 
 /// A time of quiet by which in flight and idle are told apart when idle connections are not to be closed, in ms.
@@ -24,8 +26,12 @@ pub const DEFAULT_QUIET: u32 = 2000;
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
+    /// CLOCK_MONOTONIC ns at which the pass began.
+    pub clock: u64,
     /// What this pass may do: [`ALL`], [`DATAGRAMS`].
     pub allowed: u32,
+    /// See [`Leaving::terms`].
+    pub terms: u32,
     /// SYN sent.
     pub connecting: u32,
     pub in_flight: u32,
@@ -40,6 +46,7 @@ pub struct Remains {
     pub closed_datagrams: u32,
     /// The kernel refused to close it.
     pub refused: u32,
+    pub padding: u32,
     /// CLOCK_MONOTONIC ns at which the oldest of them began; 0 when there is none.
     pub oldest: u64,
 }
@@ -78,7 +85,7 @@ pub const DESTROY: u32 = 0x5eed_0001;
 
 const _: () = {
     assert!(size_of::<Leaving>() == 8);
-    assert!(size_of::<Remains>() == 48);
+    assert!(size_of::<Remains>() == 64);
     assert!(size_of::<Inbound>() == 24);
     assert!(size_of::<Place>() == 8);
 };
@@ -109,16 +116,17 @@ pub enum Doing {
     Idle,
 }
 
-/// What a connection does, and whether it may be closed now. `activity` is asked for established TCP connections only;
-/// `allowed` as in [`Remains`].
+/// What a connection does, and whether it may be closed in this pass. `activity` is asked for established TCP
+/// connections only.
 #[inline(always)]
 pub fn judge(
     record: &Connection,
     activity: impl FnOnce() -> Option<Activity>,
     leaving: &Leaving,
-    allowed: u32,
+    pass: &Remains,
     hz: u32,
 ) -> (Doing, bool) {
+    let allowed = if leaving.terms == pass.terms { pass.allowed } else { 0 };
     let all = allowed & ALL != 0;
     if record.protocol != TCP {
         return (Doing::Datagrams, all || allowed & DATAGRAMS != 0);
@@ -129,6 +137,7 @@ pub fn judge(
     let Some(activity) = activity() else {
         return (Doing::InFlight, false);
     };
+    let activity = activity.begun(record.since, pass.clock, hz);
     let patience = leaving.patience(hz);
     if activity.is_busy(Side::Caller, patience) {
         return (Doing::InFlight, all);
@@ -149,8 +158,8 @@ mod tests {
 
     #[test]
     fn quiet_becomes_jiffies() {
-        assert_eq!(Leaving { quiet: 2000, padding: 0 }.patience(250), 500);
-        assert_eq!(Leaving { quiet: 1, padding: 0 }.patience(250), 1);
+        assert_eq!(Leaving { quiet: 2000, terms: 0 }.patience(250), 500);
+        assert_eq!(Leaving { quiet: 1, terms: 0 }.patience(250), 1);
         assert_eq!(Leaving::default().patience(100), 200);
         assert_eq!(patience(u32::MAX, 1000), i32::MAX as u32);
     }

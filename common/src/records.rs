@@ -107,6 +107,10 @@ pub struct CensusRow {
     pub clock: u64,
     /// See [`Activity::keepalive`].
     pub keepalive: u32,
+    /// See [`Activity::segments_sent`].
+    pub segments_sent: u32,
+    /// See [`Activity::multipath`].
+    pub multipath: u32,
     pub padding: u32,
 }
 
@@ -138,22 +142,27 @@ pub enum Member {
     SndWl1,
     Flags,
     KeepaliveTime,
+    SegmentsSent,
+    /// Kernels without MPTCP have none.
+    Multipath,
 }
 
 /// Number of [`Member`]s.
-pub const MEMBERS: usize = 23;
+pub const MEMBERS: usize = 25;
+/// The offset of a member that the kernel does not have.
+pub const NO_MEMBER: u32 = u32::MAX;
 
 const _: () = {
-    assert!(Member::KeepaliveTime as usize + 1 == MEMBERS);
+    assert!(Member::Multipath as usize + 1 == MEMBERS);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
-    assert!(size_of::<CensusRow>() == 176);
+    assert!(size_of::<CensusRow>() == 184);
 };
 
 impl CensusRow {
-    /// What the socket told about its traffic.
-    pub fn activity(&self) -> Activity {
+    /// What the socket told about its traffic; the kernel has `hz` jiffies a second.
+    pub fn activity(&self, hz: u32) -> Activity {
         let activity = Activity {
             now: self.now,
             last_sent: self.last_sent,
@@ -165,8 +174,11 @@ impl CensusRow {
             last_segment: self.last_segment,
             keepalive: self.keepalive,
             hung_up: 0,
+            segments_sent: self.segments_sent,
+            spoke_for: u32::MAX,
+            multipath: self.multipath,
         };
-        activity.without_fin(self.state)
+        activity.without_fin(self.state).begun(self.connection.since, self.clock, hz)
     }
 
     /// Whether the record is about what the socket does now. A socket can be disconnected and connected again with no

@@ -93,6 +93,8 @@ fn describe(found: *mut c_void, row: &mut CensusRow) {
     row.unread = activity.unread;
     row.last_segment = activity.last_segment;
     row.keepalive = activity.keepalive;
+    row.segments_sent = activity.segments_sent;
+    row.multipath = activity.multipath;
     row.bytes_sent = activity.bytes_sent;
     row.bytes_received = activity.bytes_received;
 }

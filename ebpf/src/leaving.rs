@@ -47,7 +47,7 @@ pub fn survey(ctx: *mut census::Context) -> i32 {
     if remains.oldest == 0 || record.since < remains.oldest {
         remains.oldest = record.since;
     }
-    let (doing, closable) = look(record, found, remains.allowed);
+    let (doing, closable) = look(record, found, remains);
     match doing {
         Doing::Connecting => remains.connecting += 1,
         Doing::Datagrams => remains.datagrams += 1,
@@ -79,7 +79,7 @@ pub fn visit_tcp(ctx: *mut Context) -> i32 {
         // SAFETY: storage of a socket that the iterator holds, and locks.
         let record = unsafe { &*stored };
         if let Some(remains) = remains_of(record, found) {
-            match look(record, found, remains.allowed) {
+            match look(record, found, remains) {
                 (_, false) => {}
                 (Doing::Idle, true) => close(found, &mut remains.closed_idle, &mut remains.refused),
                 (_, true) => close(found, &mut remains.closed_late, &mut remains.refused),
@@ -107,7 +107,7 @@ pub fn visit_udp(ctx: *mut Context) -> i32 {
     let record = unsafe { &*stored };
     if record.protocol == UDP
         && let Some(remains) = remains_of(record, found)
-        && look(record, found, remains.allowed).1
+        && look(record, found, remains).1
     {
         close(found, &mut remains.closed_datagrams, &mut remains.refused);
     }
@@ -131,7 +131,7 @@ fn remains_of(record: &Connection, found: *mut c_void) -> Option<&'static mut Re
 }
 
 #[inline(always)]
-fn look(record: &Connection, found: *mut c_void, allowed: u32) -> (Doing, bool) {
+fn look(record: &Connection, found: *mut c_void, pass: &Remains) -> (Doing, bool) {
     let activity = || {
         // SAFETY: the helper checks the socket.
         let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(found) }.cast();
@@ -139,9 +139,9 @@ fn look(record: &Connection, found: *mut c_void, allowed: u32) -> (Doing, bool) 
     };
     // SAFETY: the value is copied at once; the agent replaces it as a whole.
     match unsafe { LEAVING.get(record.backend_id) }.copied() {
-        Some(leaving) => judge(record, activity, &leaving, allowed, hz()),
+        Some(leaving) => judge(record, activity, &leaving, pass, hz()),
         // Restored in this moment: it counts, and stays.
-        None => judge(record, activity, &Leaving::default(), 0, hz()),
+        None => judge(record, activity, &Leaving { quiet: 0, terms: !pass.terms }, pass, hz()),
     }
 }
 

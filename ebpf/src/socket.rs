@@ -1,11 +1,14 @@
 //! What a socket tells of itself, read from the kernel's own structures.
+//!
+//! The programs get their sockets as pointers whose type the verifier knows, and the agent gives the offsets as
+//! constants: so each member is read by one load, with no helper.
 
-use core::{ffi::c_void, mem::zeroed};
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use sluice_common::{
     flight::{Activity, LEAST_KEEPALIVE},
-    records::Member,
+    records::{Member, NO_MEMBER},
     tables::MAPPED,
 };
 
@@ -36,7 +39,11 @@ pub fn peer(socket: *mut c_void) -> Address {
 #[inline(always)]
 fn address(socket: *mut c_void, v4: Member, v6: Member) -> [u32; 4] {
     let family: u16 = read(socket, Member::Family);
-    if family == AF_INET { [0, 0, MAPPED, read(socket, v4)] } else { read(socket, v6) }
+    if family == AF_INET {
+        return [0, 0, MAPPED, read(socket, v4)];
+    }
+    let word = |index: usize| read_at(socket, offset(v6) + index * 4);
+    [word(0), word(1), word(2), word(3)]
 }
 
 /// TCP state as in `include/net/tcp_states.h`.
@@ -70,7 +77,15 @@ pub fn activity(tcp: *mut c_void) -> Activity {
         last_segment: received.wrapping_sub(acknowledging),
         keepalive: keepalive(tcp),
         hung_up: 0,
+        segments_sent: read(tcp, Member::SegmentsSent),
+        spoke_for: u32::MAX,
+        multipath: if offset(Member::Multipath) == NO_MEMBER as usize { 0 } else { flag(tcp, Member::Multipath) },
     }
+}
+
+#[inline(always)]
+fn flag(tcp: *mut c_void, member: Member) -> u32 {
+    u32::from(read::<u8>(tcp, member))
 }
 
 /// See [`Activity::keepalive`].
@@ -86,14 +101,14 @@ fn keepalive(tcp: *mut c_void) -> u32 {
     }
 }
 
-/// A member of a kernel structure; zero when it cannot be read.
+/// A member of the structure that the verifier takes this pointer for; zero when it cannot be read.
 #[inline(always)]
 pub fn read<T: Copy>(structure: *mut c_void, member: Member) -> T {
-    // SAFETY: T is a plain integer, pointer or array of them; the helper checks the address.
-    unsafe {
-        let mut value: T = zeroed();
-        let at = structure.cast::<u8>().wrapping_add(offset(member));
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at.cast());
-        value
-    }
+    read_at(structure, offset(member))
+}
+
+#[inline(always)]
+fn read_at<T: Copy>(structure: *mut c_void, offset: usize) -> T {
+    // SAFETY: T is a plain integer or pointer; the verifier checks the type, the kernel catches a wrong address.
+    unsafe { ptr::read_volatile(structure.cast::<u8>().wrapping_add(offset).cast()) }
 }

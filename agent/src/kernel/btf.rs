@@ -5,7 +5,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use sluice_common::records::{MEMBERS, Member};
+use sluice_common::records::{MEMBERS, Member, NO_MEMBER};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -34,6 +34,8 @@ const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
     (Member::SndWl1, "tcp_sock", &["snd_wl1"]),
     (Member::Flags, "sock_common", &["skc_flags"]),
     (Member::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
+    (Member::SegmentsSent, "tcp_sock", &["data_segs_out"]),
+    (Member::Multipath, "tcp_sock", &["is_mptcp"]),
 ];
 
 /// Byte offset of every [`Member`], indexed by it.
@@ -46,7 +48,7 @@ pub fn offsets() -> Result<[u32; MEMBERS]> {
     let types = Types::parse(&data)?;
     let mut offsets = [0; MEMBERS];
     for (member, structure, path) in PATHS {
-        let found = types.offset(structure, path);
+        let found = types.offset(structure, path).or((member == Member::Multipath).then_some(NO_MEMBER));
         offsets[member as usize] =
             found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;
     }

@@ -4,7 +4,6 @@
 use std::{
     collections::HashSet,
     hash::Hash,
-    io::Read,
     mem::size_of,
     os::fd::{AsFd, AsRawFd},
 };
@@ -56,10 +55,7 @@ impl CensusProgram {
 
     fn run(&self, program: &ProgramFd) -> Result<Vec<u8>> {
         let link = sys::iterator_link(program.as_fd().as_raw_fd(), Some(self.connections.fd()));
-        let mut bytes = Vec::new();
-        link.and_then(|link| sys::run_iterator(&link)?.read_to_end(&mut bytes))
-            .context("walking the steered sockets")?;
-        Ok(bytes)
+        link.and_then(|link| sys::run_iterator(&link)).context("walking the steered sockets")
     }
 }
 

@@ -3,10 +3,7 @@
 //! The tables of a pass belong to the one thread that makes it. What may be closed at all is in LEAVING, which only the
 //! owner of the tables writes.
 
-use std::{
-    io::Read,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
@@ -56,13 +53,12 @@ impl Passes {
         self.can_destroy
     }
 
-    /// Makes the entries of a pass: nothing is counted yet. `allowed` as in [`Remains`].
+    /// Makes the entries of a pass; nothing is counted in `entry` yet.
     ///
     /// # Errors
     /// When the kernel has no memory for them.
-    pub fn begin(&self, backend: BackendId, allowed: u32) -> Result<()> {
-        let entry = Remains { allowed, ..Remains::default() };
-        self.remains.put(&backend.0, &entry).context("preparing a pass")
+    pub fn begin(&self, backend: BackendId, entry: &Remains) -> Result<()> {
+        self.remains.put(&backend.0, entry).context("preparing a pass")
     }
 
     /// The same for the accepting side; nothing is counted in `entry` yet.
@@ -73,9 +69,9 @@ impl Passes {
         self.inbound.put(address, entry).context("preparing a pass")
     }
 
-    /// Whether its connections may be closed at this moment.
-    pub fn is_leaving(&self, backend: BackendId) -> bool {
-        self.leaving.get::<_, Leaving>(&backend.0).is_ok_and(|found| found.is_some())
+    /// Whether its connections may be closed at this moment, on these terms.
+    pub fn is_leaving(&self, backend: BackendId, terms: u32) -> bool {
+        self.leaving.get::<_, Leaving>(&backend.0).is_ok_and(|found| found.is_some_and(|found| found.terms == terms))
     }
 
     /// Counts the steered connections of leaving backends on the whole host. Returns the network namespaces that have
@@ -117,6 +113,17 @@ impl Passes {
         Ok(self.inbound.get(address).context("reading INBOUND")?.unwrap_or_default())
     }
 
+    /// How many connections the pass has found so far that these addresses have accepted.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn accepted<'a>(&self, addresses: impl IntoIterator<Item = &'a Endpoint>) -> Result<u64> {
+        addresses
+            .into_iter()
+            .map(|address| self.inbound(address).map(|found| u64::from(found.in_flight + found.idle)))
+            .sum()
+    }
+
     /// Drops the entries of what is no longer looked at.
     pub fn forget(&self, backends: &[BackendId], addresses: &[Endpoint]) {
         // What is not there needs no dropping.
@@ -130,5 +137,5 @@ impl Passes {
 }
 
 fn run(link: &OwnedFd) -> std::io::Result<()> {
-    sys::run_iterator(link)?.read_to_end(&mut Vec::new()).map(drop)
+    sys::run_iterator(link).map(drop)
 }

@@ -91,23 +91,27 @@ impl Namespace {
     }
 }
 
-/// Runs `work` in each of the namespaces with what is said of it, on a thread of its own: no other ever runs in the wrong namespace. An error is
-/// that of the one namespace.
+/// Runs `work` in each of the namespaces with what is said of it, on a thread of its own: no other ever runs in the
+/// wrong namespace. An error is that of the one namespace.
 pub fn tour<'a, A: Send, T: Send>(
     namespaces: impl IntoIterator<Item = (&'a Namespace, A), IntoIter: Send>,
     mut work: impl FnMut(A) -> Result<T> + Send,
 ) -> Vec<Result<T>> {
     let namespaces = namespaces.into_iter();
     thread::scope(|scope| {
-        let visitor = scope.spawn(move || {
-            namespaces
-                .map(|(namespace, about)| {
-                    setns(&namespace.file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-                    work(about)
-                })
-                .collect()
-        });
-        visitor.join().unwrap_or_else(|_| vec![Err(anyhow!("the visit to a network namespace failed"))])
+        let visit = move || {
+            let visit = |(namespace, about): (&Namespace, A)| {
+                setns(&namespace.file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+                work(about)
+            };
+            namespaces.map(visit).collect()
+        };
+        match thread::Builder::new().spawn_scoped(scope, visit) {
+            Ok(visitor) => {
+                visitor.join().unwrap_or_else(|_| vec![Err(anyhow!("the visit to a network namespace failed"))])
+            }
+            Err(error) => vec![Err(anyhow!(error).context("starting a thread that enters network namespaces"))],
+        }
     })
 }
 

@@ -4,7 +4,7 @@
 use std::{
     ffi::CString,
     fs::File,
-    io::{self, Error},
+    io::{self, Error, ErrorKind, Read},
     mem::{MaybeUninit, size_of},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -230,9 +230,9 @@ pub fn iterator_link(program: i32, map: Option<i32>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
 }
 
-/// One run of an iterator: reading the file does it, and gives what the program writes. An iterator over sockets walks
-/// the network namespace of the thread that calls this.
-pub fn run_iterator(link: &OwnedFd) -> io::Result<File> {
+/// One run of an iterator; returns what the program writes. An iterator over sockets walks the network namespace of the
+/// thread that calls this.
+pub fn run_iterator(link: &OwnedFd) -> io::Result<Vec<u8>> {
     #[repr(C)]
     struct Iterate {
         link: u32,
@@ -240,7 +240,15 @@ pub fn run_iterator(link: &OwnedFd) -> io::Result<File> {
     }
     let fd = bpf(ITER_CREATE, &mut Iterate { link: link.as_raw_fd() as u32, flags: 0 })?;
     // SAFETY: as above.
-    Ok(unsafe { File::from_raw_fd(fd as i32) })
+    let mut run = unsafe { File::from_raw_fd(fd as i32) };
+    let mut written = Vec::new();
+    loop {
+        match run.read_to_end(&mut written) {
+            // It pauses after a million elements for which nothing was written.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => return result.map(|_| written),
+        }
+    }
 }
 
 /// `membarrier(MEMBARRIER_CMD_GLOBAL)`.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluice_common::leaving::Leaving;
 use utoipa::ToSchema;
 
 use super::{Backend, Node, Service, State, Zero};
@@ -111,8 +112,14 @@ impl Drain {
         }
     }
 
+    /// What this drain lets be done to the connections of `service`.
+    pub fn leaving(&self, service: &Service) -> Leaving {
+        let deadline = self.deadline.as_millisecond() as u32;
+        Leaving { quiet: self.quiet(service), terms: deadline << 1 | u32::from(self.on_deadline == OnDeadline::Close) }
+    }
+
     /// Quiet after which this drain closes an idle connection of `service`, in ms; 0: never.
-    pub fn quiet(&self, service: &Service) -> u32 {
+    fn quiet(&self, service: &Service) -> u32 {
         match (self.idle_close, service.protocol, service.idle_close) {
             (IdleClose::Never, _, _) | (_, super::ServiceProtocol::Stream, _) => 0,
             (IdleClose::Usual, _, own) => own.unwrap_or(IdleClose::DEFAULT),

@@ -150,7 +150,7 @@ impl Filter {
 fn connection(row: &CensusRow, owner: Owner, process: Process, hz: u32) -> Connection {
     let record = &row.connection;
     let is_stream = record.protocol != UDP;
-    let activity = row.activity();
+    let activity = row.activity(hz);
     let (hz, patience) = (hz.max(1), patience(DEFAULT_QUIET, hz));
     Connection {
         service: owner.service,

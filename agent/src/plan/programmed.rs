@@ -204,7 +204,7 @@ impl Programmed {
 
     /// Write that lets a backend's connections be closed, or no longer: one, or none.
     pub fn plan_leaving(&self, state: &State, service: &Service, backend: &Backend) -> Option<MapOp> {
-        let leaving = state.drain(backend).map(|drain| Leaving { quiet: drain.quiet(service), padding: 0 });
+        let leaving = state.drain(backend).map(|drain| drain.leaving(service));
         let held = self.leaving.get(&backend.id.0).copied();
         (held != leaving).then_some(MapOp::SetLeaving { backend: backend.id.0, leaving })
     }

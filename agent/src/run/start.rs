@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::{
-    drainer::{self, Drainer, Looker},
+    drainer::{self, Drainer, Homes, Looker},
     keeper,
     steering::{Beginning, Steering},
 };
@@ -102,7 +102,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     keeper::heal(meters.clone(), commands.clone(), settings.census_interval);
     if let Some(passes) = passes {
         let drainer = Drainer {
-            looker: Looker { passes, meters: meters.clone(), cgroup: settings.cgroup.clone() },
+            looker: Looker { passes, meters: meters.clone(), cgroup: settings.cgroup.clone(), homes: Homes::default() },
             published: published.clone(),
             commands: commands.clone(),
             operations: operations.clone(),

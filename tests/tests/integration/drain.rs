@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Connection, Errno, Namespace, Service, system::eventually};
+use sluice_tests::{Client, Connection, Errno, Namespace, Server, Service, system::eventually};
 
 use crate::stage::{FRONTEND, LIMIT, Stage, path, weighted};
 
@@ -547,6 +547,39 @@ fn connections_in_every_namespace_are_found() -> Result<()> {
     drop((busy, near, far));
     drop(elsewhere);
     drop((_link, there));
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+/// As on a host where each pod has a namespace: one that was found empty is looked at again when somebody comes.
+#[test]
+fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
+    let stage = Stage::weights("drain-pods", &[1, 1])?;
+    let pods = (0..6).map(|_| {
+        let pod = Namespace::new()?;
+        pod.address("10.0.0.1".parse()?)?;
+        let process = Client::start(Some(&stage.world.cgroup), Some(&pod))?;
+        Ok((pod, process))
+    });
+    let pods: Vec<(Namespace, Client)> = pods.collect::<Result<_>>()?;
+    let (last, _) = pods.last().expect("six of them");
+    let _server = Server::tcp(last, "10.0.0.1:8080".parse()?, "pod")?;
+    let client = stage.client()?;
+    let busy = connection_to(&client, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    // The server of its backend has accepted it.
+    let here = reaches(&stage, &id, |operation| operation["remaining"]["inbound"] == 1)?;
+    thread::sleep(Duration::from_secs(1));
+    let outside = Client::start(None, Some(last))?;
+    let stranger = outside.connect("10.0.0.1:8080")?;
+    assert_eq!(stranger.line()?, "pod", "{here}");
+    reaches(&stage, &id, |operation| operation["remaining"]["inbound"] == 2)?;
+    drop(busy);
+    let left = reaches(&stage, &id, |operation| operation["remaining"]["total"] == 0)?;
+    assert_eq!((&left["remaining"]["inbound"], &left["finishedAt"]), (&json!(1), &Value::Null), "{left}");
+    drop(stranger);
     assert_eq!(ends(&stage, &id)?["phase"], "drained");
     Ok(())
 }

@@ -73,6 +73,8 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
         bytes_sent: 10,
         bytes_received: 20,
         clock: 4_500_000_000,
+        segments_sent: 1,
+        multipath: 0,
         keepalive: 0,
         padding: 0,
     }

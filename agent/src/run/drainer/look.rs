@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
 };
@@ -15,19 +15,21 @@ use sluice_common::{
     tables::Endpoint,
 };
 
+use super::homes::{Home, Homes};
 use crate::{
-    control::drain::allowed,
     kernel::{
         Meters, Passes,
-        namespaces::{Namespace, cookie_here, tour},
+        namespaces::{Namespace, tour},
         sock_diag::Diagnosis,
     },
     model::{BackendId, CloseInbound, Drain, Target},
-    observe::cgroups,
+    observe::{cgroups, clock},
 };
 
+/// So many namespaces with backends' addresses are always visited.
+const FEW: usize = 4;
 /// Sockets that one look closes by netlink: the rest waits for the next one.
-const CLOSED_BY_NETLINK: usize = 1000;
+const CLOSED_BY_NETLINK: usize = 4000;
 
 /// What a look needs.
 pub struct Looker {
@@ -35,6 +37,7 @@ pub struct Looker {
     pub meters: Arc<Meters>,
     /// Processes in it, and below, are those that this agent answers for.
     pub cgroup: PathBuf,
+    pub homes: Homes,
 }
 
 /// A drain that lasts.
@@ -42,14 +45,19 @@ pub struct Course {
     pub target: Target,
     pub drain: Drain,
     pub backends: Vec<LeavingBackend>,
+    /// The time of the look.
+    pub now: Timestamp,
 }
 
+/// A backend, and what the drain that empties it lets be done to its connections.
 #[derive(Clone, Copy)]
 pub struct LeavingBackend {
     pub id: BackendId,
     pub address: Endpoint,
-    /// ms of quiet after which its idle connections are closed; 0: never.
-    pub quiet: u32,
+    pub leaving: Leaving,
+    /// As in [`Remains`].
+    pub allowed: u32,
+    pub close_inbound: CloseInbound,
 }
 
 /// What one look found and did.
@@ -64,6 +72,10 @@ pub struct Look {
     /// Whether two steps were needed to close something.
     pub by_netlink: bool,
     pub problems: BTreeSet<String>,
+    /// Whether every namespace is visited, be it as empty as it may seem.
+    pub thorough: bool,
+    /// Namespaces with a backend's address that seem to be as empty as they were.
+    pub skipped: usize,
 }
 
 /// A socket that may be closed.
@@ -71,38 +83,35 @@ pub struct Look {
 struct Closable {
     row: CensusRow,
     doing: Doing,
+    terms: u32,
 }
 
 impl Looker {
     /// Counts, closes what may be closed, and counts what local backends have accepted.
-    pub fn look(&self, courses: &[Course]) -> Look {
-        let mut look = Look::default();
+    pub fn look(&mut self, courses: &[Course], thorough: bool) -> Look {
+        let mut look = Look { thorough, ..Look::default() };
         if let Err(error) = self.try_look(courses, &mut look) {
             look.problems.insert(format!("{error:#}"));
         }
         look
     }
 
-    fn try_look(&self, courses: &[Course], look: &mut Look) -> Result<()> {
-        let now = Timestamp::now();
-        let mut permits: HashMap<BackendId, (Leaving, u32)> = HashMap::new();
-        for course in courses {
-            for backend in &course.backends {
-                let permit = permits.entry(backend.id).or_default();
-                permit.0.quiet = permit.0.quiet.max(backend.quiet);
-                permit.1 |= allowed(&course.drain, backend.quiet, now);
-                let closes = course.drain.close_inbound == CloseInbound::Idle;
-                // Every namespace has the loopback's addresses: they say nothing.
-                if backend.address.socket_addr().ip().is_loopback() {
-                    continue;
-                }
-                let inbound = look.inbound.entry(backend.address).or_default();
-                inbound.quiet = inbound.quiet.max(if closes { backend.quiet } else { 0 });
-                inbound.backend_id = backend.id.0;
+    fn try_look(&mut self, courses: &[Course], look: &mut Look) -> Result<()> {
+        let clock = clock::monotonic_ns();
+        let mut permits: HashMap<BackendId, (Leaving, Remains)> = HashMap::new();
+        for backend in courses.iter().flat_map(|course| &course.backends) {
+            let LeavingBackend { id, address, leaving, allowed, close_inbound } = *backend;
+            let pass = Remains { clock, allowed, terms: leaving.terms, ..Remains::default() };
+            if permits.insert(id, (leaving, pass)).is_none() {
+                self.passes.begin(id, &pass)?;
             }
-        }
-        for (id, (_, allowed)) in &permits {
-            self.passes.begin(*id, *allowed)?;
+            // Every namespace has the loopback's addresses: they say nothing.
+            if !address.socket_addr().ip().is_loopback() {
+                let inbound = look.inbound.entry(address).or_default();
+                let quiet = if close_inbound == CloseInbound::Idle { leaving.quiet } else { 0 };
+                inbound.quiet = inbound.quiet.max(quiet);
+                inbound.backend_id = id.0;
+            }
         }
         for (address, inbound) in &look.inbound {
             self.passes.begin_inbound(address, inbound)?;
@@ -131,7 +140,7 @@ impl Looker {
     }
 
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
-    fn visit(&self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
+    fn visit(&mut self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
         let (known, hidden) = Namespace::of_processes(cgroups::processes(&self.cgroup));
         if hidden > 0 {
@@ -140,32 +149,36 @@ impl Looker {
                  ids (hostPID)"
             ));
         }
-        let visited = known.iter().map(|namespace| (namespace, ()));
-        let local = || addresses.iter().filter(|address| is_local(address)).copied().collect::<Vec<_>>();
-        let about = tour(visited, |()| Ok((cookie_here()?, local())));
         let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
         let mut wanted = Vec::new();
-        for (namespace, about) in known.iter().zip(about) {
-            match about {
-                Ok((cookie, local)) => {
-                    if places.remove(&cookie).is_some() || !local.is_empty() {
-                        wanted.push((namespace, cookie));
-                    }
-                    look.local.extend(local);
-                }
+        for (namespace, home) in known.iter().zip(self.homes.of(&known, &addresses)) {
+            match home {
+                Ok(home) if places.remove(&home.cookie).is_some() || home.is_local => wanted.push((namespace, home)),
+                Ok(_) => {}
                 Err(error) => drop(look.problems.insert(format!("{error:#}"))),
             }
+        }
+        look.local = self.homes.here();
+        if !look.thorough && wanted.len() > FEW {
+            let all = wanted.len();
+            wanted.retain(|(_, home)| sockets.contains_key(&home.cookie) || !self.homes.are_empty(home));
+            look.skipped = all - wanted.len();
         }
         // Those of processes outside, and of sockets that outlived every process inside.
         let others: Vec<_> = places
             .iter()
-            .filter_map(|(cookie, place)| Some((Namespace::with_cookie(*cookie, place.pid)?, *cookie)))
+            .filter_map(|(cookie, place)| Some((Namespace::with_cookie(*cookie, place.pid)?, Home::of(*cookie))))
             .collect();
         look.unreachable = places.len() - others.len();
-        wanted.extend(others.iter().map(|(namespace, cookie)| (namespace, *cookie)));
-        let closed = tour(wanted, |cookie| {
-            self.passes.visit()?;
-            Ok(sockets.get(&cookie).map(|sockets| self.close_by_netlink(sockets)))
+        wanted.extend(others.iter().map(|(namespace, home)| (namespace, *home)));
+        let (passes, homes) = (&self.passes, &mut self.homes);
+        let mut before = 0;
+        let closed = tour(wanted, |home| {
+            passes.visit()?;
+            let accepted = passes.accepted(look.inbound.keys())?;
+            homes.note(&home, accepted == before);
+            before = accepted;
+            Ok(sockets.get(&home.cookie).map(|sockets| close_by_netlink(passes, sockets)))
         });
         for closed in closed {
             let problem = match closed {
@@ -180,32 +193,15 @@ impl Looker {
         }
     }
 
-    /// In the namespace that this thread is in. Returns what was closed, and what ended it early.
-    fn close_by_netlink(&self, sockets: &[Closable]) -> (Vec<Closable>, Option<anyhow::Error>) {
-        let mut closed = Vec::new();
-        let mut close = || -> Result<()> {
-            let diagnosis = Diagnosis::open()?;
-            for socket in sockets {
-                let is_leaving = self.passes.is_leaving(BackendId(socket.row.connection.backend_id));
-                // One that may be closed because it is quiet must be quiet still.
-                if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
-                    closed.push(*socket);
-                }
-            }
-            Ok(())
-        };
-        let problem = close().err();
-        (closed, problem)
-    }
-
     /// Sockets that may be closed, by their network namespaces: for kernels on which a visit cannot close.
-    fn closable(&self, permits: &HashMap<BackendId, (Leaving, u32)>) -> Result<HashMap<u64, Vec<Closable>>> {
+    fn closable(&self, permits: &HashMap<BackendId, (Leaving, Remains)>) -> Result<HashMap<u64, Vec<Closable>>> {
         let census = self.meters.census()?;
         let mut found: HashMap<u64, Vec<Closable>> = HashMap::new();
         let closable = census.rows.into_iter().filter(CensusRow::is_current).filter_map(|row| {
-            let (leaving, allowed) = permits.get(&BackendId(row.connection.backend_id))?;
-            let (doing, may_close) = judge(&row.connection, || Some(row.activity()), leaving, *allowed, census.hz);
-            may_close.then_some(Closable { row, doing })
+            let (leaving, pass) = permits.get(&BackendId(row.connection.backend_id))?;
+            let activity = || Some(row.activity(census.hz));
+            let (doing, may_close) = judge(&row.connection, activity, leaving, pass, census.hz);
+            may_close.then_some(Closable { row, doing, terms: leaving.terms })
         });
         for socket in closable.take(CLOSED_BY_NETLINK) {
             found.entry(socket.row.netns).or_default().push(socket);
@@ -233,7 +229,20 @@ impl Look {
     }
 }
 
-/// Whether the namespace that this thread is in has the address.
-fn is_local(address: &IpAddr) -> bool {
-    UdpSocket::bind((*address, 0)).is_ok()
+/// In the namespace that this thread is in. Returns what was closed, and what ended it early.
+fn close_by_netlink(passes: &Passes, sockets: &[Closable]) -> (Vec<Closable>, Option<anyhow::Error>) {
+    let mut closed = Vec::new();
+    let mut close = || -> Result<()> {
+        let diagnosis = Diagnosis::open()?;
+        for socket in sockets {
+            let is_leaving = passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.terms);
+            // One that may be closed because it is quiet must be quiet still.
+            if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
+                closed.push(*socket);
+            }
+        }
+        Ok(())
+    };
+    let problem = close().err();
+    (closed, problem)
 }

@@ -1,6 +1,7 @@
 //! Carries drains out: looks at the connections of leaving backends again and again, closes what may be closed, and
 //! reports how far each drain has come. Sleeps while nothing is drained.
 
+mod homes;
 mod look;
 
 use std::{
@@ -19,9 +20,9 @@ use tokio::sync::watch;
 
 use super::keeper;
 use crate::{
-    control::drain::{Progress, Seen, Step},
+    control::drain::{Progress, Seen, Step, allowed},
     handle::{Command, DrainEnded, Published},
-    model::{BackendId, DrainEnd},
+    model::{BackendId, Drain, DrainEnd},
     observe::{
         clock,
         events::{EventKind, EventLog},
@@ -31,11 +32,13 @@ use crate::{
 };
 use look::{Course, LeavingBackend, Look};
 
+pub use homes::Homes;
 pub use look::Looker;
 
-/// Time between two looks; more when a look takes long, so that drains take a tenth of a processor at the most.
+/// Time between two looks; more when a look takes long, so that a drain that waits takes less than a tenth of a
+/// processor.
 const PERIOD: Duration = Duration::from_millis(250);
-const SHARE: u32 = 10;
+const SHARE: u32 = 12;
 /// Time after which the end of a drain that still shows is told again: it could not be saved.
 const TOLD: Duration = Duration::from_secs(2);
 
@@ -58,6 +61,16 @@ struct Memory {
     phases: Vec<Phase>,
     /// When the end was told; it shows in the published state soon.
     ended: Option<Instant>,
+    clock: Option<Clock>,
+}
+
+/// The time as it goes on from the moment in which a deadline was learned: whoever sets the system's clock does not move
+/// the deadline.
+#[derive(Clone, Copy)]
+struct Clock {
+    deadline: Timestamp,
+    time: Timestamp,
+    then: Instant,
 }
 
 /// Starts the thread. `begun` wakes it when a drain begins or changes.
@@ -66,10 +79,11 @@ pub fn spawn(drainer: Drainer, begun: Receiver<()>) {
 }
 
 impl Drainer {
-    fn run(self, begun: &Receiver<()>) {
+    fn run(mut self, begun: &Receiver<()>) {
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
+        let mut moved = false;
         loop {
-            let mut courses = self.courses();
+            let mut courses = self.courses(&mut memories);
             memories.retain(|id, _| courses.iter().any(|course| course.drain.operation == *id));
             if courses.is_empty() {
                 // Ends with the agent.
@@ -82,18 +96,21 @@ impl Drainer {
                 course.backends = memory.backends.values().copied().collect();
             }
             let start = Instant::now();
-            let look = self.looker.look(&courses);
+            let look = self.looker.look(&courses, moved);
+            self.meter(&look);
+            moved = false;
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
                 if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
-                    self.report(course, &look, memory);
+                    moved |= self.report(course, &look, memory);
                 }
             }
             self.looker.forget(&courses);
-            // A deadline does not wait for the tenth of a processor.
-            let deadline = courses.iter().map(|course| course.drain.deadline).min().unwrap_or(Timestamp::MAX);
-            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(PERIOD);
-            let pause = PERIOD.max((start.elapsed() * SHARE).min(left));
+            // What moves ends soon, and a deadline does not wait for the tenth of a processor.
+            let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
+            let left = courses.iter().map(|course| left(course).unwrap_or(PERIOD)).min().unwrap_or(PERIOD);
+            let rest = if moved { Duration::ZERO } else { (start.elapsed() * SHARE).min(left) };
+            let pause = PERIOD.max(rest);
             match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => while begun.try_recv().is_ok() {},
@@ -102,34 +119,49 @@ impl Drainer {
     }
 
     /// The drains that last.
-    fn courses(&self) -> Vec<Course> {
+    fn courses(&self, memories: &mut BTreeMap<String, Memory>) -> Vec<Course> {
         let published = self.published.borrow().clone();
         let state = &published.state;
         let lasting = published.zeros.keys().filter_map(|target| {
             let drain = state.zero(target)?.lasting_drain()?.clone();
+            let now = time(memories, &drain);
             let backends = state.backends_of(target).into_iter().filter_map(|id| {
                 let (service, backend) = state.backend(id)?;
                 let address = Endpoint::new(backend.address, TCP);
-                Some(LeavingBackend { id, address, quiet: drain.quiet(service) })
+                // Not always this drain: a backend's own goes before that of its node.
+                let drain = state.drain(backend)?;
+                let leaving = drain.leaving(service);
+                let allowed = allowed(drain, leaving.quiet, time(memories, drain));
+                Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
             });
-            Some(Course { target: target.clone(), backends: backends.collect(), drain })
+            Some(Course { target: target.clone(), backends: backends.collect(), drain, now })
         });
         lasting.collect()
     }
 
-    /// Takes note of what a look found of one drain, and tells.
-    fn report(&self, course: &Course, look: &Look, memory: &mut Memory) {
+    fn meter(&self, look: &Look) {
+        let (mut idle, mut late) = (0, 0);
+        for remains in look.remains.values() {
+            idle += u64::from(remains.closed_idle + remains.closed_datagrams);
+            late += u64::from(remains.closed_late);
+        }
+        self.instruments.closed(Closed::Idle, idle);
+        self.instruments.closed(Closed::Deadline, late);
+        let inbound = look.inbound.values().map(|inbound| u64::from(inbound.closed));
+        self.instruments.closed(Closed::Inbound, inbound.sum());
+    }
+
+    /// Takes note of what a look found of one drain, and tells. True when it closed something or found nothing left.
+    fn report(&self, course: &Course, look: &Look, memory: &mut Memory) -> bool {
         let Found { seen, remaining, closed } = self.found(course, look);
         let Course { target, drain, .. } = course;
-        self.instruments.closed(Closed::Idle, closed.idle);
-        self.instruments.closed(Closed::Deadline, closed.late);
-        self.instruments.closed(Closed::Inbound, closed.inbound);
-        let step = memory.progress.saw(drain, &seen, Timestamp::now());
+        let step = memory.progress.saw(drain, &seen, course.now);
         let (phase, end) = match step {
             Step::GoesOn(phase) => (phase, None),
             Step::Ends(DrainEnd::Drained) => (Phase::Drained, Some(DrainEnd::Drained)),
             Step::Ends(DrainEnd::DeadlineReached) => (Phase::DeadlineReached, Some(DrainEnd::DeadlineReached)),
         };
+        let moved = seen.total + seen.inbound == 0 || closed.idle + closed.late + closed.inbound > 0;
         let message = message(phase, &remaining, look);
         let change = |operation: &mut Operation| {
             operation.deadline = Some(drain.deadline);
@@ -142,7 +174,7 @@ impl Drainer {
                 operation.phase = phase;
             }
         };
-        let Some(operation) = self.operations.update(&drain.operation, change) else { return };
+        let Some(operation) = self.operations.update(&drain.operation, change) else { return moved };
         if let Some(end) = end {
             memory.ended = Some(Instant::now());
             if end == DrainEnd::Drained {
@@ -159,6 +191,7 @@ impl Drainer {
             self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
             let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
         }
+        moved
     }
 
     fn found(&self, course: &Course, look: &Look) -> Found {
@@ -167,7 +200,7 @@ impl Drainer {
         for backend in &course.backends {
             let Some(remains) = look.remains.get(&backend.id) else { continue };
             seen.total += remains.total();
-            if backend.quiet != 0 {
+            if backend.leaving.quiet != 0 {
                 seen.closing += u64::from(remains.idle + remains.datagrams);
             }
             // What was closed in this look is not left.
@@ -188,7 +221,7 @@ impl Drainer {
             inbound_in_flight += u64::from(inbound.in_flight);
             closed.inbound += u64::from(inbound.closed);
         }
-        seen.complete = look.problems.is_empty();
+        seen.complete = look.problems.is_empty() && look.skipped == 0;
         remaining.total = in_flight + idle + datagrams;
         remaining.in_flight = Some(in_flight);
         remaining.idle = Some(idle);
@@ -211,6 +244,15 @@ impl Drainer {
             Err(error) => tracing::warn!("the connection gauges cannot be checked: {error:#}"),
         }
     }
+}
+
+/// The time by which a drain's deadline is judged.
+fn time(memories: &mut BTreeMap<String, Memory>, drain: &Drain) -> Timestamp {
+    let held = &mut memories.entry(drain.operation.clone()).or_default().clock;
+    let known = held.filter(|clock| clock.deadline == drain.deadline);
+    let learn = || Clock { deadline: drain.deadline, time: Timestamp::now(), then: Instant::now() };
+    let clock = *held.insert(known.unwrap_or_else(learn));
+    clock.time.checked_add(clock.then.elapsed()).unwrap_or(Timestamp::MAX)
 }
 
 struct Found {

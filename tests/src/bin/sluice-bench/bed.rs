@@ -27,17 +27,24 @@ pub struct Side {
 impl Side {
     /// A worker where nothing steers.
     pub fn new(label: &str) -> Result<Self> {
-        let (cgroup, namespace) = (Cgroup::new(label)?, Namespace::new()?);
-        // One address to come from, as a usual host has.
-        namespace.ip("address add 10.255.0.1/32 dev lo")?;
-        namespace.ip("route add local 10.0.0.0/8 dev lo src 10.255.0.1")?;
-        namespace.ip("route add local fd00::/16 dev lo")?;
-        namespace.address("fd00::1".parse::<IpAddr>().context("an address")?)?;
-        // A bench makes more connections than there are ports; those that have ended must not hold on to theirs.
-        namespace.sysctl("ipv4/tcp_max_tw_buckets", "1")?;
-        namespace.sysctl("ipv4/ip_local_port_range", "10000 65000")?;
-        Ok(Self { worker: Worker::start(&cgroup, &namespace)?, namespace, cgroup })
+        let cgroup = Cgroup::new(label)?;
+        let (worker, namespace) = worker(&cgroup)?;
+        Ok(Self { worker, namespace, cgroup })
     }
+}
+
+/// A worker of this cgroup in a namespace of its own.
+pub fn worker(cgroup: &Cgroup) -> Result<(Worker, Namespace)> {
+    let namespace = Namespace::new()?;
+    // One address to come from, as a usual host has.
+    namespace.ip("address add 10.255.0.1/32 dev lo")?;
+    namespace.ip("route add local 10.0.0.0/8 dev lo src 10.255.0.1")?;
+    namespace.ip("route add local fd00::/16 dev lo")?;
+    namespace.address("fd00::1".parse::<IpAddr>().context("an address")?)?;
+    // A bench makes more connections than there are ports; those that have ended must not hold on to theirs.
+    namespace.sysctl("ipv4/tcp_max_tw_buckets", "1")?;
+    namespace.sysctl("ipv4/ip_local_port_range", "10000 65000")?;
+    Ok((Worker::start(cgroup, &namespace)?, namespace))
 }
 
 /// A worker whose cgroup an agent steers.

@@ -7,105 +7,131 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::interrupt;
+use sluice_tests::{Namespace, interrupt};
 
 use crate::{
     Scale,
-    bed::{Steered, frontend},
+    bed::{Steered, frontend, worker},
     report::{Figure, Report, Target, Unit},
     scale::{millis, processor_time},
-    worker::{PORT, Task},
+    worker::{PORT, Task, Worker},
 };
 
+/// Beginnings of addresses. Every namespace has the loopback's: the agent does not look for who has accepted there.
+const HERE: &str = "10.0";
+const ELSEWHERE: &str = "127.0";
 const BACKENDS: u8 = 8;
-/// As many as one process may have with both ends, where it may have 20,000 files.
-const CONNECTIONS: u64 = 9_900;
+/// Of one worker: a process may have 20,000 files where nobody says otherwise, and holds both ends.
+const EACH: u64 = 6_250;
 /// How long the agent is watched while a drain waits.
 const WATCHED: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Drains a node with many idle connections, then one with as many that are in flight.
-pub fn run(_: Scale, report: &mut Report) -> Result<()> {
-    let mut bed = Steered::empty()?;
-    let document = document();
-    let answer = bed.agent.put("/v1/services/pool", &document)?;
-    ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
+/// Drains a node with idle connections, then with many that are in flight.
+pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
+    idle(report)?;
+    let workers = scale.of(16) as usize;
+    in_flight(workers, "drain with connections in flight, on the host of the callers", ELSEWHERE, report)?;
+    in_flight(workers, "drain with connections in flight, callers and backends on one host", HERE, report)
+}
 
-    let group = "drain of 9,900 idle connections";
-    hold(&mut bed, CONNECTIONS, 0)?;
-    let (id, start, before) = (begin(&bed)?, Instant::now(), processor_time(&bed)?);
-    let ended = finish(&bed, &id)?;
-    ensure!(ended["closedIdle"] == CONNECTIONS, "{ended}");
-    let took = start.elapsed() - QUIET;
+fn idle(report: &mut Report) -> Result<()> {
+    let group = "drain of idle connections";
+    let mut crowd = Crowd::new(2, HERE)?;
+    let number = crowd.hold(EACH, 0)?;
+    let (id, start, before) = (crowd.begin()?, Instant::now(), processor_time(&crowd.bed)?);
+    let ended = crowd.finish(&id)?;
+    ensure!(ended["closedIdle"] == number, "{ended}");
     let name = "request until drained, less the 100 ms of quiet";
-    report.add(Figure::new(group, name, millis(took), Unit::Milliseconds).target(Target::AtMost(1000.0)));
-    let work = millis(processor_time(&bed)? - before);
+    let figure = Figure::new(group, name, millis(start.elapsed() - QUIET), Unit::Milliseconds);
+    report.add(figure.target(Target::AtMost(1000.0)).note(format!("{number} connections")));
+    let work = millis(processor_time(&crowd.bed)? - before);
     report.add(Figure::new(group, "the agent's processor time for it", work, Unit::Milliseconds));
-    release(&mut bed)?;
-
-    let group = "drain with 9,900 connections in flight";
-    hold(&mut bed, 0, CONNECTIONS)?;
-    let id = begin(&bed)?;
-    let (start, before) = (Instant::now(), processor_time(&bed)?);
-    let looks = watch(&bed, &id)?;
-    let (work, time) = (processor_time(&bed)? - before, start.elapsed());
-    let look = millis(work) / looks.max(1) as f64;
-    let figure = Figure::new(group, "processor time of one look", look, Unit::Milliseconds);
-    report.add(figure.target(Target::AtMost(100.0)).note("at both ends: all of them were accepted here"));
-    let share = work.as_secs_f64() / time.as_secs_f64();
-    let figure = Figure::new(group, "the agent's share of one processor meanwhile", share, Unit::Ratio);
-    report.add(figure.target(Target::AtMost(0.1)));
-    bed.side.worker.run(&Task::Answer)?;
-    let start = Instant::now();
-    let ended = finish(&bed, &id)?;
-    ensure!(ended["closedIdle"] == CONNECTIONS, "{ended}");
-    let took = millis(start.elapsed());
-    report.add(Figure::new(group, "all answered until drained", took, Unit::Milliseconds));
-    release(&mut bed)
-}
-
-fn document() -> Value {
-    let backends: Vec<_> = (0..BACKENDS)
-        .map(|number| json!({"name": format!("b{number}"), "address": format!("10.0.{number}.1:{PORT}"), "node": "leaving"}))
-        .collect();
-    json!({"apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": "pool"},
-        "spec": {"frontends": [frontend(0).to_string()], "backends": backends}})
-}
-
-fn hold(bed: &mut Steered, idle: u64, busy: u64) -> Result<()> {
-    bed.side.worker.run(&Task::Hold { to: frontend(0), idle, busy }).map(drop)
-}
-
-fn release(bed: &mut Steered) -> Result<()> {
-    bed.side.worker.run(&Task::Release)?;
-    let answer = bed.agent.post("/v1/nodes/leaving/restore", &json!({}))?;
-    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
     Ok(())
 }
 
-/// The operation of a drain that has begun.
-fn begin(bed: &Steered) -> Result<String> {
-    let body = json!({"idleClose": "100ms", "deadline": "10m", "force": true});
-    let answer = bed.agent.post("/v1/nodes/leaving/drain", &body)?;
-    ensure!(answer.status == 202, "{} {}", answer.status, answer.text());
-    Ok(answer.json()["id"].as_str().context("no id")?.to_owned())
+fn in_flight(workers: usize, group: &'static str, network: &str, report: &mut Report) -> Result<()> {
+    let mut crowd = Crowd::new(workers, network)?;
+    let number = crowd.hold(0, EACH)?;
+    let id = crowd.begin()?;
+    let (start, before) = (Instant::now(), processor_time(&crowd.bed)?);
+    let looks = crowd.watch(&id)?;
+    let (work, time) = (processor_time(&crowd.bed)? - before, start.elapsed());
+    let look = millis(work) / looks.max(1) as f64;
+    let figure = Figure::new(group, "processor time of one look", look, Unit::Milliseconds);
+    let figure = figure.note(format!("{number} connections"));
+    report.add(if network == ELSEWHERE { figure.target(Target::AtMost(100.0)) } else { figure });
+    let share = work.as_secs_f64() / time.as_secs_f64();
+    let figure = Figure::new(group, "the agent's share of one processor meanwhile", share, Unit::Ratio);
+    report.add(figure.target(Target::AtMost(0.1)));
+    crowd.release()?;
+    let start = Instant::now();
+    crowd.finish(&id)?;
+    let figure = Figure::new(group, "the last one gone until drained", millis(start.elapsed()), Unit::Milliseconds);
+    report.add(figure.target(Target::AtMost(1000.0)));
+    Ok(())
 }
 
-fn finish(bed: &Steered, id: &str) -> Result<Value> {
-    let answer = bed.agent.get(&format!("/v1/operations/{id}?wait=drained&timeout=50s"))?.json();
-    ensure!(answer["phase"] == "drained", "{answer}");
-    Ok(answer)
+/// Workers with connections to one node, each in a namespace of its own.
+struct Crowd {
+    bed: Steered,
+    workers: Vec<(Worker, Namespace)>,
 }
 
-/// How many looks there were in a while: each gives the oldest connection's age anew.
-fn watch(bed: &Steered, id: &str) -> Result<u64> {
-    let (end, mut last, mut looks) = (Instant::now() + WATCHED, Value::Null, 0);
-    while Instant::now() < end {
-        interrupt::check()?;
-        let now = bed.agent.get(&format!("/v1/operations/{id}"))?.json()["remaining"]["oldestSeconds"].clone();
-        looks += u64::from(now != last);
-        last = now;
-        thread::sleep(Duration::from_millis(25));
+impl Crowd {
+    fn new(workers: usize, network: &str) -> Result<Self> {
+        let bed = Steered::empty()?;
+        let workers = (0..workers).map(|_| worker(&bed.side.cgroup)).collect::<Result<_>>()?;
+        let answer = bed.agent.put("/v1/services/pool", &document(network))?;
+        ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
+        Ok(Self { bed, workers })
     }
-    Ok(looks)
+
+    /// Returns how many connections there are then.
+    fn hold(&mut self, idle: u64, busy: u64) -> Result<u64> {
+        for (worker, _) in &mut self.workers {
+            interrupt::check()?;
+            worker.run(&Task::Hold { to: frontend(0), idle, busy })?;
+        }
+        Ok(self.workers.len() as u64 * (idle + busy))
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.workers.iter_mut().try_for_each(|(worker, _)| worker.run(&Task::Release).map(drop))
+    }
+
+    /// The operation of a drain that has begun.
+    fn begin(&self) -> Result<String> {
+        let body = json!({"idleClose": "100ms", "deadline": "10m", "force": true});
+        let answer = self.bed.agent.post("/v1/nodes/leaving/drain", &body)?;
+        ensure!(answer.status == 202, "{} {}", answer.status, answer.text());
+        Ok(answer.json()["id"].as_str().context("no id")?.to_owned())
+    }
+
+    fn finish(&self, id: &str) -> Result<Value> {
+        let answer = self.bed.agent.get(&format!("/v1/operations/{id}?wait=drained&timeout=50s"))?.json();
+        ensure!(answer["phase"] == "drained", "{answer}");
+        Ok(answer)
+    }
+
+    /// How many looks there were in a while: each gives the oldest connection's age anew.
+    fn watch(&self, id: &str) -> Result<u64> {
+        let (end, mut last, mut looks) = (Instant::now() + WATCHED, Value::Null, 0);
+        while Instant::now() < end {
+            interrupt::check()?;
+            let operation = self.bed.agent.get(&format!("/v1/operations/{id}"))?.json();
+            let now = operation["remaining"]["oldestSeconds"].clone();
+            looks += u64::from(now != last);
+            last = now;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(looks)
+    }
+}
+
+fn document(network: &str) -> Value {
+    let backend = |number| json!({"name": format!("b{number}"), "address": format!("{network}.{number}.1:{PORT}"), "node": "leaving"});
+    let backends: Vec<_> = (0..BACKENDS).map(backend).collect();
+    json!({"apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": "pool"},
+        "spec": {"frontends": [frontend(0).to_string()], "backends": backends}})
 }
