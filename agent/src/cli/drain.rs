@@ -153,8 +153,9 @@ impl Drain {
         // What this host steers to itself is accepted here too.
         let strangers = remaining.inbound.unwrap_or(0).saturating_sub(remaining.total);
         if strangers > 0 {
+            let flying = remaining.inbound_in_flight.unwrap_or(0).saturating_sub(remaining.in_flight.unwrap_or(0));
             advice += &format!(
-                "\n  {strangers} accepted here: of callers that no agent steers, or given up by their callers and not closed by \
+                "\n  {strangers} accepted here ({flying} in flight): of callers that no agent steers, or given up by their callers and not closed by \
                  the server (CLOSE-WAIT). `ss -tnp` where the server runs says whose"
             );
             if !matches!(self.close_inbound, Some(CloseInbound::Idle)) {
