@@ -1,6 +1,6 @@
 //! What this kernel offers: the real programs are given to the verifier and thrown away, nothing is attached.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Result, ensure};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
@@ -8,6 +8,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
 use super::{
+    namespaces::Namespace,
     object::{self, Facts},
     sock_diag, sys,
 };
@@ -44,6 +45,7 @@ pub fn report(bpffs: &Path) -> Vec<Finding> {
     findings.push(readers());
     findings.push(destroy(&facts));
     findings.push(diagnosis());
+    findings.push(namespaces());
     findings
 }
 
@@ -198,4 +200,21 @@ fn destroy(facts: &Result<(Facts, Btf)>) -> Finding {
 fn diagnosis() -> Finding {
     let result = sock_diag::probe().map(|()| "there".into()).map_err(|error| format!("{error:#}"));
     finding("inet_diag", "closing idle connections where bpf_sock_destroy is missing", result, Status::Degraded)
+}
+
+fn namespaces() -> Finding {
+    /// `PROC_PID_INIT_INO` of linux/proc_ns.h: the initial namespace of process ids.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    let own = fs::metadata("/proc/self/ns/pid").map(|file| file.ino());
+    let result = if own.is_ok_and(|own| own != INITIAL) {
+        Err("this is not the host's process ids: a container needs `hostPID: true` to see every process".into())
+    } else {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        match Namespace::of_processes(processes) {
+            (found, 0) => Ok(format!("{} found", found.len())),
+            (_, hidden) => Err(format!("{hidden} processes hide theirs: run as root, with CAP_SYS_PTRACE")),
+        }
+    };
+    finding("network namespaces", "drains: connections of every process", result, Status::Degraded)
 }

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
     drainer::{self, Drainer, Homes, Looker},
@@ -60,6 +61,7 @@ impl Running {
 pub fn start(settings: &Settings) -> Result<Running> {
     let instruments = Arc::new(Instruments::new()?);
     kernel::probe::require_rights()?;
+    raise_limit();
     let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
     // What may fail comes before anything is attached.
     let mut files = Vec::new();
@@ -191,6 +193,15 @@ fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
         "the tables in the kernel belong to another store than the one in --state-dir: steering goes on as it is. Give \
          the agent the --state-dir that it had before, or remove the tables with `sluice uninstall --keep-state`"
     )
+}
+
+/// As many open files as the system allows: a look at a drain opens every network namespace, and each caller takes one.
+fn raise_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn kernel_config(settings: &Settings) -> kernel::Config {

@@ -4,7 +4,10 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Connection, Errno, Namespace, Server, Service, system::eventually};
+use sluice_tests::{
+    Client, Connection, Errno, Namespace, Options, Server, Service, agent, client::Transport, program,
+    system::eventually,
+};
 
 use crate::stage::{FRONTEND, LIMIT, Stage, path, weighted};
 
@@ -581,6 +584,51 @@ fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
     assert_eq!((&left["remaining"]["inbound"], &left["finishedAt"]), (&json!(1), &Value::Null), "{left}");
     drop(stranger);
     assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+#[test]
+fn host_check_tells_where_processes_cannot_be_seen() -> Result<()> {
+    let find = |words: &[&str]| -> Result<Value> {
+        let agent = agent::program()?;
+        let check = [&agent.to_string_lossy(), "check", "-o", "json"];
+        let found: Value = serde_json::from_str(&program::output(None, None, &[words, &check].concat())?)?;
+        let rows = found["items"].as_array().expect("rows");
+        Ok(rows.iter().find(|row| row["feature"] == "network namespaces").expect("a row").clone())
+    };
+    let outside = find(&[])?;
+    assert!(outside["detail"].as_str().is_some_and(|text| !text.contains("hostPID")), "{outside}");
+    let inside = find(&["unshare", "--pid", "--fork", "--mount-proc"])?;
+    assert_eq!(inside["status"], "degraded");
+    assert!(inside["detail"].as_str().is_some_and(|text| text.contains("hostPID")), "{inside}");
+    Ok(())
+}
+
+/// Its owner would not learn that its only path is gone.
+#[test]
+fn multipath_connections_are_kept_to_the_deadline() -> Result<()> {
+    let stage = Stage::weights("drain-mptcp", &[1, 1])?;
+    let client = stage.client()?;
+    let mptcp = Options::default().transport(Transport::Mptcp);
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let connection = match client.connect_with(FRONTEND, &mptcp) {
+            // A kernel may be built without it.
+            Err(Errno::EPROTONOSUPPORT | Errno::ENOPROTOOPT) => return Ok(()),
+            connection => connection?,
+        };
+        let server = connection.line()?;
+        assert_eq!(connection.exchange("hello")?, format!("{server}: hello"));
+        kept.push((server, connection));
+    }
+    let plain = connection_to(&client, "b1")?;
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": QUIET, "deadline": "3s"}))?;
+    is_closed(&plain)?;
+    let ended = ends(&stage, &id)?;
+    assert_eq!((&ended["phase"], &ended["remaining"]["idle"]), (&json!("deadlineReached"), &json!(1)), "{ended}");
+    for (server, connection) in &kept {
+        assert_eq!(connection.exchange("still here")?, format!("{server}: still here"));
+    }
     Ok(())
 }
 
