@@ -79,6 +79,7 @@ impl Activity {
         Self {
             unacknowledged: self.unacknowledged.saturating_sub(sent),
             unread: self.unread.saturating_sub(received),
+            last_segment: self.last_segment.saturating_sub(received),
             hung_up: received,
             ..self
         }
@@ -138,10 +139,11 @@ impl Activity {
                 acknowledged_last && clear,
                 self.last_segment > 0,
             ),
+            // A FIN after the request hides how long that was.
             Side::Server => (
                 self.last_received.wrapping_sub(self.last_sent) as i32,
                 self.last_segment > 0,
-                acknowledged_last && clear,
+                acknowledged_last && clear && self.hung_up == 0,
             ),
         };
         if asked_last || lead > 0 {
@@ -323,6 +325,19 @@ mod tests {
         assert_eq!(ANSWERED.quiet(), 490);
         assert_eq!(Activity { now: 5, last_sent: u32::MAX - 4, last_received: 0, ..ANSWERED }.quiet(), 5);
         assert_eq!(Activity { now: 509, ..ANSWERED }.quiet(), 0, "received on another CPU in between");
+    }
+
+    #[test]
+    fn a_server_is_done_with_a_caller_that_was_answered_and_has_closed() {
+        let close_wait = 8;
+        let server = Activity { last_sent: 510, last_received: 500, unread: 1, last_segment: 1, ..ANSWERED };
+        assert_eq!(server.without_fin(close_wait).flight(Side::Server), Flight::Idle);
+        let asked = Activity { last_received: 511, ..server };
+        assert_eq!(asked.without_fin(close_wait).flight(Side::Server), Flight::InFlight);
+        let with_the_request = Activity { last_received: 510, last_segment: 81, ..server };
+        assert_eq!(with_the_request.without_fin(close_wait).flight(Side::Server), Flight::InFlight);
+        let same_jiffy = Activity { last_received: 510, ..server };
+        assert_eq!(same_jiffy.without_fin(close_wait).flight(Side::Server), Flight::Unclear);
     }
 
     #[test]
