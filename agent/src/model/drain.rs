@@ -144,13 +144,13 @@ impl Drain {
             ..drain
         };
         match lasting {
-            Some(lasting) if !asked.force && lasting.owner != by => drain.as_gentle_as(lasting),
+            Some(lasting) if !asked.force && lasting.owner != by => drain.no_harder_than(lasting),
             Some(_) | None => Ok(drain),
         }
     }
 
     /// This drain, if it closes nothing that `theirs` does not close, and nothing sooner.
-    fn as_gentle_as(self, theirs: &Self) -> Result<Self, Refusal> {
+    fn no_harder_than(self, theirs: &Self) -> Result<Self, Refusal> {
         let closes = |drain: &Self| (drain.on_deadline == OnDeadline::Close, drain.close_inbound == CloseInbound::Idle);
         let ((late, inbound), (their_late, their_inbound)) = (closes(&self), closes(theirs));
         let (field, wants) = if self.deadline < theirs.deadline {
