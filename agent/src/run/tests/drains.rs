@@ -189,3 +189,36 @@ fn a_drain_that_fails_lets_no_connection_be_closed() {
     run(&mut steering, drain("node/node-1")).unwrap();
     assert_eq!(steering.machine.leaving.len(), 2);
 }
+
+#[test]
+fn what_documents_say_of_a_drain_that_lasts_goes_to_the_kernel() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut steering, drain("node/node-1")).unwrap();
+    let quiet = |steering: &Steering<Fake>| {
+        let service = steering.state.service("shop").unwrap();
+        let leaving = |id: &u32| steering.machine.leaving.get(id).map(|leaving| leaving.quiet);
+        service.backends.iter().map(|backend| leaving(&backend.id.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(quiet(&steering), [Some(2000), None]);
+    let backend = |(name, address, _, _): (&str, &str, &str, u32), node: &str| serde_json::json!({"name": name, "address": address, "node": node});
+    for (spec, expected) in [
+        (serde_json::json!({"idleClose": "5s"}), vec![Some(5000), None]),
+        (serde_json::json!({"protocol": "stream"}), vec![Some(0), None]),
+        (serde_json::json!({"protocol": null, "idleClose": null}), vec![Some(2000), None]),
+        // Backends come to the node, go to another place in the list, and go to another node.
+        (serde_json::json!({"backends": [backend(A, A.2), backend(B, A.2)]}), vec![Some(2000), Some(2000)]),
+        (
+            serde_json::json!({"backends": [backend(C, C.2), backend(A, A.2), backend(B, B.2)]}),
+            vec![None, Some(2000), None],
+        ),
+        (serde_json::json!({"backends": [backend(A, B.2), backend(C, C.2)]}), vec![None, None]),
+    ] {
+        let patch = serde_json::json!({"spec": spec});
+        let change = Change::PatchService { service: Name::new("shop").unwrap(), patch, if_match: None };
+        run(&mut steering, change).unwrap();
+        assert_eq!(quiet(&steering), expected, "{spec}");
+    }
+    assert!(steering.machine.leaving.is_empty());
+}
