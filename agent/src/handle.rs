@@ -37,6 +37,8 @@ pub struct Handle {
 }
 
 /// What the steering thread is asked to do.
+// A few at a time: what the small ones waste is nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Command {
     Change {
         change: Change,

@@ -88,6 +88,7 @@ mod tests {
     fn drain(on_deadline: OnDeadline) -> Drain {
         Drain {
             operation: "op-1".into(),
+            owner: "me".into(),
             since: at(100),
             deadline: at(160),
             idle_close: IdleClose::Usual,

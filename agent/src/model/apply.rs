@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Applied, Backend, Change, Drain, DrainEnd, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched,
-    Zero,
+    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, Zero,
     document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
@@ -46,7 +45,7 @@ impl State {
                 }
             }
             Change::Restore { target } => next.restore(target, &mut touched),
-            Change::EndDrain { target, operation, end } => next.end_drain(target, operation, *end, &mut touched),
+            Change::EndDrains { ends } => next.end_drains(ends, &mut touched),
         }?;
         if touched.is_empty() {
             return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
@@ -214,7 +213,7 @@ impl State {
 
     fn zero_node(&mut self, name: &Name, asked: Asked<'_>, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
-        let Some(zero) = asked.overlay(node.zero.as_ref()) else { return Ok(Outcome::Unchanged) };
+        let Some(zero) = asked.overlay(node.zero.as_ref())? else { return Ok(Outcome::Unchanged) };
         if !asked.force && node.zero.is_none() {
             let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
             guard(&asked, &format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
@@ -232,7 +231,7 @@ impl State {
     ) -> Result<Outcome, Refusal> {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
         let (index, found) = find_backend(&old, backend)?;
-        let Some(zero) = asked.overlay(found.zero.as_ref()) else { return Ok(Outcome::Unchanged) };
+        let Some(zero) = asked.overlay(found.zero.as_ref())? else { return Ok(Outcome::Unchanged) };
         let new = with_zero(&old, index, Some(zero));
         if !asked.force {
             let (before, after) = (self.measure(&old), self.measure(&new));
@@ -261,33 +260,6 @@ impl State {
                     return Ok(Outcome::Unchanged);
                 }
                 self.install(Some(&old), Some(Arc::new(with_zero(&old, index, None))), touched)?;
-            }
-        }
-        Ok(Outcome::Replaced)
-    }
-
-    fn end_drain(
-        &mut self,
-        target: &Target,
-        operation: &str,
-        end: DrainEnd,
-        touched: &mut Touched,
-    ) -> Result<Outcome, Refusal> {
-        let Some(zero) = self.zero(target) else { return Ok(Outcome::Unchanged) };
-        let Some(drain) = zero.drain.as_ref().filter(|drain| drain.operation == operation && drain.end.is_none())
-        else {
-            return Ok(Outcome::Unchanged);
-        };
-        let ended = Arc::new(Zero { drain: Some(Drain { end: Some(end), ..drain.clone() }), ..(**zero).clone() });
-        match target {
-            Target::Node(name) => {
-                let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
-                self.install_node(Node { zero: Some(ended), ..(*node).clone() }, touched);
-            }
-            Target::Backend { service, backend } => {
-                let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
-                let (index, _) = find_backend(&old, backend)?;
-                self.install(Some(&old), Some(Arc::new(with_zero(&old, index, Some(ended)))), touched)?;
             }
         }
         Ok(Outcome::Replaced)

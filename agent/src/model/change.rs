@@ -58,12 +58,18 @@ pub enum Change {
     Restore {
         target: Target,
     },
-    /// Notes how a drain has ended. Changes nothing when another operation is at work by now.
-    EndDrain {
-        target: Target,
-        operation: String,
-        end: DrainEnd,
+    /// Notes how drains have ended, all at the price of one.
+    EndDrains {
+        ends: Vec<Ending>,
     },
+}
+
+/// How a drain has ended. It means nothing when another operation is at work by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    pub target: Target,
+    pub operation: String,
+    pub end: DrainEnd,
 }
 
 /// What a zero, drain or restore is about. Written `node/NAME` or `SERVICE/BACKEND`.

@@ -26,7 +26,7 @@ mod zero;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use change::{Applied, Change, Outcome, Refusal, RefusalKind, Target, Touched};
+pub use change::{Applied, Change, Ending, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use drain::{CloseInbound, Drain, DrainEnd, DrainRequest, IdleClose, OnDeadline};
 pub use name::Name;
 pub use service::{

@@ -41,29 +41,37 @@ impl Asked<'_> {
     /// The zero to set, or `None` when it is set like this already.
     ///
     /// To repeat a zero is safe: what is left out stays, and nobody ends another's zero early. Of two owners the one who
-    /// wants it to hold longer prevails; `force` takes the new time, or none, as it is.
-    pub fn overlay(&self, old: Option<&Arc<Zero>>) -> Option<Arc<Zero>> {
+    /// wants it to hold longer prevails, and has it from then on; `force` takes the new time, or none, as it is. A drain
+    /// has an owner of its own, who began it: see [`Drain::asked`].
+    ///
+    /// # Errors
+    /// A refusal when it asks more of another's drain than that does.
+    pub fn overlay(&self, old: Option<&Arc<Zero>>) -> Result<Option<Arc<Zero>>, Refusal> {
         const NOBODY: &str = "api";
         let new = self.zero;
+        let by = if new.owner.is_empty() { NOBODY } else { &new.owner };
         let drain = match self.drain {
-            Some(request) => Some(Drain::asked(old.and_then(|old| old.drain.as_ref()), request, self.now)),
+            Some(request) => Some(Drain::asked(old.and_then(|old| old.drain.as_ref()), request, by, self)?),
             None => old.and_then(|old| old.drain.clone()),
         };
         let Some(old) = old else {
-            let owner = if new.owner.is_empty() { NOBODY.to_owned() } else { new.owner.clone() };
-            return Some(Arc::new(Zero { owner, since: self.now, drain, ..new.clone() }));
+            return Ok(Some(Arc::new(Zero { owner: by.to_owned(), since: self.now, drain, ..new.clone() })));
         };
-        let is_own = old.owner == if new.owner.is_empty() { NOBODY } else { &new.owner };
+        let is_own = old.owner == by;
+        // Who says something more of a drain that lasts says nothing of the time after it.
+        let says_nothing = is_own || new.owner.is_empty() || (self.drain.is_some() && old.lasting_drain().is_some());
         let expires = match (old.expires, new.expires) {
             (_, new) if self.force => new,
             (_, Some(new)) if is_own => Some(new),
             (Some(old), Some(new)) => Some(old.max(new)),
-            (Some(old), None) if is_own || new.owner.is_empty() => Some(old),
+            (Some(old), None) if says_nothing => Some(old),
             (None, _) | (Some(_), None) => None,
         };
-        let said = |new: &String, old: &String| if new.is_empty() { old.clone() } else { new.clone() };
+        // Or else it would be theirs the second time.
+        let prevails = self.force || is_own || expires != old.expires;
+        let said = |new: &String, old: &String| if new.is_empty() || !prevails { old.clone() } else { new.clone() };
         let (owner, reason) = (said(&new.owner, &old.owner), said(&new.reason, &old.reason));
         let new = Zero { owner, reason, since: old.since, expires, drain };
-        (**old != new).then(|| Arc::new(new))
+        Ok((**old != new).then(|| Arc::new(new)))
     }
 }

@@ -8,6 +8,7 @@
 pub mod affinity;
 #[cfg(test)]
 pub mod fake;
+pub mod leaving;
 pub mod op;
 mod order;
 pub mod programmed;

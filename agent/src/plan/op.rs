@@ -67,6 +67,13 @@ pub enum MapOp {
     },
 }
 
+impl MapOp {
+    /// Whether it ends the closing of connections.
+    pub fn lets_stay(&self) -> bool {
+        matches!(self, Self::SetLeaving { leaving: None, .. })
+    }
+}
+
 /// What carries out the writes: the kernel, or tables in memory.
 pub trait Machine {
     /// # Errors

@@ -195,9 +195,10 @@ impl Programmed {
         (held != closed).then_some(MapOp::SetNode { node: node.id.0, closed })
     }
 
-    /// Write that opens or closes one backend as desired: one, or none. It needs no table.
-    pub fn plan_backend(&self, service: &Service, backend: &Backend) -> Option<MapOp> {
-        let closed = closed(service, backend);
+    /// Write that closes one backend if that is desired: one, or none. It needs no table.
+    pub fn plan_closing(&self, service: &Service, backend: &Backend) -> Option<MapOp> {
+        // First, because hardly any is: a zero waits for the look at all of its service.
+        let closed = Some(closed(service, backend)).filter(|closed| *closed != 0)?;
         let held = self.backends.get(&backend.id.0)?;
         (held.closed != closed).then_some(MapOp::CloseBackend { backend: backend.id.0, closed })
     }
@@ -212,11 +213,6 @@ impl Programmed {
     /// The same for a backend that left the configuration.
     pub fn plan_staying(&self, backend: BackendId) -> Option<MapOp> {
         self.leaving.get(&backend.0).map(|_| MapOp::SetLeaving { backend: backend.0, leaving: None })
-    }
-
-    /// Whether any backend's connections may be closed.
-    pub fn is_leaving(&self) -> bool {
-        !self.leaving.is_empty()
     }
 
     /// Writes that bring one service to what is desired, and its table. `seed` starts a new service's sequence.
@@ -307,6 +303,8 @@ impl Programmed {
                 retired.backends.push(BackendId(*id));
             }
         }
+        let gone = self.leaving.keys().filter(|id| !known.contains(id));
+        ops.extend(gone.map(|id| MapOp::SetLeaving { backend: *id, leaving: None }));
         for node in self.nodes.keys().map(|id| NodeId(*id)) {
             if state.node_by_id(node).is_none() {
                 ops.push(MapOp::SetNode { node: node.0, closed: 0 });

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use super::steering::Steering;
 use crate::{
     handle::{ChangeError, Done, Options},
-    model::{Change, NodeId, Outcome, Service, State, Target, Touched},
+    model::{Change, Outcome, Service, State, Target, Touched},
     observe::events::EventKind,
-    plan::{Machine, MapOp, Retired},
+    plan::{Machine, MapOp, Retired, leaving},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
 };
@@ -75,7 +75,7 @@ impl<M: Machine> Steering<M> {
     }
 
     /// Makes `next` the desired state and saves it, once the kernel has it. What cannot be saved is undone.
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         next: State,
         batch: Batch<'_>,
@@ -146,7 +146,7 @@ impl<M: Machine> Steering<M> {
 
     /// The state after all of the changes, in whatever order they are possible: one may free the frontend that another
     /// takes.
-    fn next(&self, changes: &[Change]) -> Result<(State, Touched, Outcome), ChangeError> {
+    pub(super) fn next(&self, changes: &[Change]) -> Result<(State, Touched, Outcome), ChangeError> {
         let now = Timestamp::now();
         let (mut state, mut touched, mut outcome) = (self.state.clone(), Touched::default(), Outcome::Unchanged);
         let mut left: Vec<(usize, &Change)> = (1..).zip(changes).collect();
@@ -182,25 +182,24 @@ impl<M: Machine> Steering<M> {
     ///
     /// `closes`: it is nothing but zeros, which need no tables.
     fn program(&mut self, next: &State, touched: &Touched, closes: bool) -> Result<Instant> {
-        // Before anything is opened again, nothing is closed any more.
-        let (staying, leaving): (Vec<MapOp>, _) = self.plan_leaving(next, touched).into_iter().partition(is_staying);
-        self.run_all(&staying)?;
-        let mut urgent: Vec<MapOp> = Vec::new();
-        let mut nodes = Vec::new();
-        for node in touched.nodes.iter().filter_map(|id| next.node_by_id(*id)) {
-            if let Some(op) = self.programmed.plan_node(node) {
-                urgent.push(op);
-                nodes.push(node.id);
-            }
-        }
         let services: Vec<Arc<Service>> =
             touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned()).collect();
-        for service in &services {
-            let closing = service.backends.iter().filter_map(|b| self.programmed.plan_backend(service, b));
-            urgent.extend(closing.filter(|op| matches!(op, MapOp::CloseBackend { closed, .. } if *closed != 0)));
-        }
-        self.run_all(&urgent)?;
+        let nodes = touched.nodes.iter().filter_map(|id| next.node_by_id(*id));
+        let nodes: Vec<_> = nodes.filter_map(|node| Some((node.id, self.programmed.plan_node(node)?))).collect();
+        let (opening, mut closing): (Vec<MapOp>, Vec<MapOp>) =
+            nodes.iter().map(|(_, op)| op.clone()).partition(|op| matches!(op, MapOp::SetNode { closed: 0, .. }));
+        let backends = services.iter().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
+        closing.extend(backends.filter_map(|(service, backend)| self.programmed.plan_closing(service, backend)));
+        self.run_all(&closing)?;
         let mut acknowledged = Instant::now();
+        // Before anything is opened again, nothing is closed any more.
+        let (staying, leaving): (Vec<MapOp>, _) =
+            self.plan_leaving(next, touched).into_iter().partition(MapOp::lets_stay);
+        self.run_all(&staying)?;
+        self.run_all(&opening)?;
+        if closing.is_empty() {
+            acknowledged = Instant::now();
+        }
         self.run_all(&leaving)?;
         let mut built = Vec::with_capacity(services.len());
         for service in services {
@@ -218,28 +217,21 @@ impl<M: Machine> Steering<M> {
             }
         }
         let removed = self.remove(next, touched)?;
-        if urgent.is_empty() {
+        if closing.is_empty() && opening.is_empty() {
             acknowledged = Instant::now();
         }
         self.show(built)?;
         self.keeper.retire(removed);
-        self.stale_nodes.extend(nodes);
+        self.stale_nodes.extend(nodes.iter().map(|(id, _)| *id));
         Ok(acknowledged)
     }
 
     /// Writes that begin and end the closing of connections.
-    fn plan_leaving(&self, next: &State, touched: &Touched) -> Vec<MapOp> {
-        let drains = |id: &NodeId| next.node_by_id(*id).and_then(|node| node.zero.as_deref()?.drain.as_ref()).is_some();
-        // A node without a drain has nothing to say here, unless one has just ended.
-        let nodes = touched.nodes.iter().filter(|id| self.programmed.is_leaving() || drains(id));
-        let services = touched.services.iter().filter_map(|id| next.service_by_id(*id));
-        let all = nodes
-            .flat_map(|id| next.node_backends(*id))
-            .chain(services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend))));
-        let mut ops: Vec<_> =
-            all.filter_map(|(service, backend)| self.programmed.plan_leaving(next, service, backend)).collect();
-        ops.extend(touched.removed_backends.iter().filter_map(|id| self.programmed.plan_staying(*id)));
-        ops
+    pub(super) fn plan_leaving(&self, next: &State, touched: &Touched) -> Vec<MapOp> {
+        let concerned = leaving::concerned(&self.state, next, touched).into_iter();
+        let writes = concerned.filter_map(|(service, backend)| self.programmed.plan_leaving(next, service, backend));
+        let gone = touched.removed_backends.iter().filter_map(|id| self.programmed.plan_staying(*id));
+        writes.chain(gone).collect()
     }
 
     /// Takes away what left the configuration.
@@ -263,7 +255,7 @@ impl<M: Machine> Steering<M> {
         Ok(retired)
     }
 
-    fn undo(&mut self, error: anyhow::Error) -> ChangeError {
+    pub(super) fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
         self.drop_proofs();
@@ -351,13 +343,9 @@ impl<M: Machine> Steering<M> {
                 }
                 Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
                 // Told with all that is known of it.
-                Change::EndDrain { .. } => continue,
+                Change::EndDrains { .. } => continue,
             };
             self.note(kind, Some(object), message);
         }
     }
-}
-
-fn is_staying(op: &MapOp) -> bool {
-    matches!(op, MapOp::SetLeaving { leaving: None, .. })
 }

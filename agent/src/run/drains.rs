@@ -1,15 +1,15 @@
 //! Drains as the steering thread sees them: kept with their zeros, woken, ended, cancelled, and found again after a
 //! restart. The work is done by [`super::drainer`].
 
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::{changes::Extras, steering::Steering};
 use crate::{
-    handle::{DrainEnded, Options},
-    model::{Change, Drain, DrainEnd, Outcome, Target},
+    handle::{ChangeError, DrainEnded},
+    model::{Change, Drain, DrainEnd, Ending, Target},
     observe::{
         events::EventKind,
         operations::{Operation, Phase},
@@ -21,14 +21,46 @@ use crate::{
 /// Records of finished drains that the store keeps; the oldest go at a start.
 const KEPT: usize = 128;
 const PREFIX: &str = "operation/";
+/// Ends, or records, in one transaction. A zero that comes in that moment waits for it.
+pub(super) const AT_ONCE: usize = 256;
+/// Requests that may come before what has waited for a moment without one.
+pub(super) const AHEAD: u32 = 64;
+
+/// What drains leave to a moment in which nobody asks for anything: a zero does not wait behind hundreds of them.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    /// Ends to be noted, by their operations: each may be told more than once.
+    ended: BTreeMap<String, DrainEnded>,
+    /// Operations that have come further since the store kept them.
+    moved: BTreeSet<String>,
+    /// Requests that came before these.
+    ahead: u32,
+}
+
+impl Later {
+    pub fn ends(&mut self, ended: DrainEnded) {
+        self.ended.insert(ended.operation.id.clone(), ended);
+    }
+
+    pub fn moves(&mut self, operation: &str) {
+        self.moved.insert(operation.to_owned());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.moved.is_empty()
+    }
+
+    /// Another request comes first. Returns whether that has happened too often by now.
+    pub fn gives_way(&mut self) -> bool {
+        self.ahead += u32::from(!self.is_empty());
+        self.ahead > AHEAD
+    }
+}
 
 impl<M: Machine> Steering<M> {
-    /// Records of the drains that these changes begin and end, for the transaction of the changes.
+    /// Records of the drains that these changes begin, for the transaction of the changes.
     pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<Extras> {
         let mut extras = Extras::new();
-        if let Some(operation) = &self.ending {
-            extras.push((key(&operation.id), Some(record(operation)?)));
-        }
         for change in changes {
             let Change::Zero { target, drain: Some(_), .. } = change else { continue };
             let Some(drain) = self.lasting(target) else { continue };
@@ -80,50 +112,85 @@ impl<M: Machine> Steering<M> {
         }
     }
 
-    pub(super) fn end_drain(&mut self, ended: DrainEnded) {
-        let DrainEnded { target, operation, end } = ended;
-        // It may have been restored, or drained anew, while this was on its way.
-        if self.drains.get(&target) != Some(&operation.id) {
-            return;
+    /// Some of what drains have left for later.
+    pub(super) fn catch_up(&mut self) {
+        self.later.ahead = 0;
+        if self.later.ended.is_empty() {
+            self.keep_moved();
+        } else {
+            self.note_ends();
         }
-        let operation = Operation { finished_at: Some(Timestamp::now()), ..operation };
-        let change = Change::EndDrain { target: target.clone(), operation: operation.id.clone(), end };
-        // Before the change: it would be taken for a cancellation.
-        let was = self.drains.remove(&target);
-        let options = Options { dry_run: false, received: Instant::now() };
-        self.ending = Some(operation.clone());
-        let changed = self.change(&[change], options);
-        self.ending = None;
-        match changed {
-            Ok(done) if done.outcome == Outcome::Unchanged => return,
-            Ok(_) => {}
-            Err(error) => {
-                // It is found again by the next look.
-                tracing::warn!(%target, %error, "the end of a drain cannot be noted yet");
-                self.drains.extend(was.map(|id| (target, id)));
-                return;
-            }
-        }
-        let took = operation.finished_at.unwrap_or_default().duration_since(operation.started_at);
-        self.instruments.drained(took.try_into().unwrap_or_default());
-        let kind = match end {
-            DrainEnd::Drained => EventKind::Drained,
-            DrainEnd::DeadlineReached => EventKind::DrainDeadlineReached,
-        };
-        self.note(kind, Some(target.to_string()), &*operation.message);
-        // Last: whoever waits finds everything else done.
-        let id = operation.id.clone();
-        self.operations.update(&id, |shown| *shown = operation);
     }
 
-    /// Saves how far an operation has come, so that the next agent can tell.
-    pub(super) fn keep_operation(&mut self, operation: &Operation) {
-        let kept = record(operation).and_then(|bytes| {
-            let extras = [(&*key(&operation.id), Some(&*bytes))];
-            self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() })
-        });
-        if let Err(error) = kept {
-            tracing::warn!("the progress of {} is not saved: {error:#}", operation.id);
+    /// Ends drains, all in one transaction.
+    fn note_ends(&mut self) {
+        let now = Timestamp::now();
+        let mut ended = Vec::new();
+        while ended.len() < AT_ONCE
+            && let Some((id, mut one)) = self.later.ended.pop_first()
+        {
+            // It may have been restored, or drained anew, while this was on its way.
+            if self.drains.get(&one.target) == Some(&id) {
+                one.operation.finished_at = Some(now);
+                ended.push(one);
+            }
+        }
+        if ended.is_empty() {
+            return;
+        }
+        if let Err(error) = self.end_drains(&ended) {
+            // They are found again by the next look.
+            tracing::warn!(%error, "the ends of {} drains cannot be noted yet", ended.len());
+            return;
+        }
+        self.publish();
+        for DrainEnded { target, operation, end } in ended {
+            self.instruments.drained(now.duration_since(operation.started_at).try_into().unwrap_or_default());
+            let kind = match end {
+                DrainEnd::Drained => EventKind::Drained,
+                DrainEnd::DeadlineReached => EventKind::DrainDeadlineReached,
+            };
+            self.note(kind, Some(target.to_string()), &*operation.message);
+            // Last: whoever waits finds everything else done.
+            let id = operation.id.clone();
+            self.operations.update(&id, |shown| *shown = operation);
+        }
+    }
+
+    /// The change of the state, the tables and the store. It needs no table: what is drained is zeroed, and stays so.
+    fn end_drains(&mut self, ended: &[DrainEnded]) -> Result<(), ChangeError> {
+        let ending =
+            |one: &DrainEnded| Ending { target: one.target.clone(), operation: one.operation.id.clone(), end: one.end };
+        let (next, touched, _) = self.next(&[Change::EndDrains { ends: ended.iter().map(ending).collect() }])?;
+        let records = ended.iter().map(|one| Ok((key(&one.operation.id), Some(record(&one.operation)?))));
+        let records = records.collect::<Result<Extras>>().map_err(ChangeError::Failed)?;
+        let writes = self.plan_leaving(&next, &touched);
+        self.run_all(&writes).map_err(|error| self.undo(error))?;
+        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
+        self.keep(next, batch, |_| Ok(records))?;
+        for one in ended {
+            self.drains.remove(&one.target);
+            self.later.moved.remove(&one.operation.id);
+        }
+        Ok(())
+    }
+
+    /// Saves how far operations have come, so that the next agent can tell.
+    fn keep_moved(&mut self) {
+        let mut records = Extras::new();
+        while records.len() < AT_ONCE
+            && let Some(id) = self.later.moved.pop_first()
+        {
+            // As it is by now.
+            match self.operations.get(&id).map(|operation| record(&operation)) {
+                Some(Ok(bytes)) => records.push((key(&id), Some(bytes))),
+                Some(Err(error)) => tracing::warn!("the progress of {id} is not saved: {error:#}"),
+                None => {}
+            }
+        }
+        let extras: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
+            tracing::warn!("the progress of {} operations is not saved: {error:#}", extras.len());
         }
     }
 
@@ -169,8 +236,8 @@ impl<M: Machine> Steering<M> {
             operation.finished_at = Some(Timestamp::now());
             operation.message = why.to_owned();
         });
-        if let Some(cancelled) = cancelled {
-            self.keep_operation(&cancelled);
+        if cancelled.is_some() {
+            self.later.moves(operation);
             self.note(EventKind::DrainCancelled, Some(target.to_string()), why);
         }
     }

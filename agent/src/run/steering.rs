@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::ControlFlow,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -14,14 +15,14 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::keeper::Keeper;
+use super::{drains::Later, keeper::Keeper};
 use crate::{
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
     heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::{
         events::{EventKind, EventLog},
-        operations::{Operation, Operations},
+        operations::Operations,
     },
     plan::{Machine, MapOp, Programmed, Retired, service::Built},
     source::{reconcile::Reconciler, store::Store},
@@ -52,8 +53,7 @@ pub struct Steering<M> {
     /// Drains that last, with their operations.
     pub(super) drains: BTreeMap<Target, String>,
     pub(super) operations: Arc<Operations>,
-    /// A drain whose end is being noted, for the transaction of that.
-    pub(super) ending: Option<Operation>,
+    pub(super) later: Later,
     /// To the thread that carries drains out, and whether there is news for it.
     pub(super) begun: Sender<()>,
     pub(super) news: bool,
@@ -111,7 +111,7 @@ impl<M: Machine> Steering<M> {
             zeros: imbl::OrdMap::new(),
             drains: BTreeMap::new(),
             operations,
-            ending: None,
+            later: Later::default(),
             begun,
             news: false,
             stale: BTreeSet::new(),
@@ -134,13 +134,28 @@ impl<M: Machine> Steering<M> {
                 self.built = 0;
                 thread::spawn(heap::give_back);
             }
-            match commands.recv_timeout(self.time_to_wait()) {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(command) => self.obey(command),
-                Err(RecvTimeoutError::Timeout) => {}
+            if self.turn(commands).is_break() {
+                return;
             }
-            self.work_at_leisure();
         }
+    }
+
+    /// Serves one request, or else does what waits for a moment without one.
+    pub(super) fn turn(&mut self, commands: &Receiver<Command>) -> ControlFlow<()> {
+        match commands.recv_timeout(self.time_to_wait()) {
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+            Ok(command) => {
+                let is_asked = !matches!(command, Command::DrainEnded(_) | Command::KeepOperation(_));
+                self.obey(command);
+                if is_asked && self.later.gives_way() {
+                    self.catch_up();
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if self.later.is_empty() => {}
+            Err(RecvTimeoutError::Timeout) => self.catch_up(),
+        }
+        self.work_at_leisure();
+        ControlFlow::Continue(())
     }
 
     pub(super) fn obey(&mut self, command: Command) {
@@ -155,15 +170,15 @@ impl<M: Machine> Steering<M> {
             Command::Files(events) => self.files(&events),
             Command::Quiesced(retired) => self.reuse(retired),
             Command::Lost(lost) => self.correct(&lost),
-            Command::DrainEnded(ended) => self.end_drain(*ended),
-            Command::KeepOperation(operation) => self.keep_operation(&operation),
+            Command::DrainEnded(ended) => self.later.ends(*ended),
+            Command::KeepOperation(operation) => self.later.moves(&operation.id),
             Command::Stop => {}
         }
     }
 
     /// How long there is nothing to do unless somebody asks.
     fn time_to_wait(&self) -> Duration {
-        if !self.stale.is_empty() || !self.stale_nodes.is_empty() {
+        if !self.stale.is_empty() || !self.stale_nodes.is_empty() || !self.later.is_empty() {
             return Duration::ZERO;
         }
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -227,19 +242,15 @@ impl<M: Machine> Steering<M> {
         self.programmed = self.programmed.adopt(self.slots, held);
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
+        let all = self.state.services().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
+        let leaving = all.filter_map(|(service, b)| self.programmed.plan_leaving(&self.state, service, b));
+        // As with a change: what is about to be opened is closed no more.
+        let (staying, leaving): (Vec<_>, Vec<_>) = leaving.partition(MapOp::lets_stay);
+        self.run_all(&staying)?;
         let nodes: Vec<_> = self.state.nodes().filter_map(|node| self.programmed.plan_node(node)).collect();
         self.run_all(&nodes)?;
         let services: Vec<_> = self.state.services().map(|service| service.id).collect();
         self.rebuild(&services)?;
-        let leaving: Vec<_> = self
-            .state
-            .zeroed()
-            .iter()
-            .filter(|(_, zero)| zero.drain.is_some())
-            .flat_map(|(target, _)| self.state.backends_of(target))
-            .filter_map(|id| self.state.backend(id))
-            .filter_map(|(service, backend)| self.programmed.plan_leaving(&self.state, service, backend))
-            .collect();
         self.run_all(&leaving)?;
         let (unknown, retired) = self.programmed.plan_unknown(&self.state);
         self.run_all(&unknown)?;

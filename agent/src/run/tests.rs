@@ -1,6 +1,8 @@
 //! The steering thread on tables in memory: what is in force between any two writes, after a fault at any of them, and
 //! after a restart.
 
+mod drains;
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, mpsc},

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::model::{Limits, State, Touched, parse::ContentHash};
+use crate::model::{Limits, NodeId, ServiceId, State, Touched, parse::ContentHash};
 
 /// Name of the store's file in the state directory.
 pub const FILE: &str = "sluice.redb";
@@ -30,8 +30,20 @@ const EXTRAS: TableDefinition<&str, &[u8]> = TableDefinition::new("extras");
 
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// `None` when it could not be opened again after a fault: the next change tries once more.
+    database: Option<Database>,
     identity: [u8; 16],
+    doubtful: Doubtful,
+}
+
+/// What the disk may hold of a change that failed to be written: the next one that does not fail writes it anew.
+#[derive(Debug, Default)]
+struct Doubtful {
+    services: BTreeSet<ServiceId>,
+    nodes: BTreeSet<NodeId>,
+    /// Files and documents of marks. Without its mark, a document is applied once more at the next start.
+    marks: BTreeSet<(PathBuf, String)>,
 }
 
 /// What one transaction writes besides the revision.
@@ -60,9 +72,7 @@ impl Store {
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, State)> {
         fs::create_dir_all(dir).with_context(|| format!("making the state directory {}", dir.display()))?;
         let path = dir.join(FILE);
-        // redb 4 panics on some damaged pages: that is no reason to die without a word of advice.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(&path, limits)));
-        opened.unwrap_or_else(|_| Err(anyhow!("its pages are damaged").context(unreadable(&path))))
+        guarded(&path, || Self::open_file(&path, limits))
     }
 
     /// Made at random when the store was: tells agents apart that share a host, and a state directory that was replaced.
@@ -73,9 +83,9 @@ impl Store {
     /// Keeps what `touched` names of `state`. On return it is on the disk.
     ///
     /// # Errors
-    /// When it could not be written: the store is as it was before.
+    /// When it could not be written: the store is as it was before, or will be with the next commit.
     #[cfg(test)]
-    pub fn commit(&self, state: &State, touched: &Touched) -> Result<()> {
+    pub fn commit(&mut self, state: &State, touched: &Touched) -> Result<()> {
         self.commit_batch(state, Batch { touched: std::slice::from_ref(touched), ..Batch::default() })
     }
 
@@ -84,25 +94,36 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     #[cfg(test)]
-    pub fn commit_many(&self, state: &State, touched: &[Touched]) -> Result<()> {
+    pub fn commit_many(&mut self, state: &State, touched: &[Touched]) -> Result<()> {
         self.commit_batch(state, Batch { touched, ..Batch::default() })
     }
 
     /// # Errors
     /// As [`Store::commit`].
-    pub fn commit_batch(&self, state: &State, batch: Batch<'_>) -> Result<()> {
-        self.write(|transaction| {
-            transaction.open_table(META)?.insert("revision", state.revision().to_be_bytes().as_slice())?;
-            write_touched(transaction, state, batch.touched)?;
-            if !batch.marks.is_empty() {
-                write_marks(transaction, batch.marks)?;
-            }
-            for (key, value) in batch.extras {
-                write_extra(transaction, key, *value)?;
-            }
-            Ok(())
-        })
-        .context("writing the state to the store")
+    pub fn commit_batch(&mut self, state: &State, batch: Batch<'_>) -> Result<()> {
+        self.try_commit(state, batch).context("writing the state to the store")
+    }
+
+    fn try_commit(&mut self, state: &State, batch: Batch<'_>) -> Result<()> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.open_again()?,
+        };
+        let doubtful = std::mem::take(&mut self.doubtful).and(batch);
+        let written = commit(&database, state, batch, &doubtful);
+        if written.is_ok() {
+            self.database = Some(database);
+            return written;
+        }
+        // After a fault of the disk, redb refuses everything until it is opened again; and how far this came only the
+        // disk knows. The file is locked until it is closed.
+        drop(database);
+        self.doubtful = doubtful;
+        match self.open_again() {
+            Ok(database) => self.database = Some(database),
+            Err(error) => tracing::error!("the store is closed until the next change: {error:#}"),
+        }
+        written
     }
 
     /// Hashes of the documents that were last applied from `file`, by the documents' keys.
@@ -111,7 +132,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn applied(&self, file: &Path) -> Result<BTreeMap<String, ContentHash>> {
         let file = text(file)?;
-        let table = self.database.begin_read()?.open_table(FILES)?;
+        let table = self.database()?.begin_read()?.open_table(FILES)?;
         let mut applied = BTreeMap::new();
         for entry in table.range((file, "")..)? {
             let (key, hash) = entry?;
@@ -129,7 +150,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn files(&self) -> Result<BTreeSet<PathBuf>> {
-        let table = self.database.begin_read()?.open_table(FILES)?;
+        let table = self.database()?.begin_read()?.open_table(FILES)?;
         table.iter()?.map(|entry| Ok(PathBuf::from(entry?.0.value().0))).collect()
     }
 
@@ -138,7 +159,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn get_extra(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let table = self.database.begin_read()?.open_table(EXTRAS)?;
+        let table = self.database()?.begin_read()?.open_table(EXTRAS)?;
         Ok(table.get(key)?.map(|value| value.value().to_vec()))
     }
 
@@ -147,7 +168,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn extras(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        let table = self.database.begin_read()?.open_table(EXTRAS)?;
+        let table = self.database()?.begin_read()?.open_table(EXTRAS)?;
         let mut found = Vec::new();
         for entry in table.range(prefix..)? {
             let (key, value) = entry?;
@@ -159,24 +180,35 @@ impl Store {
         Ok(found)
     }
 
-    fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
-        let transaction = self.database.begin_write()?;
-        change(&transaction)?;
-        transaction.commit()?;
-        Ok(())
+    fn database(&self) -> Result<&Database> {
+        self.database.as_ref().context("the store is closed after a fault of the disk, until the next change")
     }
 
     fn open_file(path: &Path, limits: Limits) -> Result<(Self, State)> {
-        let opened = Database::builder().set_cache_size(CACHE).create(path);
+        let opened = builder().create(path);
         let database = opened.map_err(|error| explained(error, path))?;
         let identity = prepared(&database).with_context(|| unreadable(path))?;
-        let store = Self { database, identity };
+        let store = Self { path: path.to_owned(), database: Some(database), identity, doubtful: Doubtful::default() };
         let state = store.load(limits).with_context(|| unreadable(path))?;
         Ok((store, state))
     }
 
+    /// The same file, not another one that has taken its place.
+    fn open_again(&self) -> Result<Database> {
+        let open = || {
+            let database = builder().open(&self.path).map_err(|error| explained(error, &self.path))?;
+            let identity =
+                database.begin_read()?.open_table(META)?.get("identity")?.map(|value| value.value().to_vec());
+            if identity.as_deref() != Some(&self.identity) {
+                bail!("{} is another store than before: start the agent again", self.path.display());
+            }
+            Ok(database)
+        };
+        guarded(&self.path, open).context("opening the store again after a fault")
+    }
+
     fn load(&self, limits: Limits) -> Result<State> {
-        let read = self.database.begin_read()?;
+        let read = self.database()?.begin_read()?;
         let revision = read
             .open_table(META)?
             .get("revision")?
@@ -184,6 +216,46 @@ impl Store {
         let (nodes, services) = (read.open_table(NODES)?, read.open_table(SERVICES)?);
         State::restored(limits, revision, records(&nodes)?, records(&services)?)
     }
+}
+
+impl Doubtful {
+    /// With what `batch` names besides.
+    fn and(mut self, batch: Batch<'_>) -> Self {
+        for Touched { services, removed_services, removed_backends: _, nodes, removed_nodes } in batch.touched {
+            self.services.extend(services.iter().chain(removed_services.iter().map(|(id, _)| id)));
+            self.nodes.extend(nodes.iter().chain(removed_nodes.iter().map(|(id, _)| id)));
+        }
+        // One that the store cannot hold is not in it.
+        let marks = batch.marks.iter().filter(|mark| text(&mark.file).is_ok());
+        self.marks.extend(marks.map(|mark| (mark.file.clone(), mark.document.clone())));
+        self
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// redb 4 panics on some damaged pages: that is no reason to die without a word of advice.
+fn guarded<T>(path: &Path, open: impl FnOnce() -> Result<T>) -> Result<T> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    opened.unwrap_or_else(|_| Err(anyhow!("its pages are damaged").context(unreadable(path))))
+}
+
+/// `doubtful`: with what `batch` names.
+fn commit(database: &Database, state: &State, batch: Batch<'_>, doubtful: &Doubtful) -> Result<()> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert("revision", state.revision().to_be_bytes().as_slice())?;
+    write_services(&transaction, state, &doubtful.services)?;
+    write_nodes(&transaction, state, &doubtful.nodes)?;
+    write_marks(&transaction, batch.marks, &doubtful.marks)?;
+    for (key, value) in batch.extras {
+        write_extra(&transaction, key, *value)?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Makes the tables of a new store, checks the format of an old one; returns its identity.
@@ -219,35 +291,45 @@ fn prepared(database: &Database) -> Result<[u8; 16]> {
     Ok(identity)
 }
 
-/// Writes what `state` has under each id, and removes the ids that it has not. An id may be named more than once.
-fn write_touched(transaction: &WriteTransaction, state: &State, touched: &[Touched]) -> Result<()> {
-    let all = touched.iter();
-    let services: BTreeSet<_> =
-        all.clone().flat_map(|t| t.services.iter().chain(t.removed_services.iter().map(|(id, _)| id))).collect();
-    let nodes: BTreeSet<_> = all.flat_map(|t| t.nodes.iter().chain(t.removed_nodes.iter().map(|(id, _)| id))).collect();
-    if !services.is_empty() {
-        let mut table = transaction.open_table(SERVICES)?;
-        for id in services {
-            match state.service_by_id(*id) {
-                Some(service) => drop(table.insert(id.0, record(&state.saved(service))?.as_slice())?),
-                None => drop(table.remove(id.0)?),
-            }
-        }
+/// Writes what `state` has under each id, and removes the ids that it has not.
+fn write_services(transaction: &WriteTransaction, state: &State, ids: &BTreeSet<ServiceId>) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
     }
-    if !nodes.is_empty() {
-        let mut table = transaction.open_table(NODES)?;
-        for id in nodes {
-            match state.node_by_id(*id) {
-                Some(node) => drop(table.insert(id.0, record(&node.saved())?.as_slice())?),
-                None => drop(table.remove(id.0)?),
-            }
+    let mut table = transaction.open_table(SERVICES)?;
+    for id in ids {
+        match state.service_by_id(*id) {
+            Some(service) => drop(table.insert(id.0, record(&state.saved(service))?.as_slice())?),
+            None => drop(table.remove(id.0)?),
         }
     }
     Ok(())
 }
 
-fn write_marks(transaction: &WriteTransaction, marks: &[Mark]) -> Result<()> {
+/// As [`write_services`].
+fn write_nodes(transaction: &WriteTransaction, state: &State, ids: &BTreeSet<NodeId>) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(NODES)?;
+    for id in ids {
+        match state.node_by_id(*id) {
+            Some(node) => drop(table.insert(id.0, record(&node.saved())?.as_slice())?),
+            None => drop(table.remove(id.0)?),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the marks that are in doubt, and writes the new ones.
+fn write_marks(transaction: &WriteTransaction, marks: &[Mark], doubtful: &BTreeSet<(PathBuf, String)>) -> Result<()> {
+    if marks.is_empty() && doubtful.is_empty() {
+        return Ok(());
+    }
     let mut table = transaction.open_table(FILES)?;
+    for (file, document) in doubtful {
+        table.remove((text(file)?, document.as_str()))?;
+    }
     for mark in marks {
         let key = (text(&mark.file)?, mark.document.as_str());
         match mark.hash {

@@ -1,7 +1,7 @@
 //! Zero and restore: what they keep, and what guards capacity.
 
 use super::*;
-use crate::model::RefusalKind;
+use crate::model::{DrainEnd, DrainRequest, Ending, OnDeadline, RefusalKind};
 
 #[test]
 fn a_zero_overlays_the_weight_and_survives() {
@@ -50,8 +50,12 @@ fn a_repeated_zero_keeps_what_is_left_out_and_ends_no_other_early() {
         // Somebody else may make it longer.
         ("me", short, "you", long, false, "you", long),
         ("me", short, "you", None, false, "you", None),
-        ("me", long, "you", short, false, "you", long),
-        ("me", None, "you", short, false, "you", None),
+        ("me", None, "you", None, true, "you", None),
+        // And only who does has it from then on: or else the second time would be as its owner.
+        ("me", long, "you", short, false, "me", long),
+        ("me", long, "you", long, false, "me", long),
+        ("me", None, "you", short, false, "me", None),
+        ("me", None, "you", None, false, "me", None),
         ("me", None, "", short, false, "me", None),
         ("me", None, "you", short, true, "you", short),
     ] {
@@ -63,6 +67,84 @@ fn a_repeated_zero_keeps_what_is_left_out_and_ends_no_other_early() {
         let case = format!("{owner} {expires:?}, then {by} {then:?} {force}");
         assert_eq!((held.owner.as_str(), held.expires), (whose, until), "{case}");
     }
+}
+
+#[test]
+fn a_drain_repeated_by_another_neither_ends_nor_takes_the_zero() {
+    let (short, long) = (Some(at(30)), Some(at(90)));
+    let drain = |by: &str, expires, force, on_deadline| {
+        let Change::Zero { target, zero, .. } = zero_by("node/node-1", by, expires, force) else { unreachable!() };
+        let request = DrainRequest { operation: format!("op-{by}"), on_deadline, ..DrainRequest::default() };
+        Change::Zero { target, zero, drain: Some(request), force }
+    };
+    for (expires, by, then, force, whose, until) in [
+        (short, "me", None, false, "me", short),
+        // What is left out of a drain that lasts stays as it is.
+        (short, "you", None, false, "me", short),
+        (short, "", None, false, "me", short),
+        (short, "you", long, false, "you", long),
+        (long, "you", short, false, "me", long),
+        (None, "you", short, false, "me", None),
+        (short, "you", None, true, "you", None),
+    ] {
+        let mut world = World::new();
+        world.put("shop", shop());
+        world.apply(&drain("me", expires, false, None));
+        world.apply(&drain(by, then, force, None));
+        let case = format!("{expires:?}, then {by} {then:?} {force}");
+        let held = world.state.node("node-1").unwrap().zero.clone().unwrap();
+        assert_eq!((held.owner.as_str(), held.expires), (whose, until), "{case}");
+        let lasting = held.lasting_drain().unwrap();
+        assert_eq!(
+            (lasting.operation.as_str(), lasting.owner.as_str()),
+            ("op-me", if force { by } else { "me" }),
+            "{case}"
+        );
+        // However often it is said, and whoever holds the zero longer: the drain is that of who began it.
+        let refused = world.try_apply(&drain("you", None, false, Some(OnDeadline::Close)));
+        assert_eq!(
+            refused.map_err(|refusal| (refusal.kind, refusal.field)),
+            if force { Ok(Outcome::Replaced) } else { Err((RefusalKind::Conflict, Some("onDeadline".into()))) },
+            "{case}"
+        );
+        world.apply(&drain(if force { "you" } else { "me" }, None, false, Some(OnDeadline::Close)));
+    }
+    // Over a zero it is a drain of its own, which holds for as long as that one wants.
+    let mut world = World::new();
+    world.put("shop", shop());
+    world.apply(&zero_by("node/node-1", "me", short, false));
+    world.apply(&drain("you", None, false, Some(OnDeadline::Close)));
+    let held = world.state.node("node-1").unwrap().zero.clone().unwrap();
+    assert_eq!((held.owner.as_str(), held.expires, held.lasting_drain().unwrap().owner.as_str()), ("you", None, "you"));
+}
+
+#[test]
+fn drains_end_together_and_only_if_they_last() {
+    let mut world = World::new();
+    world.put("shop", shop());
+    let drained = ["node/node-1", "shop/n1", "shop/n2"];
+    for text in drained {
+        let Change::Zero { target, zero, .. } = force(text) else { unreachable!() };
+        let request = DrainRequest { operation: format!("op {text}"), ..DrainRequest::default() };
+        world.apply(&Change::Zero { target, zero, drain: Some(request), force: true });
+    }
+    let ending = |text: &str, operation: &str| Ending {
+        target: target(text),
+        operation: format!("op {operation}"),
+        end: DrainEnd::Drained,
+    };
+    let ends = vec![
+        ending("node/node-1", "node/node-1"),
+        ending("shop/n1", "shop/n1"),
+        ending("shop/n2", "another"),
+        ending("shop/n3", "shop/n3"),
+        ending("gone/n1", "gone/n1"),
+    ];
+    assert_eq!(world.apply(&Change::EndDrains { ends: ends.clone() }), Outcome::Replaced);
+    assert_eq!((world.touched.services.len(), world.touched.nodes.len()), (1, 1));
+    let lasts = drained.map(|text| world.state.zero(&target(text)).unwrap().lasting_drain().is_some());
+    assert_eq!(lasts, [false, false, true]);
+    assert_eq!(world.apply(&Change::EndDrains { ends }), Outcome::Unchanged);
 }
 
 #[test]

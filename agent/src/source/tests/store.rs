@@ -1,8 +1,10 @@
 //! The store: what is found again after a stop, a kill, and damage.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
+    os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -28,7 +30,7 @@ fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
 fn what_is_kept_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("state/sluice");
-    let (store, state) = Store::open(&place, LIMITS).unwrap();
+    let (mut store, state) = Store::open(&place, LIMITS).unwrap();
     let identity = store.identity();
     assert_ne!(identity, [0; 16]);
     let mut world = World::new();
@@ -58,18 +60,18 @@ fn what_is_kept_is_found_again() {
         world.apply(&change);
         store.commit(&world.state, &world.touched).unwrap();
     }
-    let extra = |store: &Store, state: &State, value: Option<&[u8]>| {
+    let extra = |store: &mut Store, state: &State, value: Option<&[u8]>| {
         store.commit_batch(state, Batch { extras: &[("cursor", value)], ..Batch::default() }).unwrap();
     };
-    extra(&store, &world.state, Some(b"7"));
+    extra(&mut store, &world.state, Some(b"7"));
     drop(store);
 
-    let (store, state) = Store::open(&place, LIMITS).unwrap();
+    let (mut store, state) = Store::open(&place, LIMITS).unwrap();
     assert_eq!(store.identity(), identity);
     assert_eq!(shown(&state), shown(&world.state));
     assert_eq!(store.get_extra("cursor").unwrap().as_deref(), Some(b"7".as_slice()));
     assert_eq!(store.get_extra("other").unwrap(), None);
-    extra(&store, &state, None);
+    extra(&mut store, &state, None);
     assert_eq!(store.get_extra("cursor").unwrap(), None);
     // The indexes are there too, and ids of what was removed are free again.
     world.state = state;
@@ -81,7 +83,7 @@ fn what_is_kept_is_found_again() {
 #[test]
 fn several_changes_are_one_transaction() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mut world = World::new();
     world.state = state;
     let mut all: Vec<Touched> = Vec::new();
@@ -98,21 +100,70 @@ fn several_changes_are_one_transaction() {
 #[test]
 fn files_and_what_they_brought_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mark = |file: &str, document: &str, hash: Option<u8>| {
         let hash = hash.map(|byte| ContentHash([byte; 16]));
         Mark { file: file.into(), document: document.into(), hash }
     };
-    let keep = |marks: &[Mark]| store.commit_batch(&state, Batch { marks, ..Batch::default() }).unwrap();
-    keep(&[mark("/a", "service/x", Some(1)), mark("/a", "node/y", Some(2)), mark("/a.b", "service/z", Some(3))]);
-    keep(&[mark("/a", "service/x", Some(4)), mark("/a", "node/y", None), mark("/a", "node/never", None)]);
+    let keep =
+        |store: &mut Store, marks: &[Mark]| store.commit_batch(&state, Batch { marks, ..Batch::default() }).unwrap();
+    keep(
+        &mut store,
+        &[mark("/a", "service/x", Some(1)), mark("/a", "node/y", Some(2)), mark("/a.b", "service/z", Some(3))],
+    );
+    keep(&mut store, &[mark("/a", "service/x", Some(4)), mark("/a", "node/y", None), mark("/a", "node/never", None)]);
     let applied: Vec<_> = store.applied(Path::new("/a")).unwrap().into_iter().collect();
     assert_eq!(applied, [("service/x".to_owned(), ContentHash([4; 16]))]);
     assert_eq!(store.applied(Path::new("/")).unwrap().len(), 0);
     let files: Vec<_> = store.files().unwrap().into_iter().collect();
     assert_eq!(files, [Path::new("/a"), Path::new("/a.b")]);
-    keep(&[mark("/a.b", "service/z", None)]);
+    keep(&mut store, &[mark("/a.b", "service/z", None)]);
     assert_eq!(store.files().unwrap().len(), 1);
+}
+
+#[test]
+fn after_a_fault_it_is_opened_again_and_what_is_in_doubt_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let mark = |file: &Path, hash| Mark { file: file.into(), document: "service/shop".into(), hash };
+    let (good, bad) = (Path::new("/a"), Path::new(OsStr::from_bytes(b"/\xff")));
+    let one = [mark(good, Some(ContentHash([1; 16])))];
+    store.commit_batch(&state, Batch { marks: &one, ..Batch::default() }).unwrap();
+    let mut world = World::new();
+    world.state = state.clone();
+    world.put("shop", shop());
+    // The disk may hold all of a change that failed, or nothing. Here it does.
+    store.commit(&world.state, &world.touched).unwrap();
+    let marks = [mark(good, Some(ContentHash([2; 16]))), mark(bad, Some(ContentHash([2; 16])))];
+    let batch = Batch { touched: std::slice::from_ref(&world.touched), marks: &marks, ..Batch::default() };
+    assert!(store.commit_batch(&world.state, batch).is_err());
+    assert_eq!(store.applied(good).unwrap().len(), 1);
+    let another = Store::open(dir.path(), LIMITS).map(drop).unwrap_err();
+    assert!(format!("{another:#}").contains("in use"), "it is locked again");
+    store.commit_batch(&state, Batch::default()).unwrap();
+    assert_eq!(store.applied(good).unwrap().len(), 0);
+    drop(store);
+    assert_eq!(shown(&Store::open(dir.path(), LIMITS).unwrap().1), shown(&state));
+}
+
+#[test]
+fn another_file_in_its_place_is_not_taken_for_the_store() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    drop(Store::open(other.path(), LIMITS).unwrap());
+    let bad = Path::new(OsStr::from_bytes(b"/\xff"));
+    let marks = [Mark { file: bad.into(), document: "node/a".into(), hash: None }];
+    let (here, aside) = (dir.path().join(FILE), dir.path().join("aside"));
+    fs::rename(&here, &aside).unwrap();
+    assert!(store.commit_batch(&state, Batch { marks: &marks, ..Batch::default() }).is_err());
+    assert!(!here.exists(), "no new one is made");
+    fs::copy(other.path().join(FILE), &here).unwrap();
+    let error = format!("{:#}", store.commit_batch(&state, Batch::default()).unwrap_err());
+    assert!(error.contains("another store than before"), "{error}");
+    assert!(store.files().is_err());
+    fs::rename(&aside, &here).unwrap();
+    store.commit_batch(&state, Batch::default()).unwrap();
+    assert_eq!(store.files().unwrap().len(), 0);
 }
 
 fn open_error(dir: &Path, limits: Limits) -> String {
@@ -131,7 +182,7 @@ fn a_store_in_use_is_refused() {
 fn a_damaged_store_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mut world = World::new();
     world.state = state;
     world.put("shop", shop());
@@ -163,7 +214,7 @@ fn a_damaged_store_says_what_to_do() {
 #[test]
 fn a_store_that_does_not_fit_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mut world = World::new();
     world.state = state;
     world.put("shop", shop());
@@ -205,7 +256,7 @@ const CHILD: &str = "SLUICE_TEST_STORE_CHILD";
 #[ignore = "the child of kill_9_leaves_the_state_after_some_commit"]
 fn child_that_commits_in_a_loop() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
-    let (store, mut state) = Store::open(Path::new(&dir), LIMITS).unwrap();
+    let (mut store, mut state) = Store::open(Path::new(&dir), LIMITS).unwrap();
     let mut out = std::io::stdout();
     for step in state.revision().. {
         let applied = state.apply(&change(step), at(0)).unwrap();
@@ -255,7 +306,7 @@ fn kill_9_leaves_the_state_after_some_commit() {
 #[ignore = "prints measurements: run with --release -- --ignored --nocapture"]
 fn measurements_of_the_store() {
     let dir = tempfile::tempdir_in(std::env::var_os("SLUICE_TEST_DIR").unwrap_or("/var/tmp".into())).unwrap();
-    let (store, mut state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, mut state) = Store::open(dir.path(), LIMITS).unwrap();
     let mut all = Vec::new();
     for index in 0..10_000 {
         let (high, low) = (index / 250, index % 250 + 1);
