@@ -339,7 +339,8 @@ impl<M: Machine> Steering<M> {
                 }
                 Change::Zero { target, zero, .. } => {
                     let reason = if zero.reason.is_empty() { "no reason given" } else { &zero.reason };
-                    (EventKind::Zeroed, target.to_string(), format!("zeroed by {}: {reason}", zero.owner))
+                    let owner = self.state.zero(target).map_or(&*zero.owner, |held| &*held.owner);
+                    (EventKind::Zeroed, target.to_string(), format!("zeroed by {owner}: {reason}"))
                 }
                 Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
                 // Told with all that is known of it.

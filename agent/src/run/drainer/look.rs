@@ -72,6 +72,8 @@ pub struct Look {
     /// Whether two steps were needed to close something.
     pub by_netlink: bool,
     pub problems: BTreeSet<String>,
+    /// Whether this kernel can close what was accepted.
+    pub closes_inbound: bool,
     /// Whether every namespace is visited, be it as empty as it may seem.
     pub thorough: bool,
     /// Namespaces with a backend's address that seem to be as empty as they were.
@@ -89,7 +91,7 @@ struct Closable {
 impl Looker {
     /// Counts, closes what may be closed, and counts what local backends have accepted.
     pub fn look(&mut self, courses: &[Course], thorough: bool) -> Look {
-        let mut look = Look { thorough, ..Look::default() };
+        let mut look = Look { thorough, closes_inbound: self.passes.can_destroy(), ..Look::default() };
         if let Err(error) = self.try_look(courses, &mut look) {
             look.problems.insert(format!("{error:#}"));
         }

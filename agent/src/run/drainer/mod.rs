@@ -96,15 +96,18 @@ impl Drainer {
                 course.backends = memory.backends.values().copied().collect();
             }
             let start = Instant::now();
-            let look = self.looker.look(&courses, moved);
+            let thorough = moved || courses.iter().any(|course| course.now >= course.drain.deadline);
+            let look = self.looker.look(&courses, thorough);
             self.meter(&look);
             moved = false;
+            let mut ends = Vec::new();
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
                 if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
-                    moved |= self.report(course, &look, memory);
+                    moved |= self.report(course, &look, memory, &mut ends);
                 }
             }
+            self.tell(ends);
             self.looker.forget(&courses);
             // What moves ends soon, and a deadline does not wait for the tenth of a processor.
             let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
@@ -152,7 +155,7 @@ impl Drainer {
     }
 
     /// Takes note of what a look found of one drain, and tells. True when it closed something or found nothing left.
-    fn report(&self, course: &Course, look: &Look, memory: &mut Memory) -> bool {
+    fn report(&self, course: &Course, look: &Look, memory: &mut Memory, ends: &mut Vec<DrainEnded>) -> bool {
         let Found { seen, remaining, closed } = self.found(course, look);
         let Course { target, drain, .. } = course;
         let step = memory.progress.saw(drain, &seen, course.now);
@@ -177,21 +180,24 @@ impl Drainer {
         let Some(operation) = self.operations.update(&drain.operation, change) else { return moved };
         if let Some(end) = end {
             memory.ended = Some(Instant::now());
-            if end == DrainEnd::Drained {
-                self.correct();
-            }
-            // The agent stops when nobody listens; the next one goes on.
-            let _ = self.commands.send(Command::DrainEnded(Box::new(DrainEnded {
-                target: target.clone(),
-                operation: Operation { phase, ..operation },
-                end,
-            })));
+            ends.push(DrainEnded { target: target.clone(), operation: Operation { phase, ..operation }, end });
         } else if !memory.phases.contains(&phase) {
             memory.phases.push(phase);
             self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
             let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
         }
         moved
+    }
+
+    /// Whoever hears of an end finds the counters right.
+    fn tell(&self, ends: Vec<DrainEnded>) {
+        if ends.iter().any(|ended| ended.end == DrainEnd::Drained) {
+            self.correct();
+        }
+        for ended in ends {
+            // The agent stops when nobody listens; the next one goes on.
+            let _ = self.commands.send(Command::DrainEnded(Box::new(ended)));
+        }
     }
 
     fn found(&self, course: &Course, look: &Look) -> Found {
@@ -272,6 +278,9 @@ fn message(phase: Phase, remaining: &Remaining, look: &Look) -> String {
     let mut text = remaining.message(phase, look.problems.is_empty());
     if look.by_netlink {
         text += "; closed by netlink: a request that goes out between look and close is lost";
+    }
+    if look.inbound.values().any(|inbound| inbound.quiet != 0) && !look.closes_inbound {
+        text += "; what backends have accepted is counted only: closing it needs Linux 6.5";
     }
     if look.unreachable > 0 {
         let places = plural(look.unreachable as u64, "network namespace");
