@@ -152,8 +152,13 @@ impl Drain {
 
     /// What this drain lets be done to the connections of `service`.
     pub fn leaving(&self, service: &Service) -> Leaving {
+        Leaving { quiet: self.quiet(service), terms: self.terms() }
+    }
+
+    /// Another number for another deadline, and for another end there.
+    pub fn terms(&self) -> u32 {
         let deadline = self.deadline.as_millisecond() as u32;
-        Leaving { quiet: self.quiet(service), terms: deadline << 1 | u32::from(self.on_deadline == OnDeadline::Close) }
+        deadline << 1 | u32::from(self.on_deadline == OnDeadline::Close)
     }
 
     /// This drain, if it closes nothing that `theirs` does not close, and nothing sooner.

@@ -25,11 +25,12 @@ fn same(old: &Backend, new: &Backend) -> bool {
     (old.id, old.node, own(old)) == (new.id, new.node, own(new))
 }
 
-fn node_drain(state: &State, node: NodeId) -> Option<IdleClose> {
+fn node_drain(state: &State, node: NodeId) -> Option<(IdleClose, u32)> {
     drain(state.node_by_id(node)?.zero.as_deref())
 }
 
 /// What of a drain that lasts goes to the kernel.
-fn drain(zero: Option<&Zero>) -> Option<IdleClose> {
-    Some(zero?.lasting_drain()?.idle_close)
+fn drain(zero: Option<&Zero>) -> Option<(IdleClose, u32)> {
+    let drain = zero?.lasting_drain()?;
+    Some((drain.idle_close, drain.terms()))
 }
