@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -54,12 +54,40 @@ pub fn nginx_config(directory: &TempDir, servers: &str) -> String {
     )
 }
 
-/// A web server that answers every path with its name, /quick with {"server": name}, and names itself in a header.
-pub fn nginx(namespace: &Namespace, name: &str, address: SocketAddr) -> Result<Daemon> {
+/// A key and the certificate that it has signed itself, as files in PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    pub key: String,
+    pub certificate: String,
+}
+
+impl Certificate {
+    /// Makes both in the directory.
+    pub fn new(directory: &Path) -> Result<Self> {
+        let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
+        let made = Self { key: file("key.pem"), certificate: file("certificate.pem") };
+        let elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"];
+        let files = ["-keyout", &made.key, "-out", &made.certificate, "-subj", "/CN=matrix", "-days", "2"];
+        program::output(None, None, &[&["openssl", "req", "-x509"], &elliptic[..], &files].concat())?;
+        Ok(made)
+    }
+}
+
+/// A web server that answers every path with its name, /quick with {"server": name}, and names itself in a header. With
+/// a certificate it speaks TLS.
+pub fn nginx(
+    namespace: &Namespace,
+    name: &str,
+    address: SocketAddr,
+    certificate: Option<&Certificate>,
+) -> Result<Daemon> {
     let directory = open_directory()?;
     let config = directory.path().join("nginx.conf");
+    let tls = certificate.map_or_else(String::new, |Certificate { key, certificate }| {
+        format!(" ssl; ssl_certificate {certificate}; ssl_certificate_key {key}")
+    });
     let server = format!(
-        "server {{ listen {address}; keepalive_timeout 600s; keepalive_requests 1000000;\n\
+        "server {{ listen {address}{tls}; keepalive_timeout 600s; keepalive_requests 1000000;\n\
          location = /quick {{ add_header X-Server {name}; default_type application/json;\n\
          return 200 '{{\"server\":\"{name}\"}}\n'; }}\n\
          location / {{ add_header X-Server {name}; return 200 \"{name}\\n\"; }} }}"
