@@ -74,7 +74,7 @@ fn side_by_side(cells: &[Cell], scale: Scale, emulated: bool, mut told: impl FnM
 /// A pool gives the connection that came back last: between two requests of all workers together there is more than the
 /// time of quiet, or the pool never rests.
 fn effort(cell: &Cell, scale: Scale, emulated: bool) -> Effort {
-    let (think, idle_close, workers) = if emulated { (3000, "500ms", 2) } else { (1200, "100ms", 4) };
+    let (think, idle_close, workers) = if emulated { (2000, "500ms", 2) } else { (1200, "100ms", 4) };
     let think = match cell.says {
         // Longer than that, now and then.
         Says::IdleClose(_) => 7000,
