@@ -16,18 +16,29 @@ use crate::{Namespace, Program, program, system::eventually};
 /// How long a server may take to listen.
 const READY: Duration = Duration::from_secs(30);
 
+/// Where the web server writes a line for each request.
+const ACCESSES: &str = "access.log";
+
 /// A running server. Dropping it ends it and removes its files.
 #[derive(Debug)]
 pub struct Daemon {
     pub program: Program,
     /// Removed with the program.
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
 }
 
 impl Daemon {
     /// A server that has no files.
     pub fn bare(program: Program) -> Self {
-        Self { program, _directory: None }
+        Self { program, directory: None }
+    }
+
+    /// Requests to a web server that writes them down.
+    pub fn accesses(&self) -> Result<u64> {
+        let directory = self.directory.as_ref().context("a server without files")?;
+        let log = directory.path().join(ACCESSES);
+        let text = fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+        Ok(text.lines().count() as u64)
     }
 }
 
@@ -83,11 +94,13 @@ pub fn nginx(
 ) -> Result<Daemon> {
     let directory = open_directory()?;
     let config = directory.path().join("nginx.conf");
+    let root = directory.path().display();
     let tls = certificate.map_or_else(String::new, |Certificate { key, certificate }| {
         format!(" ssl; ssl_certificate {certificate}; ssl_certificate_key {key}")
     });
     let server = format!(
         "server {{ listen {address}{tls}; keepalive_timeout 600s; keepalive_requests 1000000;\n\
+         access_log {root}/{ACCESSES};\n\
          location = /quick {{ add_header X-Server {name}; default_type application/json;\n\
          return 200 '{{\"server\":\"{name}\"}}\n'; }}\n\
          location / {{ add_header X-Server {name}; return 200 \"{name}\\n\"; }} }}"
@@ -96,7 +109,7 @@ pub fn nginx(
     let config = config.to_string_lossy().into_owned();
     let mut program = Program::start(None, Some(namespace), &["nginx", "-c", &config, "-e", "stderr"])?;
     is_up(namespace, address, &mut program)?;
-    Ok(Daemon { program, _directory: Some(directory) })
+    Ok(Daemon { program, directory: Some(directory) })
 }
 
 /// A Redis that keeps nothing.
@@ -131,7 +144,7 @@ pub fn postgres(namespace: &Namespace, name: &str, address: SocketAddr) -> Resul
     let words = [&as_postgres[..], &[&server], &serve, &small].concat();
     let mut program = Program::start(None, Some(namespace), &words)?;
     is_up(namespace, address, &mut program)?;
-    Ok(Daemon { program, _directory: Some(directory) })
+    Ok(Daemon { program, directory: Some(directory) })
 }
 
 /// Where the server programs of PostgreSQL are.

@@ -7,6 +7,7 @@ mod cells;
 pub mod hyper;
 mod outcome;
 mod play;
+mod servers;
 
 pub use cell::{Cell, Effort, Expect, Says, ServerKind};
 pub use cells::{CELLS, cell};

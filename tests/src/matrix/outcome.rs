@@ -14,6 +14,9 @@ pub const HEAD: &str = "| cell | client | server | work | says | requests | fail
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
     pub report: Report,
+    /// Requests that reached a server and whose answer did not reach the client, where servers count. One that failed
+    /// and is not among them never left: the client took a connection that was just being closed, and gave up.
+    pub reached: Option<u64>,
     pub drains: Vec<Drained>,
     /// Connections by the backend that they were steered to.
     pub connections: BTreeMap<String, u64>,
@@ -81,6 +84,9 @@ impl Outcome {
         let evidence = errors.iter().map(|(error, times)| format!("{times} x {error}"));
         let mut note = vec![cell.note.to_owned()];
         note.extend(evidence);
+        if let Some(reached) = self.reached.filter(|reached| *failed > 0 || *reached > 0) {
+            note.push(format!("{reached} unanswered at a server"));
+        }
         note.retain(|part| !part.is_empty());
         let (drained, drains, closed) = (self.drained(), self.drains.len(), self.closed());
         format!(

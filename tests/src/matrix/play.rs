@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -16,19 +15,11 @@ use tempfile::TempDir;
 use super::{
     cell::{Cell, Effort, Expect, Says, ServerKind},
     outcome::{Drained, Outcome, Report},
+    servers::{BACKENDS, Servers, file},
 };
-use crate::{
-    Agent, Namespace, Program, Service, World, agent,
-    daemons::{Certificate, Daemon, is_up, nginx, postgres, redis},
-    interrupt, program,
-    system::eventually,
-};
+use crate::{Agent, Program, Service, World, agent, interrupt, program, system::eventually};
 
-/// The clients' programs, and the server that some of them need: here, or where the environment variable says.
-const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/matrix");
-const VARIABLE: &str = "SLUICE_TEST_MATRIX";
 const FRONTEND: &str = "10.96.0.10:8000";
-const BACKENDS: [(&str, &str); 2] = [("b1", "10.0.0.1:18000"), ("b2", "10.0.0.2:18000")];
 /// How long a client may take to start, and after its time to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of drains whose connections stay.
@@ -37,7 +28,7 @@ const PATIENCE_WITH_STREAMS: &str = "2s";
 /// Runs a client while each of two servers is drained and restored in turn.
 pub fn run(cell: &Cell, effort: &Effort) -> Result<Outcome> {
     let (world, files) = (World::new("matrix")?, tempfile::tempdir()?);
-    let _servers = serve_all(&world.namespace, cell.server, &files)?;
+    let servers = Servers::start(&world.namespace, cell.server, &files)?;
     let mut agent = world.agent()?;
     if effort.quiet {
         agent = agent.quiet();
@@ -57,8 +48,13 @@ pub fn run(cell: &Cell, effort: &Effort) -> Result<Outcome> {
     let last = log.lines().rev().find(|line| line.starts_with('{')).with_context(|| format!("no report: {log}"))?;
     let report: Report = serde_json::from_str(last).with_context(|| last.to_owned())?;
     ensure!(report.requests > 0, "{} did nothing: {log}", cell.client);
+    let reached = match cell.work {
+        // Several requests to the server are one to the client, or one is without an end.
+        "bursts" | "pipelined" | "sse" | "websocket" | "busy" => None,
+        _ => servers.requests(&world.namespace)?.map(|all| all.saturating_sub(report.requests - report.failed)),
+    };
     let log = log.replace(last, "");
-    Ok(Outcome { report, drains, connections: connections(&agent)?, log })
+    Ok(Outcome { report, reached, drains, connections: connections(&agent)?, log })
 }
 
 /// Whether this kernel looks and closes in one step. Where it does not, a request that goes out between the two is lost.
@@ -117,55 +113,6 @@ fn document(cell: &Cell) -> Value {
         Says::Stream => service.set("protocol", "stream"),
     }
     .json()
-}
-
-fn serve_all(namespace: &Namespace, kind: ServerKind, files: &TempDir) -> Result<Vec<Daemon>> {
-    let certificate = match kind {
-        ServerKind::NodeTls | ServerKind::NginxTls => Some(Certificate::new(files.path())?),
-        ServerKind::Node | ServerKind::Nginx | ServerKind::Redis | ServerKind::Postgres => None,
-    };
-    let start = |(name, address): &(&str, &str)| serve(namespace, kind, name, address.parse()?, certificate.as_ref());
-    BACKENDS.iter().map(start).collect()
-}
-
-fn serve(
-    namespace: &Namespace,
-    kind: ServerKind,
-    name: &str,
-    address: SocketAddr,
-    certificate: Option<&Certificate>,
-) -> Result<Daemon> {
-    namespace.address(address.ip())?;
-    match kind {
-        ServerKind::Nginx | ServerKind::NginxTls => nginx(namespace, name, address, certificate),
-        ServerKind::Postgres => postgres(namespace, name, address),
-        ServerKind::Redis => {
-            let server = redis(namespace, address)?;
-            let (ip, port) = (address.ip().to_string(), address.port().to_string());
-            program::output(None, Some(namespace), &["redis-cli", "-h", &ip, "-p", &port, "set", "server", name])?;
-            Ok(server)
-        }
-        ServerKind::Node | ServerKind::NodeTls => {
-            let script = file("server.mjs");
-            let (ip, port) = (address.ip().to_string(), address.port().to_string());
-            let mut words = vec!["node", &script, "--name", name, "--address", &ip, "--port", &port];
-            if let Some(Certificate { key, certificate }) = certificate {
-                words.extend(["--key", key, "--certificate", certificate]);
-            }
-            let mut program = Program::start(None, Some(namespace), &words)?;
-            is_up(namespace, address, &mut program)?;
-            // Its first answer takes an emulated machine ten seconds.
-            let scheme = if certificate.is_some() { "https" } else { "http" };
-            program::output(None, Some(namespace), &["curl", "-sk", &format!("{scheme}://{address}/quick")])?;
-            Ok(Daemon::bare(program))
-        }
-    }
-}
-
-/// A file of the matrix's directory.
-fn file(name: &str) -> String {
-    let directory = env::var_os(VARIABLE).map_or_else(|| PathBuf::from(PROGRAMS), PathBuf::from);
-    directory.join(name).to_string_lossy().into_owned()
 }
 
 /// The client's command line.

@@ -1,5 +1,6 @@
 //! The loss matrix in its short form: no client loses a request while its servers leave and come back. The cells that
-//! `usr_` tests play also run in virtual machines; `cargo xtask bench --filter matrix` plays all there are.
+//! `usr_` tests play also run in virtual machines; `cargo xtask bench --filter matrix` plays all there are, and
+//! `cargo xtask bench --filter matrix/NAME` those whose names have this in them.
 
 use std::{
     io::{Write, stderr},
@@ -36,11 +37,12 @@ const EFFORT_IF_EMULATED: Effort = Effort {
 /// Plays a cell and judges it.
 ///
 /// A client that takes a connection out of its pool in the instant in which that is closed finds out when it writes, and
-/// some then give the request up: one in some thousand drained connections. So a loss must come twice.
+/// some then give the request up: one in some hundred drained connections on a busy machine. So such a loss must come
+/// twice. A request that has reached a server is never lost.
 fn play(name: &str) -> Result<()> {
     let cell = cell(name)?;
     let mut outcome = play_once(&cell)?;
-    if outcome.report.failed == 1 && cell.expect != Expect::Costs {
+    if outcome.report.failed == 1 && outcome.reached.unwrap_or(0) == 0 && cell.expect != Expect::Costs {
         writeln!(stderr(), "{name}: once more")?;
         outcome = play_once(&cell)?;
     }

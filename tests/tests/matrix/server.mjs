@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The HTTP server of the loss matrix: server.mjs --name b1 --address 10.0.0.1 --port 8080. It tells its name in every
-// answer, never ends a connection of its own accord, and exits at once on SIGTERM. With a key and a certificate (files in
+// answer, never ends a connection of its own accord, and exits at once on SIGTERM. /count tells how many requests have
+// come so far. With a key and a certificate (files in
 // PEM) it speaks TLS.
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -13,8 +14,12 @@ const text = { type: 'string' };
 const options = { name: text, address: text, port: text, key: text, certificate: text };
 const { name, address, port, key, certificate } = parseArgs({ options }).values;
 
+let count = 0;
+
 async function answer(request, response) {
   const url = new URL(request.url, 'http://server');
+  if (url.pathname === '/count') return response.end(`${count}\n`);
+  count++;
   const whole = async (delay) => {
     await sleep(delay);
     response.end(JSON.stringify({ server: name }) + '\n');

@@ -128,7 +128,7 @@ fn run_job(series: &str, job: &Job, accelerator: &str, line: impl FnMut(&str)) -
 }
 
 /// One word of a shell's command.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

@@ -100,6 +100,7 @@ struct Sums {
     broken: u32,
     requests: u64,
     lost: u64,
+    given_up: u64,
     lost_by_others: u64,
     closed: u64,
     closed_of_others: u64,
@@ -120,7 +121,9 @@ impl Sums {
                 self.closed_of_others += outcome.closed();
             }
             Expect::Moved | Expect::Ended | Expect::Whole | Expect::Kept => {
-                self.lost += outcome.report.failed;
+                let lost = outcome.reached.unwrap_or(u64::MAX).min(outcome.report.failed);
+                self.lost += lost;
+                self.given_up += outcome.report.failed - lost;
                 self.closed += outcome.closed();
             }
         }
@@ -140,6 +143,8 @@ impl Sums {
         // What netlink closes may cost a request; more than that is a fault.
         let target = if in_one_step { none } else { Target::AtMost(self.closed as f64) };
         report.add(count("requests lost", self.lost).target(target));
+        let given_up = count("requests that clients gave up before they left", self.given_up);
+        report.add(given_up.note("the connection was closed as they took it out of their pool"));
         let note = format!("{} connections of theirs were closed", self.closed_of_others);
         let others = count("requests lost by clients that do not look or come back", self.lost_by_others);
         report.add(others.target(Target::AtMost(self.closed_of_others as f64)).note(note));
