@@ -81,7 +81,7 @@ fn effort(cell: &Cell, scale: Scale, emulated: bool) -> Effort {
         Says::Nothing | Says::Stream => think,
     };
     let seconds = scale.of(SECONDS).into();
-    Effort { seconds, workers, think: Duration::from_millis(think), idle_close, deadline: "15s", quiet: true }
+    Effort { seconds, workers, think: Duration::from_millis(think), idle_close, deadline: "20s", quiet: true }
 }
 
 fn row(cell: &Cell, result: &Result<Outcome>) -> Value {
