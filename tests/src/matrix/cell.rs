@@ -37,6 +37,17 @@ impl Cell {
     pub const fn note(self, note: &'static str) -> Self {
         Self { note, ..self }
     }
+
+    /// Between the requests of a worker, if it is `usual` elsewhere: pooled connections must rest for longer than the
+    /// service's own time of quiet, now and then.
+    pub fn think(&self, usual: Duration) -> Duration {
+        match (self.says, self.expect) {
+            (Says::IdleClose(quiet), Expect::Moved | Expect::Whole) => Duration::from_secs(u64::from(quiet) + 2),
+            (Says::IdleClose(_), Expect::Ended | Expect::Kept | Expect::Costs) | (Says::Nothing | Says::Stream, _) => {
+                usual
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +80,8 @@ impl ServerKind {
 pub enum Says {
     /// Requests and answers in turn.
     Nothing,
-    /// Its own time of quiet.
-    IdleClose(&'static str),
+    /// Its own time of quiet, in seconds.
+    IdleClose(u32),
     Stream,
 }
 

@@ -81,7 +81,7 @@ fn drain_in_turn(agent: &Agent, cell: &Cell, effort: &Effort) -> Result<Vec<Drai
     let mut drains = Vec::new();
     for (name, _) in BACKENDS.iter().cycle() {
         // Both have connections when one of them leaves.
-        thread::sleep(effort.think + Duration::from_millis(500));
+        thread::sleep(cell.think(effort.think) + Duration::from_millis(500));
         interrupt::check()?;
         if Instant::now() >= end {
             return Ok(drains);
@@ -109,7 +109,7 @@ fn document(cell: &Cell) -> Value {
     }
     match cell.says {
         Says::Nothing => service,
-        Says::IdleClose(quiet) => service.set("idleClose", quiet),
+        Says::IdleClose(quiet) => service.set("idleClose", format!("{quiet}s")),
         Says::Stream => service.set("protocol", "stream"),
     }
     .json()
@@ -140,7 +140,7 @@ fn words(cell: &Cell, effort: &Effort, files: &TempDir) -> Result<Vec<String>> {
         ("--seconds", effort.seconds.to_string()),
         ("--workers", effort.workers.to_string()),
         ("--work", cell.work.to_owned()),
-        ("--think", effort.think.as_millis().to_string()),
+        ("--think", cell.think(effort.think).as_millis().to_string()),
     ];
     words.extend(arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
     Ok(words)

@@ -175,7 +175,7 @@ fn host_tls_with_requests_that_take_long() -> Result<()> {
     play("agent-tls-slow")
 }
 
-/// The server's session tickets come after the first request.
+/// The server's session tickets come after the first request, and look like its answer.
 #[test]
 fn host_tls_with_a_connection_for_each_request() -> Result<()> {
     play("agent-tls-fresh")

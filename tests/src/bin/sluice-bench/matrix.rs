@@ -59,7 +59,7 @@ fn side_by_side(cells: &[Cell], scale: Scale, emulated: bool, mut told: impl FnM
                 // Not in the loop's head: the lock would be held while a cell is played.
                 let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
                 while let Some(cell) = next() {
-                    let result = interrupt::check().and_then(|()| matrix::run(cell, &effort(cell, scale, emulated)));
+                    let result = interrupt::check().and_then(|()| matrix::run(cell, &effort(scale, emulated)));
                     if sender.send((cell, result)).is_err() {
                         return;
                     }
@@ -73,13 +73,8 @@ fn side_by_side(cells: &[Cell], scale: Scale, emulated: bool, mut told: impl FnM
 
 /// A pool gives the connection that came back last: between two requests of all workers together there is more than the
 /// time of quiet, or the pool never rests.
-fn effort(cell: &Cell, scale: Scale, emulated: bool) -> Effort {
+fn effort(scale: Scale, emulated: bool) -> Effort {
     let (think, idle_close, workers) = if emulated { (2000, "500ms", 2) } else { (1200, "100ms", 4) };
-    let think = match cell.says {
-        // Longer than that, now and then.
-        Says::IdleClose(_) => 7000,
-        Says::Nothing | Says::Stream => think,
-    };
     let seconds = scale.of(SECONDS).into();
     Effort { seconds, workers, think: Duration::from_millis(think), idle_close, deadline: "20s", quiet: true }
 }
@@ -87,7 +82,7 @@ fn effort(cell: &Cell, scale: Scale, emulated: bool) -> Effort {
 fn row(cell: &Cell, result: &Result<Outcome>) -> Value {
     let says = match cell.says {
         Says::Nothing => json!({}),
-        Says::IdleClose(quiet) => json!({"idleClose": quiet}),
+        Says::IdleClose(quiet) => json!({"idleClose": format!("{quiet}s")}),
         Says::Stream => json!({"protocol": "stream"}),
     };
     let (server, result) = (cell.server.name(), result.as_ref().map_err(|error| format!("{error:#}")));
