@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -16,18 +16,29 @@ use crate::{Namespace, Program, program, system::eventually};
 /// How long a server may take to listen.
 const READY: Duration = Duration::from_secs(30);
 
+/// Where the web server writes a line for each request.
+const ACCESSES: &str = "access.log";
+
 /// A running server. Dropping it ends it and removes its files.
 #[derive(Debug)]
 pub struct Daemon {
     pub program: Program,
     /// Removed with the program.
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
 }
 
 impl Daemon {
     /// A server that has no files.
     pub fn bare(program: Program) -> Self {
-        Self { program, _directory: None }
+        Self { program, directory: None }
+    }
+
+    /// Requests to a web server that writes them down.
+    pub fn accesses(&self) -> Result<u64> {
+        let directory = self.directory.as_ref().context("a server without files")?;
+        let log = directory.path().join(ACCESSES);
+        let text = fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+        Ok(text.lines().count() as u64)
     }
 }
 
@@ -54,12 +65,42 @@ pub fn nginx_config(directory: &TempDir, servers: &str) -> String {
     )
 }
 
-/// A web server that answers every path with its name, /quick with {"server": name}, and names itself in a header.
-pub fn nginx(namespace: &Namespace, name: &str, address: SocketAddr) -> Result<Daemon> {
+/// A key and the certificate that it has signed itself, as files in PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    pub key: String,
+    pub certificate: String,
+}
+
+impl Certificate {
+    /// Makes both in the directory.
+    pub fn new(directory: &Path) -> Result<Self> {
+        let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
+        let made = Self { key: file("key.pem"), certificate: file("certificate.pem") };
+        let elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"];
+        let files = ["-keyout", &made.key, "-out", &made.certificate, "-subj", "/CN=matrix", "-days", "2"];
+        program::output(None, None, &[&["openssl", "req", "-x509"], &elliptic[..], &files].concat())?;
+        Ok(made)
+    }
+}
+
+/// A web server that answers every path with its name, /quick with {"server": name}, and names itself in a header. With
+/// a certificate it speaks TLS.
+pub fn nginx(
+    namespace: &Namespace,
+    name: &str,
+    address: SocketAddr,
+    certificate: Option<&Certificate>,
+) -> Result<Daemon> {
     let directory = open_directory()?;
     let config = directory.path().join("nginx.conf");
+    let root = directory.path().display();
+    let tls = certificate.map_or_else(String::new, |Certificate { key, certificate }| {
+        format!(" ssl; ssl_certificate {certificate}; ssl_certificate_key {key}")
+    });
     let server = format!(
-        "server {{ listen {address}; keepalive_timeout 600s; keepalive_requests 1000000;\n\
+        "server {{ listen {address}{tls}; keepalive_timeout 600s; keepalive_requests 1000000;\n\
+         access_log {root}/{ACCESSES};\n\
          location = /quick {{ add_header X-Server {name}; default_type application/json;\n\
          return 200 '{{\"server\":\"{name}\"}}\n'; }}\n\
          location / {{ add_header X-Server {name}; return 200 \"{name}\\n\"; }} }}"
@@ -68,7 +109,7 @@ pub fn nginx(namespace: &Namespace, name: &str, address: SocketAddr) -> Result<D
     let config = config.to_string_lossy().into_owned();
     let mut program = Program::start(None, Some(namespace), &["nginx", "-c", &config, "-e", "stderr"])?;
     is_up(namespace, address, &mut program)?;
-    Ok(Daemon { program, _directory: Some(directory) })
+    Ok(Daemon { program, directory: Some(directory) })
 }
 
 /// A Redis that keeps nothing.
@@ -103,7 +144,7 @@ pub fn postgres(namespace: &Namespace, name: &str, address: SocketAddr) -> Resul
     let words = [&as_postgres[..], &[&server], &serve, &small].concat();
     let mut program = Program::start(None, Some(namespace), &words)?;
     is_up(namespace, address, &mut program)?;
-    Ok(Daemon { program, _directory: Some(directory) })
+    Ok(Daemon { program, directory: Some(directory) })
 }
 
 /// Where the server programs of PostgreSQL are.

@@ -1,30 +1,48 @@
-//! `cargo xtask bench`: what steering costs, against the same machine without it.
+//! `cargo xtask bench`: what steering costs, against the same machine without it, and what real clients lose by it.
 
 use std::{
     process::{Command, ExitCode},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::{build, setup, test::missing_rights};
+use crate::{
+    build, setup,
+    test::{built, missing_rights},
+    vm,
+};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only groups whose name contains this: hooks, added, ratios, zero, scale
+    /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, matrix. After a slash, a part of
+    /// the group: matrix/tls
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
     /// Fewer rounds: a first look, not a figure to quote
     #[arg(long)]
     quick: bool,
+    /// In a virtual machine with this kernel: the loss matrix alone, since an emulated processor's times say nothing
+    #[arg(long, value_name = "KERNEL")]
+    vm: Option<String>,
+    /// What emulates the processor of the virtual machine: tcg works everywhere, kvm is faster
+    #[arg(long, value_name = "NAME", default_value = "tcg", env = "SLUICE_VM_ACCELERATOR")]
+    accelerator: String,
 }
+
+const MATRIX: &str = "matrix";
 
 /// Builds for speed, measures, prints the table and leaves the figures in target/bench.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(kernel) = &arguments.vm {
+        return in_machine(arguments, kernel);
+    }
     if let Some(missing) = missing_rights() {
         bail!("the bench needs rights that this user has not here: {missing}");
     }
-    setup::ensure_ready(setup::Needs { namespaces: true, ..setup::Needs::default() })?;
+    let group = arguments.filter.as_deref().and_then(|filter| filter.split('/').next());
+    let programs = group.is_none_or(|group| MATRIX.contains(group));
+    setup::ensure_ready(setup::Needs { namespaces: true, programs, ..setup::Needs::default() })?;
     let directory = build::release(&["sluice", "sluice-bench", "sluice-test-client"])?;
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?.as_secs();
     let file = build::target_dir().join(format!("bench/{seconds}.json"));
@@ -35,4 +53,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let status = bench.args(arguments.quick.then_some("--quick")).status().context("starting the bench")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_machine(arguments: &Arguments, kernel: &str) -> Result<ExitCode> {
+    let filter = arguments.filter.as_deref().unwrap_or(MATRIX);
+    ensure!(filter.starts_with(MATRIX), "virtual machines measure the loss matrix alone: --filter matrix");
+    setup::ensure_ready(setup::Needs { machines: true, programs: true, ..setup::Needs::default() })?;
+    let names = ["sluice", "sluice-bench", "sluice-test-client"];
+    let programs = built(names, &["--bins"])?;
+    let quick = if arguments.quick { "--quick" } else { "" };
+    let command = format!("sluice-bench --json /tmp/bench.json {quick} --filter {}", vm::quoted(filter));
+    let programs = programs.iter().map(AsRef::as_ref).zip(names).collect();
+    let job = vm::Job { programs, command, interactive: false, shared: true };
+    let held = vm::run(kernel, &job, &arguments.accelerator)?;
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

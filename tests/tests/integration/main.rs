@@ -1,5 +1,6 @@
 //! Black-box tests: real sockets, real namespaces, the real agent. They need root: `cargo xtask test --host` or `--vm`.
-//! A test whose name starts with `host_` needs programs that virtual machines do not have and is left out there.
+//! A test whose name starts with `host_` needs programs that virtual machines do not have and is left out there. One that
+//! starts with `usr_` needs the programs of the host too, and runs wherever a machine can see them in its /usr.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

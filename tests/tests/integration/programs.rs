@@ -25,7 +25,7 @@ fn web(label: &str) -> Result<(Stage, Vec<Daemon>)> {
     for (name, address, weight) in [("w1", "10.0.0.1:18080", 3), ("w2", "10.0.0.2:18080", 1)] {
         let at: std::net::SocketAddr = address.parse()?;
         stage.world.namespace.address(at.ip())?;
-        servers.push(nginx(&stage.world.namespace, name, at)?);
+        servers.push(nginx(&stage.world.namespace, name, at, None)?);
         service = service.backend_on(name, name, address, weight);
     }
     stage.put(&service)?;

@@ -32,7 +32,7 @@ worker() {
         left=$((seconds - SECONDS))
         requests=$(((left < 5 ? left : 5) * 1000 / interval))
         requests=$((requests < 2 ? 2 : requests))
-        timeout -s KILL $((left + 20)) curl -sv --rate $((86400000 / interval))/d "$url${path}n=[1-$requests]" \
+        timeout -s KILL $((left + 20)) curl -skv --rate $((86400000 / interval))/d "$url${path}n=[1-$requests]" \
             -w '\n#\t%{http_code}\t%header{x-server}\t%{errormsg}\n' 2>"$directory/$1.log" ||
             [ $? != 137 ] || printf '\n#\t000\t\tno end after the end of the work\n'
         printf '\n#retried\t%d\n' "$(grep -c 'retrying a fresh connect' "$directory/$1.log")"

@@ -1,18 +1,22 @@
 #!/usr/bin/env node
 // A client of the loss matrix: Node's own http, with one keep-alive Agent for all workers. A stream (sse, websocket) is
-// one request, from its beginning until the time is over: 10 s of silence are its end.
+// one request, from its beginning until the time is over: 10 s of silence are its end. With the work "fresh" every
+// request (of 2 s) has a connection of its own. Any certificate will do.
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
+import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Load, PATHS } from './load.mjs';
+import { Load, PATHS as USUAL } from './load.mjs';
 import { accept, frame, texts } from './websocket.mjs';
 
+const PATHS = { ...USUAL, fresh: '/slow' };
 const load = new Load(`node http.Agent ${process.version}`, [...Object.keys(PATHS), 'sse', 'websocket']);
-const agent = new http.Agent({ keepAlive: true });
+const library = load.url.startsWith('https:') ? https : http;
+const agent = new library.Agent({ keepAlive: load.work !== 'fresh', rejectUnauthorized: false });
 
 function send(path, headers) {
-  const request = http.get(load.url + path, { agent, headers });
+  const request = library.get(load.url + path, { agent, headers });
   const answer = once(request, headers ? 'upgrade' : 'response');
   request.on('error', () => {}); // one during the answer is also thrown where the answer is read
   return answer;

@@ -1,6 +1,7 @@
 #!/usr/bin/python3 -B
 """A client of the loss matrix: HTTP/1.1 over plain sockets, one for each worker, kept for the next request or burst.
-Pipelined: bursts of four; in every other the second answer takes 2 s and holds up the rest. A burst is one request."""
+Bursts: four requests at once. Pipelined: in every other burst the second answer takes 2 s and holds up the rest. A burst
+is one request."""
 
 import select
 import socket
@@ -9,7 +10,7 @@ import urllib.parse
 
 from load import PATHS, Load, WrongAnswer
 
-load = Load("plain sockets", ["quick", "slow", "pipelined"])
+load = Load("plain sockets", ["quick", "slow", "bursts", "pipelined"])
 parts = urllib.parse.urlsplit(load.url)
 mine = threading.local()
 
@@ -53,6 +54,8 @@ def burst(paths):
 
 
 def request():
+    if load.work == "bursts":
+        return burst(["/quick"] * 4)
     if load.work != "pipelined":
         return burst([PATHS[load.work]])
     mine.bursts = getattr(mine, "bursts", 0) + 1

@@ -1,16 +1,25 @@
 #!/usr/bin/env node
 // The HTTP server of the loss matrix: server.mjs --name b1 --address 10.0.0.1 --port 8080. It tells its name in every
-// answer, never ends a connection of its own accord, and exits at once on SIGTERM.
+// answer, never ends a connection of its own accord, and exits at once on SIGTERM. /count tells how many requests have
+// come so far. With a key and a certificate (files in
+// PEM) it speaks TLS.
+import { readFileSync } from 'node:fs';
 import http from 'node:http';
+import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { accept, frame, texts } from './websocket.mjs';
 
 const text = { type: 'string' };
-const { name, address, port } = parseArgs({ options: { name: text, address: text, port: text } }).values;
+const options = { name: text, address: text, port: text, key: text, certificate: text };
+const { name, address, port, key, certificate } = parseArgs({ options }).values;
+
+let count = 0;
 
 async function answer(request, response) {
   const url = new URL(request.url, 'http://server');
+  if (url.pathname === '/count') return response.end(`${count}\n`);
+  count++;
   const whole = async (delay) => {
     await sleep(delay);
     response.end(JSON.stringify({ server: name }) + '\n');
@@ -63,7 +72,10 @@ async function echo(request, socket) {
   socket.destroy();
 }
 
-const server = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 600_000 }, answer);
+const patient = { requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 600_000 };
+const server = key
+  ? https.createServer({ ...patient, key: readFileSync(key), cert: readFileSync(certificate) }, answer)
+  : http.createServer(patient, answer);
 server.on('upgrade', echo);
 server.listen(Number(port), address, () => console.log(`${name} listens on ${address}:${port}`));
 process.on('SIGTERM', () => process.exit(0));

@@ -23,7 +23,7 @@ enum Look {
     InPath,
     /// In PATH, and linked statically.
     Static,
-    /// The server of PostgreSQL stays outside PATH.
+    /// Some programs of PostgreSQL stay outside PATH.
     Postgres,
     /// A library: its path.
     Path,
@@ -64,7 +64,7 @@ const NAMESPACES: [Requirement; 1] =
     [Requirement::new("ip", "iproute2", "namespaces get devices, addresses and routes by it")];
 
 /// Black-box tests here.
-const PROGRAMS: [Requirement; 20] = [
+const PROGRAMS: [Requirement; 23] = [
     Requirement::new("tc", "iproute2", "tests look at what is attached to devices"),
     Requirement::new("nft", "nftables", "tests put packet filters in the way"),
     Requirement::new("ps", "procps", "tests look at processes"),
@@ -74,8 +74,11 @@ const PROGRAMS: [Requirement; 20] = [
     Requirement::new("nginx", "nginx-light", "a real server and a real proxy to steer"),
     Requirement::new("redis-server", "redis-server", "a real server with long-lived connections"),
     Requirement::new("redis-cli", "redis-tools", "its client"),
+    Requirement::new("redis-benchmark", "redis-tools", "a real client whose connections never rest"),
     Requirement::new("postgres", "postgresql", "a real server with sessions that must not be cut").look(Look::Postgres),
     Requirement::new("psql", "postgresql-client", "its client"),
+    Requirement::new("pgbench", "postgresql", "a real client with sessions that it keeps").look(Look::Postgres),
+    Requirement::new("openssl", "openssl", "makes the certificates of servers that speak TLS"),
     library("/usr/lib/python3/dist-packages/requests", "python3-requests"),
     library("/usr/lib/python3/dist-packages/httpx", "python3-httpx"),
     library("/usr/lib/python3/dist-packages/aiohttp", "python3-aiohttp"),

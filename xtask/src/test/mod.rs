@@ -53,6 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         namespaces: on_host && missing.is_none(),
         machines: everything || !arguments.vm.is_empty(),
     };
+    // Before what cannot be done without: machines do without these programs, if they must.
+    let shared = needs.machines && shared();
     if let Err(error) = setup::ensure_ready(needs) {
         table.add("set-up", Duration::ZERO, Outcome::failure(format!("{error:#}")));
         return Ok(table.finish());
@@ -79,12 +81,31 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         (false, _) => arguments.vm.iter().map(String::as_str).collect(),
     };
     if on_host || !kernels.is_empty() {
-        run_black_box(&mut table, arguments, on_host, missing, &kernels);
+        run_black_box(&mut table, arguments, on_host, missing, &kernels, shared);
     }
     Ok(table.finish())
 }
 
-fn run_black_box(table: &mut Table, arguments: &Arguments, on_host: bool, missing: Option<String>, kernels: &[&str]) {
+/// Whether virtual machines will find real clients and servers; says so if not.
+fn shared() -> bool {
+    let ready = setup::ensure_ready(setup::Needs { programs: true, machines: true, ..setup::Needs::default() });
+    let reason = match ready {
+        Ok(()) if vm::virtiofsd().is_some() => return true,
+        Ok(()) => "virtiofsd is not installed".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    println!("Tests with real clients and servers are left out in virtual machines: {reason}");
+    false
+}
+
+fn run_black_box(
+    table: &mut Table,
+    arguments: &Arguments,
+    on_host: bool,
+    missing: Option<String>,
+    kernels: &[&str],
+    shared: bool,
+) {
     let filter = arguments.filter.as_deref();
     let start = Instant::now();
     announce("building the agent and the black-box tests");
@@ -104,8 +125,9 @@ fn run_black_box(table: &mut Table, arguments: &Arguments, on_host: bool, missin
         });
     }
     for kernel in kernels {
-        table
-            .run(&format!("black-box, Linux {kernel}"), || vm::test(kernel, &binaries, filter, &arguments.accelerator));
+        table.run(&format!("black-box, Linux {kernel}"), || {
+            vm::test(kernel, &binaries, filter, &arguments.accelerator, shared)
+        });
     }
 }
 

@@ -10,11 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Job, MARK, kernel::Kernel};
-use crate::toolchain::{Toolchain, in_path};
+use super::{Job, MARK, kernel::Kernel, share};
+use crate::{
+    build::workspace,
+    toolchain::{Toolchain, in_path},
+};
 
 /// Modules that tests may need; those that the kernel has built in, or lacks, are left out.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 24] = [
     "veth",
     "dummy",
     "tun",
@@ -37,7 +40,15 @@ const MODULES: [&str; 22] = [
     "nft_reject",
     "nft_reject_inet",
     "nft_counter",
+    "virtio_pci",
+    "virtiofs",
 ];
+
+/// What the programs in /usr want to find in /etc, where it is there.
+const SETTINGS: [&str; 5] = ["alternatives", "group", "java-17-openjdk", "passwd", "ssl/openssl.cnf"];
+
+/// Where the guest finds the clients of the loss matrix.
+const MATRIX: &str = "/matrix";
 
 /// Tools beside busybox, with the libraries that they need. Tests cannot do without the first.
 const TOOLS: [&str; 4] = ["ip", "tc", "nft", "ss"];
@@ -51,7 +62,7 @@ pub fn build(kernel: &Kernel, job: &Job, emulated: bool) -> Result<PathBuf> {
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
     }
-    for directory in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "usr/bin", "usr/local/bin"] {
+    for directory in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "tools", "usr/bin"] {
         let directory = root.join(directory);
         fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     }
@@ -68,21 +79,30 @@ pub fn build(kernel: &Kernel, job: &Job, emulated: bool) -> Result<PathBuf> {
     for tool in [needed].into_iter().chain(tools.filter_map(|tool| in_path(tool))) {
         copy_with_libraries(&tool, &root)?;
     }
+    if job.shared {
+        copy_settings(&root)?;
+        let matrix = workspace().join("tests/tests/matrix");
+        copy_tree(&matrix, &root.join(MATRIX.trim_start_matches('/')))?;
+    }
     let modules = copy_modules(kernel, &root.join("modules"))?;
     let init = root.join("init");
-    fs::write(&init, script(&modules, &job.command, emulated)).context("writing the init script")?;
+    fs::write(&init, script(&modules, job, emulated)).context("writing the init script")?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("making the init script executable")?;
     pack(&root, &kernel.work.join("initramfs"))
 }
 
 /// What the guest does, from the first process to the end.
-fn script(modules: &[String], command: &str, emulated: bool) -> String {
+fn script(modules: &[String], job: &Job, emulated: bool) -> String {
     let load: String = modules.iter().map(|name| format!("insmod /modules/{name}\n")).collect();
     let slowness = if emulated { SLOWNESS } else { "1" };
+    // Emulators translate again whatever a program compiles for itself.
+    let options = if emulated { "--jitless" } else { "" };
+    let share = if job.shared { format!("mount -t virtiofs -o ro {} /usr\n", share::TAG) } else { String::new() };
+    let command = &job.command;
     format!(
         "#!/bin/sh
 /bin/busybox --install -s /bin
-export PATH=/usr/local/bin:/bin HOME=/tmp TMPDIR=/tmp
+export PATH=/tools:/usr/bin:/usr/sbin:/bin HOME=/tmp TMPDIR=/tmp
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -95,13 +115,13 @@ mount -t bpf bpf /sys/fs/bpf
 exec </dev/null >/dev/ttyS1 2>&1
 ip link set lo up
 echo \"{MARK}kernel $(uname -r)\"
-{load}ulimit -n 65536
-export SLUICE_BIN=/bin/sluice SLUICE_TEST_CLIENT=/bin/sluice-test-client
-export SLUICE_TEST_SLOWNESS={slowness} RUST_BACKTRACE=1
+{load}{share}ulimit -n 65536
+export SLUICE_BIN=/bin/sluice SLUICE_TEST_CLIENT=/bin/sluice-test-client SLUICE_TEST_MATRIX={MATRIX}
+export SLUICE_TEST_SLOWNESS={slowness} RUST_BACKTRACE=1 NODE_OPTIONS={options}
 {command}
 echo \"{MARK}exit $?\"
 sync
-poweroff -f
+/bin/busybox poweroff -f
 "
     )
 }
@@ -157,10 +177,10 @@ fn unpack_module(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts a program into /usr/local/bin, before busybox's own, and its libraries where it looks for them.
+/// Puts a program into /tools, before all others of its name, and its libraries where it looks for them.
 fn copy_with_libraries(program: &Path, root: &Path) -> Result<()> {
     let name = program.file_name().context("a program without a name")?;
-    copy(program, &root.join("usr/local/bin").join(name))?;
+    copy(program, &root.join("tools").join(name))?;
     let output = Command::new("ldd").arg(program).output().context("starting ldd")?;
     let text = String::from_utf8(output.stdout).context("reading what ldd says")?;
     for library in libraries(&text) {
@@ -170,6 +190,27 @@ fn copy_with_libraries(program: &Path, root: &Path) -> Result<()> {
         }
         copy(Path::new(library), &to)?;
     }
+    Ok(())
+}
+
+/// What the host's programs find in /etc, and shells where scripts look for them.
+fn copy_settings(root: &Path) -> Result<()> {
+    for name in SETTINGS {
+        let from = Path::new("/etc").join(name);
+        if from.exists() {
+            copy_tree(&from, &root.join("etc").join(name))?;
+        }
+    }
+    symlink("/usr/bin/bash", root.join("bin/bash")).context("linking bash")
+}
+
+/// Copies a file or a directory, links as links.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    if let Some(directory) = to.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().context("starting cp")?;
+    ensure!(status.success(), "copying {} to {} failed", from.display(), to.display());
     Ok(())
 }
 
@@ -220,6 +261,7 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_that_of_the_job() {
-        assert!(script(&[], "job", true).contains(&format!("\njob\necho \"{MARK}exit $?\"\n")));
+        let job = Job { programs: Vec::new(), command: "job".to_owned(), interactive: false, shared: false };
+        assert!(script(&[], &job, true).contains(&format!("\njob\necho \"{MARK}exit $?\"\n")));
     }
 }

@@ -3,6 +3,7 @@
 
 mod image;
 mod kernel;
+mod share;
 
 use std::{
     fs,
@@ -18,6 +19,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::test::{Binaries, Counter, Outcome};
 pub use kernel::obtain;
+use share::Share;
+pub use share::virtiofsd;
 
 /// A machine that says nothing for this long hangs. A single test may be slow under emulation.
 const SILENCE: Duration = Duration::from_secs(900);
@@ -31,6 +34,9 @@ const MARK: &str = "sluice-vm: ";
 /// Tests that run at the same time in a machine.
 const THREADS: &str = "2";
 
+/// Of a machine, in MiB.
+const MEMORY: &str = "2048";
+
 /// What a machine does.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -40,6 +46,8 @@ pub struct Job<'a> {
     pub command: String,
     /// Whether it speaks with a person: then this terminal is its terminal.
     pub interactive: bool,
+    /// Whether it finds the programs of this machine in /usr.
+    pub shared: bool,
 }
 
 /// How a machine has ended.
@@ -51,14 +59,23 @@ struct End {
     console: PathBuf,
 }
 
-/// Boots the kernel, for example "6.12", and runs the tests there.
-pub fn test(series: &str, binaries: &Binaries, filter: Option<&str>, accelerator: &str) -> Result<Outcome> {
+/// Boots the kernel, for example "6.12", and runs the tests there; those that need programs of this machine if those are
+/// `shared`.
+pub fn test(
+    series: &str,
+    binaries: &Binaries,
+    filter: Option<&str>,
+    accelerator: &str,
+    shared: bool,
+) -> Result<Outcome> {
     let Binaries { agent, client, tests } = binaries;
     let filters = filter.map(quoted).unwrap_or_default();
+    let without = if shared { "" } else { "--skip ::usr_" };
     let job = Job {
         programs: vec![(agent, "sluice"), (client, "sluice-test-client"), (tests, "tests")],
-        command: format!("tests --test-threads {THREADS} --skip ::host_ {filters}"),
+        command: format!("tests --test-threads {THREADS} --skip ::host_ {without} {filters}"),
         interactive: false,
+        shared,
     };
     let mut counter = Counter::default();
     let End { exit, console } = run_job(series, &job, accelerator, |line| counter.line(line))?;
@@ -92,7 +109,8 @@ fn run_job(series: &str, job: &Job, accelerator: &str, line: impl FnMut(&str)) -
     println!("Linux {}", kernel.release);
     let initramfs = image::build(&kernel, job, accelerator == "tcg")?;
     let console = initramfs.with_file_name("console.log");
-    let mut machine = boot(&kernel.image, &initramfs, &console, accelerator, job.interactive)?;
+    let share = if job.shared { Some(Share::start(&kernel.work)?) } else { None };
+    let mut machine = boot(&kernel.image, &initramfs, &console, accelerator, job.interactive, share.as_ref())?;
     let exit = if job.interactive {
         let status = machine.0.wait().context("waiting for qemu")?;
         Ok(status.success().then_some(0))
@@ -110,7 +128,7 @@ fn run_job(series: &str, job: &Job, accelerator: &str, line: impl FnMut(&str)) -
 }
 
 /// One word of a shell's command.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
@@ -124,10 +142,18 @@ impl Drop for Machine {
     }
 }
 
-fn boot(kernel: &Path, initramfs: &Path, console: &Path, accelerator: &str, interactive: bool) -> Result<Machine> {
+fn boot(
+    kernel: &Path,
+    initramfs: &Path,
+    console: &Path,
+    accelerator: &str,
+    interactive: bool,
+    share: Option<&Share>,
+) -> Result<Machine> {
     let accelerator = if accelerator == "tcg" { "tcg,thread=multi" } else { accelerator };
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "2048"]);
+    command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", MEMORY]);
+    command.args(share.map(|share| share.arguments(MEMORY)).unwrap_or_default());
     command.args(["-nodefaults", "-nographic", "-monitor", "none", "-no-reboot"]);
     command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);

@@ -8,6 +8,7 @@ mod bpf;
 mod connect;
 mod drain;
 mod hooks;
+mod matrix;
 mod report;
 mod scale;
 mod worker;
@@ -24,13 +25,14 @@ use report::Report;
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, Group); 6] = [
+const GROUPS: [(&str, Group); 7] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),
     ("zero", zero::run),
     ("scale", scale::run),
     ("drain", drain::run),
+    ("matrix", matrix::run),
 ];
 
 fn main() -> ExitCode {
@@ -75,11 +77,13 @@ impl Plan {
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Scale {
+pub struct Scale<'a> {
     quick: bool,
+    /// What follows the name of a group and a slash in the filter: a part of the group.
+    pub part: Option<&'a str>,
 }
 
-impl Scale {
+impl Scale<'_> {
     /// This many rounds, or a few.
     pub fn of(self, rounds: u32) -> u32 {
         if self.quick { rounds.div_ceil(4) } else { rounds }
@@ -90,11 +94,16 @@ fn run(plan: &Plan) -> Result<()> {
     interrupt::note()?;
     let start = Instant::now();
     let mut report = Report::new();
-    let wanted = |name: &str| plan.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let (filter, part) = match plan.filter.as_deref().map(|filter| filter.split_once('/').ok_or(filter)) {
+        None => (None, None),
+        Some(Err(group)) => (Some(group), None),
+        Some(Ok((group, part))) => (Some(group), Some(part)),
+    };
+    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let groups: Vec<_> = GROUPS.into_iter().filter(|(name, _)| wanted(name)).collect();
     ensure!(!groups.is_empty(), "no group has this in its name; there are {}", GROUPS.map(|(name, _)| name).join(", "));
     for (name, measure) in groups {
-        measure(Scale { quick: plan.quick }, &mut report).with_context(|| format!("measuring {name}"))?;
+        measure(Scale { quick: plan.quick, part }, &mut report).with_context(|| format!("measuring {name}"))?;
     }
     report.finish(&plan.json, start.elapsed(), plan.quick)
 }

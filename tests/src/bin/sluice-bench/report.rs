@@ -1,10 +1,10 @@
 //! What was measured, as a table for people and as JSON for programs.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How a figure is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -109,13 +109,15 @@ impl FromIterator<f64> for Samples {
 #[derive(Debug)]
 pub struct Report {
     figures: Vec<Figure>,
+    /// By name, what is no figure.
+    attached: BTreeMap<&'static str, Value>,
     load_before: String,
 }
 
 impl Report {
     /// Nothing measured yet.
     pub fn new() -> Self {
-        Self { figures: Vec::new(), load_before: load() }
+        Self { figures: Vec::new(), attached: BTreeMap::new(), load_before: load() }
     }
 
     /// Takes a figure and shows it.
@@ -125,6 +127,11 @@ impl Report {
         }
         println!("{}", line(&figure));
         self.figures.push(figure);
+    }
+
+    /// Takes what only the JSON file has.
+    pub fn attach(&mut self, name: &'static str, value: Value) {
+        self.attached.insert(name, value);
     }
 
     /// Says what was met and what was missed, and on what machine.
@@ -146,6 +153,7 @@ impl Report {
             "seconds": took.as_secs_f64(),
             "quick": quick,
             "figures": self.figures,
+            "attached": self.attached,
         });
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
