@@ -60,10 +60,11 @@ pub const UNCLEAR_PATIENCE: u32 = 4;
 /// A conversation that was over this soon after the establishment may be a TLS handshake with the first request in its
 /// wake, ms.
 pub const EARLY: u32 = 1000;
-/// The least that such a handshake sends (a hello of the client, its Finished) and receives (what the server says when
-/// an earlier session is resumed, its tickets), in bytes.
-const HANDSHAKE_SENT: u64 = 300;
-const HANDSHAKE_RECEIVED: u64 = 400;
+/// Where the establishment is not known, such a handshake took this many segments at the most.
+const HANDSHAKE_SEGMENTS: u32 = 8;
+/// The least that each side of it says, in bytes: a client its hello and Finished, a server that resumes an earlier
+/// session its hello, its Finished and a short ticket (320 with OpenSSL).
+const HANDSHAKE: u64 = 200;
 
 impl Activity {
     /// The same with what a FIN means: it takes a number in the sequence, but is no data. `state` as in
@@ -109,8 +110,9 @@ impl Activity {
     /// | both in the same jiffy, and keep-alive probes have blurred the rest | unclear |
     ///
     /// A TLS 1.3 server sends session tickets as soon as the handshake is over; a caller that has sent its first request
-    /// by then seems to be answered. So what would be idle is unclear to the caller's side when everything was said
-    /// within [`EARLY`] ms of the establishment, in two segments or more, and was as much as a handshake at least.
+    /// by then seems to be answered. So what would be idle is unclear when everything was said within [`EARLY`] ms of the
+    /// establishment, in two segments or more, and was as much as a handshake at least. An accepted connection does not
+    /// tell when it was established: few segments say the same.
     ///
     /// It is a heuristic: whatever the peer says last counts as the answer. That is wrong in the pause of an answer in
     /// parts, after the first of two answers whose requests went out in one segment, and after words that are no answer
@@ -148,7 +150,7 @@ impl Activity {
         };
         if asked_last || lead > 0 {
             Flight::InFlight
-        } else if (lead < 0 || answered_last) && !(matches!(side, Side::Caller) && self.may_be_handshake()) {
+        } else if (lead < 0 || answered_last) && !self.may_be_handshake() {
             Flight::Idle
         } else {
             Flight::Unclear
@@ -157,10 +159,9 @@ impl Activity {
 
     #[inline(always)]
     const fn may_be_handshake(&self) -> bool {
-        self.spoke_for < EARLY
-            && self.segments_sent > 1
-            && self.bytes_sent >= HANDSHAKE_SENT
-            && self.bytes_received >= HANDSHAKE_RECEIVED
+        let is_early =
+            if self.spoke_for == u32::MAX { self.segments_sent <= HANDSHAKE_SEGMENTS } else { self.spoke_for < EARLY };
+        is_early && self.segments_sent > 1 && self.bytes_sent >= HANDSHAKE && self.bytes_received >= HANDSHAKE
     }
 
     /// Jiffies since data last went either way. A stamp that another CPU set after `now` was read counts as 0.
@@ -267,10 +268,11 @@ mod tests {
             ("answered, jiffies wrapped", Activity { last_sent: u32::MAX, last_received: 3, ..ANSWERED }, Flight::Idle),
             ("tickets, or the answer", TICKETS, Flight::Unclear),
             ("tickets in the same jiffy", Activity { last_sent: 510, ..TICKETS }, Flight::Unclear),
+            ("a session resumed", Activity { bytes_received: 320, ..TICKETS }, Flight::Unclear),
             ("tickets long ago, then an answer", Activity { spoke_for: EARLY, ..TICKETS }, Flight::Idle),
             ("a request in one segment, answered", Activity { segments_sent: 1, ..TICKETS }, Flight::Idle),
-            ("sent less than a handshake", Activity { bytes_sent: 299, ..TICKETS }, Flight::Idle),
-            ("received less than a handshake", Activity { bytes_received: 399, ..TICKETS }, Flight::Idle),
+            ("sent less than a handshake", Activity { bytes_sent: 199, ..TICKETS }, Flight::Idle),
+            ("received less than a handshake", Activity { bytes_received: 199, ..TICKETS }, Flight::Idle),
             ("tickets, then the first request", Activity { last_sent: 511, ..TICKETS }, Flight::InFlight),
         ];
         for (what, activity, expected) in table {
@@ -288,6 +290,7 @@ mod tests {
             last_segment: 0,
             ..ANSWERED
         };
+        let accepted = Activity { spoke_for: u32::MAX, ..answered };
         let same_jiffy = Activity { last_received: 510, ..answered };
         let table = [
             ("answered", answered, Flight::Idle),
@@ -300,6 +303,8 @@ mod tests {
             ("next request in the jiffy of the answer", Activity { last_segment: 80, ..same_jiffy }, Flight::InFlight),
             ("answered in one jiffy, kept alive", Activity { keepalive: 490, ..same_jiffy }, Flight::Unclear),
             ("it greets", Activity { bytes_received: 0, ..answered }, Flight::Idle),
+            ("answered, or tickets sent", Activity { bytes_received: 700, ..accepted }, Flight::Unclear),
+            ("too much for tickets", Activity { bytes_received: 700, segments_sent: 9, ..accepted }, Flight::Idle),
         ];
         for (what, activity, expected) in table {
             assert_eq!(activity.flight(Side::Server), expected, "{what}");

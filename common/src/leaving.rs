@@ -14,8 +14,8 @@ use crate::{
 pub struct Leaving {
     /// An idle connection may be closed after this many milliseconds of quiet; 0: never.
     pub quiet: u32,
-    /// Says which deadline and end the drain had when this was written: a pass that was begun for another one closes
-    /// nothing that only its deadline lets it close.
+    /// Says what the drain allowed besides when this was written: a pass that was begun on other terms closes nothing
+    /// because of its deadline, and nothing that was accepted.
     pub terms: u32,
 }
 
@@ -65,9 +65,10 @@ pub struct Inbound {
     pub in_flight: u32,
     pub idle: u32,
     pub closed: u32,
-    /// One that has this address: nothing is closed once LEAVING has it no more.
+    /// One that has this address: nothing is closed once LEAVING does not have it so any more.
     pub backend_id: u32,
-    pub padding: u32,
+    /// See [`Leaving::terms`].
+    pub terms: u32,
 }
 
 /// NAMESPACES, by the cookie of a network namespace: where closable sockets are.

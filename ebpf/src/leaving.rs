@@ -167,8 +167,9 @@ fn accepted(found: *mut c_void, tcp: *mut c_void) {
     }
     inbound.idle += 1;
     // SAFETY: as in `look`.
-    let is_leaving = unsafe { LEAVING.get(inbound.backend_id) }.is_some();
-    if inbound.quiet != 0 && is_leaving && activity.may_close(Side::Server, patience) && destroy(found) {
+    let held = unsafe { LEAVING.get(inbound.backend_id) }.copied();
+    let allowed = held == Some(Leaving { quiet: inbound.quiet, terms: inbound.terms });
+    if inbound.quiet != 0 && allowed && activity.may_close(Side::Server, patience) && destroy(found) {
         inbound.closed += 1;
     }
 }

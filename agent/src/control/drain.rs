@@ -67,7 +67,8 @@ impl Progress {
         if over && (!closes || now >= later(drain.deadline, GRACE)) {
             return Step::Ends(DrainEnd::DeadlineReached);
         }
-        self.late |= over;
+        // It may have been put off meanwhile.
+        self.late = over || (self.late && now >= drain.deadline);
         Step::GoesOn(if seen.closing > 0 { Phase::ClosingIdle } else { Phase::Waiting })
     }
 }

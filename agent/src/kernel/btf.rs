@@ -99,8 +99,12 @@ impl<'a> Types<'a> {
                 let mut members = Vec::with_capacity(count);
                 for i in 0..count {
                     let member = body + i * 12;
-                    let bits = word(section, member + 8)? & if kind_flag { 0x00ff_ffff } else { u32::MAX };
-                    members.push((word(section, member)?, word(section, member + 4)?, bits / 8));
+                    let place = word(section, member + 8)?;
+                    let (width, bits) = if kind_flag { (place >> 24, place & 0x00ff_ffff) } else { (0, place) };
+                    // A bit field shares its bytes: as good as not there.
+                    if width == 0 {
+                        members.push((word(section, member)?, word(section, member + 4)?, bits / 8));
+                    }
                 }
                 if kind == 4 && name != 0 {
                     let id = self.types.len() as u32 + 1;

@@ -69,9 +69,9 @@ impl Passes {
         self.inbound.put(address, entry).context("preparing a pass")
     }
 
-    /// Whether its connections may be closed at this moment, on these terms.
-    pub fn is_leaving(&self, backend: BackendId, terms: u32) -> bool {
-        self.leaving.get::<_, Leaving>(&backend.0).is_ok_and(|found| found.is_some_and(|found| found.terms == terms))
+    /// Whether its connections may be closed at this moment, just so.
+    pub fn is_leaving(&self, backend: BackendId, leaving: Leaving) -> bool {
+        self.leaving.get(&backend.0).is_ok_and(|found| found == Some(leaving))
     }
 
     /// Counts the steered connections of leaving backends on the whole host. Returns the network namespaces that have

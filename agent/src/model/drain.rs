@@ -155,10 +155,10 @@ impl Drain {
         Leaving { quiet: self.quiet(service), terms: self.terms() }
     }
 
-    /// Another number for another deadline, and for another end there.
+    /// Another number for another deadline, another end there, and for other care of accepted connections.
     pub fn terms(&self) -> u32 {
-        let deadline = self.deadline.as_millisecond() as u32;
-        deadline << 1 | u32::from(self.on_deadline == OnDeadline::Close)
+        let closes = [self.on_deadline == OnDeadline::Close, self.close_inbound == CloseInbound::Idle];
+        closes.iter().fold(self.deadline.as_millisecond() as u32, |terms, closes| terms << 1 | u32::from(*closes))
     }
 
     /// This drain, if it closes nothing that `theirs` does not close, and nothing sooner.

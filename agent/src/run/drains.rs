@@ -129,8 +129,9 @@ impl<M: Machine> Steering<M> {
         while ended.len() < AT_ONCE
             && let Some((id, mut one)) = self.later.ended.pop_first()
         {
-            // It may have been restored, or drained anew, while this was on its way.
-            if self.drains.get(&one.target) == Some(&id) {
+            // It may have been restored, drained anew or put off while this was on its way.
+            let lasting = self.lasting(&one.target).filter(|drain| Some(drain.deadline) == one.operation.deadline);
+            if lasting.is_some_and(|drain| drain.operation == id) {
                 one.operation.finished_at = Some(now);
                 ended.push(one);
             }
@@ -208,7 +209,8 @@ impl<M: Machine> Steering<M> {
         self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() })?;
         for (target, zero) in self.state.zeroed() {
             let Some(drain) = zero.lasting_drain() else { continue };
-            if self.operations.get(&drain.operation).is_none() {
+            // An end may have been saved with its record only.
+            if self.operations.get(&drain.operation).is_none_or(|operation| operation.is_finished()) {
                 self.operations.put(Operation::drain(&drain.operation, &target, drain.since, drain.deadline));
             }
             self.drains.insert(target, drain.operation.clone());

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
+    io::ErrorKind,
     net::{IpAddr, UdpSocket},
     time::{Duration, Instant},
 };
@@ -46,8 +47,8 @@ impl Home {
 }
 
 impl Homes {
-    /// Asks each of the namespaces.
-    pub fn of(&mut self, namespaces: &[Namespace], addresses: &BTreeSet<IpAddr>) -> Vec<Result<Home>> {
+    /// Asks each of the namespaces; when it is to be `thorough`, for its addresses too.
+    pub fn of(&mut self, namespaces: &[Namespace], addresses: &BTreeSet<IpAddr>, thorough: bool) -> Vec<Result<Home>> {
         if self.addresses != *addresses {
             *self = Self { addresses: addresses.clone(), ..Self::default() };
         }
@@ -55,7 +56,7 @@ impl Homes {
         let mut before = std::mem::take(&mut self.local);
         let mut ask = || {
             let cookie = cookie_here()?;
-            let known = before.remove(&cookie).filter(|(asked, _)| now.duration_since(*asked) < STALE);
+            let known = before.remove(&cookie).filter(|(asked, _)| !thorough && now.duration_since(*asked) < STALE);
             let (asked, here) =
                 known.unwrap_or_else(|| (now, addresses.iter().filter(|address| is_local(address)).copied().collect()));
             let is_local = !here.is_empty();
@@ -79,7 +80,7 @@ impl Homes {
 
     /// Takes note of a visit. Its sockets were counted before.
     pub fn note(&mut self, home: &Home, is_empty: bool) {
-        if is_empty {
+        if is_empty && home.is_local {
             self.empty.insert(home.cookie, home.sockets);
         } else {
             self.empty.remove(&home.cookie);
@@ -87,9 +88,11 @@ impl Homes {
     }
 }
 
-/// Whether the namespace that this thread is in has the address.
+/// Whether the namespace that this thread is in has the address. Taken for granted where it cannot be told: there may be
+/// no port left, or somebody may forbid it.
 fn is_local(address: &IpAddr) -> bool {
-    UdpSocket::bind((*address, 0)).is_ok()
+    let Err(error) = UdpSocket::bind((*address, 0)) else { return true };
+    error.kind() != ErrorKind::AddrNotAvailable && error.raw_os_error() != Some(libc::EAFNOSUPPORT)
 }
 
 /// TCP sockets in use in the namespace that this thread is in, of both families.
@@ -130,7 +133,7 @@ mod tests {
         let own = [Namespace::of_process(std::process::id()).unwrap()];
         let addresses = BTreeSet::from(["127.0.0.1".parse().unwrap()]);
         let mut homes = Homes::default();
-        let home = *homes.of(&own, &addresses)[0].as_ref().unwrap();
+        let home = *homes.of(&own, &addresses, false)[0].as_ref().unwrap();
         assert!(home.is_local && !homes.are_empty(&home));
         assert_eq!(homes.here(), addresses);
         homes.note(&home, true);
@@ -141,7 +144,7 @@ mod tests {
         homes.note(&home, true);
         // Other addresses: what was known says nothing.
         let elsewhere = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
-        let home = *homes.of(&own, &elsewhere)[0].as_ref().unwrap();
+        let home = *homes.of(&own, &elsewhere, false)[0].as_ref().unwrap();
         assert!(!home.is_local && !homes.are_empty(&home) && homes.here().is_empty());
         let cookies: HashSet<u64> = homes.local.keys().copied().collect();
         assert_eq!(cookies, HashSet::from([home.cookie]));

@@ -60,6 +60,13 @@ pub struct LeavingBackend {
     pub close_inbound: CloseInbound,
 }
 
+impl LeavingBackend {
+    /// It is drained no more: its connections count, and nothing is closed.
+    pub fn stay(&mut self) {
+        *self = Self { leaving: Leaving::default(), allowed: 0, close_inbound: CloseInbound::Never, ..*self };
+    }
+}
+
 /// What one look found and did.
 #[derive(Default)]
 pub struct Look {
@@ -85,7 +92,7 @@ pub struct Look {
 struct Closable {
     row: CensusRow,
     doing: Doing,
-    terms: u32,
+    leaving: Leaving,
 }
 
 impl Looker {
@@ -103,16 +110,23 @@ impl Looker {
         let mut permits: HashMap<BackendId, (Leaving, Remains)> = HashMap::new();
         for backend in courses.iter().flat_map(|course| &course.backends) {
             let LeavingBackend { id, address, leaving, allowed, close_inbound } = *backend;
-            let pass = Remains { clock, allowed, terms: leaving.terms, ..Remains::default() };
-            if permits.insert(id, (leaving, pass)).is_none() {
-                self.passes.begin(id, &pass)?;
+            // Of two drains one may only remember it.
+            if leaving == Leaving::default() && permits.contains_key(&id) {
+                continue;
             }
+            let pass = Remains { clock, allowed, terms: leaving.terms, ..Remains::default() };
+            permits.insert(id, (leaving, pass));
+            self.passes.begin(id, &pass)?;
             // Every namespace has the loopback's addresses: they say nothing.
-            if !address.socket_addr().ip().is_loopback() {
-                let inbound = look.inbound.entry(address).or_default();
-                let quiet = if close_inbound == CloseInbound::Idle { leaving.quiet } else { 0 };
-                inbound.quiet = inbound.quiet.max(quiet);
-                inbound.backend_id = id.0;
+            if address.socket_addr().ip().is_loopback() {
+                continue;
+            }
+            let quiet = if close_inbound == CloseInbound::Idle { leaving.quiet } else { 0 };
+            let entry = Inbound { quiet, backend_id: id.0, terms: leaving.terms, ..Inbound::default() };
+            // Of two backends that share it, the one that lets less be closed.
+            let held = look.inbound.entry(address).or_insert(entry);
+            if held.quiet != 0 && (quiet == 0 || quiet > held.quiet) {
+                *held = entry;
             }
         }
         for (address, inbound) in &look.inbound {
@@ -153,9 +167,9 @@ impl Looker {
         }
         let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
         let mut wanted = Vec::new();
-        for (namespace, home) in known.iter().zip(self.homes.of(&known, &addresses)) {
-            match home {
-                Ok(home) if places.remove(&home.cookie).is_some() || home.is_local => wanted.push((namespace, home)),
+        for (namespace, home) in known.iter().zip(self.homes.of(&known, &addresses, look.thorough)) {
+            match home.map(|home| (home, places.remove(&home.cookie).is_some())) {
+                Ok((home, closes)) if closes || home.is_local => wanted.push((namespace, home, closes)),
                 Ok(_) => {}
                 Err(error) => drop(look.problems.insert(format!("{error:#}"))),
             }
@@ -163,9 +177,10 @@ impl Looker {
         look.local = self.homes.here();
         if !look.thorough && wanted.len() > FEW {
             let all = wanted.len();
-            wanted.retain(|(_, home)| sockets.contains_key(&home.cookie) || !self.homes.are_empty(home));
+            wanted.retain(|(_, home, closes)| *closes || !self.homes.are_empty(home));
             look.skipped = all - wanted.len();
         }
+        let mut wanted: Vec<_> = wanted.into_iter().map(|(namespace, home, _)| (namespace, home)).collect();
         // Those of processes outside, and of sockets that outlived every process inside.
         let others: Vec<_> = places
             .iter()
@@ -203,7 +218,7 @@ impl Looker {
             let (leaving, pass) = permits.get(&BackendId(row.connection.backend_id))?;
             let activity = || Some(row.activity(census.hz));
             let (doing, may_close) = judge(&row.connection, activity, leaving, pass, census.hz);
-            may_close.then_some(Closable { row, doing, terms: leaving.terms })
+            may_close.then_some(Closable { row, doing, leaving: *leaving })
         });
         for socket in closable.take(CLOSED_BY_NETLINK) {
             found.entry(socket.row.netns).or_default().push(socket);
@@ -237,7 +252,7 @@ fn close_by_netlink(passes: &Passes, sockets: &[Closable]) -> (Vec<Closable>, Op
     let mut close = || -> Result<()> {
         let diagnosis = Diagnosis::open()?;
         for socket in sockets {
-            let is_leaving = passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.terms);
+            let is_leaving = passes.is_leaving(BackendId(socket.row.connection.backend_id), socket.leaving);
             // One that may be closed because it is quiet must be quiet still.
             if is_leaving && diagnosis.close(&socket.row, socket.doing == Doing::Idle)? {
                 closed.push(*socket);

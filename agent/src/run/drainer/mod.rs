@@ -39,6 +39,8 @@ pub use look::Looker;
 /// processor.
 const PERIOD: Duration = Duration::from_millis(250);
 const SHARE: u32 = 12;
+/// The same after a look that has closed something, or has found nothing left.
+const MOVING_SHARE: u32 = 2;
 /// Time after which the end of a drain that still shows is told again: it could not be saved.
 const TOLD: Duration = Duration::from_secs(2);
 
@@ -92,11 +94,17 @@ impl Drainer {
             }
             for course in &mut courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
+                memory.backends.values_mut().for_each(LeavingBackend::stay);
                 memory.backends.extend(course.backends.iter().map(|backend| (backend.id, *backend)));
                 course.backends = memory.backends.values().copied().collect();
             }
             let start = Instant::now();
-            let thorough = moved || courses.iter().any(|course| course.now >= course.drain.deadline);
+            let told = |course: &Course| memories.get(&course.drain.operation).is_some_and(|held| held.ended.is_some());
+            let lasting = || courses.iter().filter(|course| !told(course));
+            let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
+            // A deadline does not wait for the tenth of a processor.
+            let left = lasting().map(|course| left(course).unwrap_or(Duration::ZERO)).min().unwrap_or(Duration::MAX);
+            let thorough = moved || left.is_zero();
             let look = self.looker.look(&courses, thorough);
             self.meter(&look);
             moved = false;
@@ -109,11 +117,9 @@ impl Drainer {
             }
             self.tell(ends);
             self.looker.forget(&courses);
-            // What moves ends soon, and a deadline does not wait for the tenth of a processor.
-            let left = |course: &Course| Duration::try_from(course.drain.deadline.duration_since(course.now));
-            let left = courses.iter().map(|course| left(course).unwrap_or(PERIOD)).min().unwrap_or(PERIOD);
-            let rest = if moved { Duration::ZERO } else { (start.elapsed() * SHARE).min(left) };
-            let pause = PERIOD.max(rest);
+            // What moves ends soon.
+            let share = if moved { start.elapsed() * MOVING_SHARE } else { (start.elapsed() * SHARE).min(left) };
+            let pause = PERIOD.max(share);
             match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => while begun.try_recv().is_ok() {},
@@ -164,7 +170,8 @@ impl Drainer {
             Step::Ends(DrainEnd::Drained) => (Phase::Drained, Some(DrainEnd::Drained)),
             Step::Ends(DrainEnd::DeadlineReached) => (Phase::DeadlineReached, Some(DrainEnd::DeadlineReached)),
         };
-        let moved = seen.total + seen.inbound == 0 || closed.idle + closed.late + closed.inbound > 0;
+        let nothing_left = seen.total + seen.inbound == 0 && look.problems.is_empty();
+        let moved = nothing_left || closed.idle + closed.late + closed.inbound > 0;
         let message = message(phase, &remaining, look);
         let change = |operation: &mut Operation| {
             operation.deadline = Some(drain.deadline);
