@@ -16,7 +16,7 @@ use sluice_common::{
 
 use crate::{
     census,
-    maps::{INBOUND, LEAVING, NAMESPACES, REMAINS, can_destroy, connection, hz},
+    maps::{CALLERS, INBOUND, LEAVING, NAMESPACES, REMAINS, can_destroy, connection, hz},
     socket,
 };
 
@@ -41,6 +41,7 @@ pub fn survey(ctx: *mut census::Context) -> i32 {
     }
     // SAFETY: the iterator holds the socket and its storage while the program runs.
     let record = unsafe { &*value };
+    note_caller(record, found);
     let Some(remains) = remains_of(record, found) else {
         return 0;
     };
@@ -169,9 +170,22 @@ fn accepted(found: *mut c_void, tcp: *mut c_void) {
     // SAFETY: as in `look`.
     let held = unsafe { LEAVING.get(inbound.backend_id) }.copied();
     let allowed = held == Some(Leaving { quiet: inbound.quiet, terms: inbound.terms });
-    if inbound.quiet != 0 && allowed && activity.may_close(Side::Server, patience) && destroy(found) {
+    if inbound.quiet != 0
+        && allowed
+        && !is_steered(found)
+        && activity.may_close(Side::Server, patience)
+        && destroy(found)
+    {
         inbound.closed += 1;
     }
+}
+
+/// Whether the other end of an accepted connection is a steered socket of this host.
+#[inline(always)]
+fn is_steered(found: *mut c_void) -> bool {
+    let (address, port) = socket::peer(found);
+    // SAFETY: the value is not looked at.
+    unsafe { CALLERS.get(Endpoint::v6(address, port, TCP)) }.is_some()
 }
 
 #[inline(always)]
@@ -196,6 +210,27 @@ fn destroy(found: *mut c_void) -> bool {
     unsafe {
         let bpf_sock_destroy: unsafe extern "C" fn(*mut c_void) -> i64 = transmute(DESTROY);
         bpf_sock_destroy(found) as i32 == 0
+    }
+}
+
+/// Notes the caller's end of a connection that its backend is not to close: that is for the rule of the caller's side.
+/// When the table is full, this pass closes nothing that was accepted there.
+#[inline(always)]
+fn note_caller(record: &Connection, found: *mut c_void) {
+    if record.protocol != TCP {
+        return;
+    }
+    let (address, port) = socket::peer(found);
+    let Some(inbound) = INBOUND.get_ptr_mut(Endpoint::v6(address, port, TCP)) else {
+        return;
+    };
+    // SAFETY: a live map value; passes run one at a time, and nobody else writes it meanwhile.
+    let inbound = unsafe { &mut *inbound };
+    if inbound.quiet != 0 {
+        let (address, port) = socket::local(found);
+        if CALLERS.insert(Endpoint::v6(address, port, TCP), 0, 0).is_err() {
+            inbound.quiet = 0;
+        }
     }
 }
 

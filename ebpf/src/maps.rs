@@ -52,7 +52,7 @@ pub static TALLY: Array<u64> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 /// CLOCK_MONOTONIC ns: a tally counts what is older.
 #[map]
 pub static TALLY_BEFORE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-// The four tables of a drain are filled for as long as it lasts.
+// The tables of a drain are filled for as long as it lasts.
 #[map]
 pub static LEAVING: HashMap<u32, Leaving> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
@@ -61,6 +61,9 @@ pub static REMAINS: HashMap<u32, Remains> = HashMap::with_max_entries(1024, BPF_
 pub static INBOUND: HashMap<Endpoint, Inbound> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
 pub static NAMESPACES: HashMap<u64, Place> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+/// Local ends of steered sockets with a peer that INBOUND has, while some of what was accepted there may be closed.
+#[map]
+pub static CALLERS: HashMap<Endpoint, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 #[btf_map]
 pub static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 

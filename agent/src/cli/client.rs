@@ -170,10 +170,11 @@ async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Respons
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("talking to the agent")?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.context("talking to the agent").map_err(Failure::Unreachable)?;
     // It ends with the answer; what goes wrong with it is the answer's error too.
     tokio::spawn(connection);
-    Ok(sender.send_request(request).await.context("asking the agent: did it stop?")?)
+    sender.send_request(request).await.context("asking the agent: did it stop?").map_err(Failure::Unreachable)
 }
 
 fn problem(status: StatusCode, bytes: &[u8]) -> Failure {
@@ -188,18 +189,18 @@ fn problem(status: StatusCode, bytes: &[u8]) -> Failure {
 
 fn unreachable_socket(path: &Path, error: &std::io::Error) -> Failure {
     let path = path.display();
-    Failure::Failed(match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::Unreachable(anyhow!(
             "no agent answers on {path}: is the agent running (`sluice agent`)? \
              For another one use --socket PATH or --server http://HOST:PORT"
-        ),
-        ErrorKind::PermissionDenied => anyhow!(
+        )),
+        ErrorKind::PermissionDenied => Failure::Failed(anyhow!(
             "you may not use {path}: run this as root or as a member of the socket's group, \
              or use --server http://HOST:PORT"
-        ),
-        ErrorKind::TimedOut => return Failure::TimedOut(format!("the agent at {path} does not take the connection")),
-        _ => anyhow!("connecting to {path}: {error}"),
-    })
+        )),
+        ErrorKind::TimedOut => Failure::TimedOut(format!("the agent at {path} does not take the connection")),
+        _ => Failure::Failed(anyhow!("connecting to {path}: {error}")),
+    }
 }
 
 fn unreachable_server(authority: &str, error: std::io::Error) -> Failure {
@@ -207,7 +208,7 @@ fn unreachable_server(authority: &str, error: std::io::Error) -> Failure {
         return Failure::TimedOut(format!("nobody answers at {authority}"));
     }
     let advice = format!("no agent answers at {authority}: is the agent running there, with --listen {authority}?");
-    Failure::Failed(anyhow::Error::new(error).context(advice))
+    Failure::Unreachable(anyhow::Error::new(error).context(advice))
 }
 
 /// `host:port` of a URL.

@@ -1,14 +1,22 @@
 //! `sluice connections`: steered connections with their processes.
 
+use anyhow::anyhow;
 use clap::Args;
 use jiff::SignedDuration;
+use serde_json::Value;
 
 use super::{
-    client::{Client, with_query},
+    client::{Client, encode, with_query},
     failure::Failure,
     output::{self, Output, Table, duration, maybe, number, text},
 };
-use crate::{cli::get, http::connections::Connections as View};
+use crate::{
+    cli::get,
+    http::{
+        connections::Connections as View,
+        views::{List, ServiceView},
+    },
+};
 
 /// List steered connections with their processes
 #[derive(Debug, Args)]
@@ -37,14 +45,17 @@ impl Connections {
         let path = with_query(
             "/v1/connections",
             &[
-                ("service", self.service),
-                ("backend", self.backend),
-                ("node", self.node),
-                ("state", self.state),
+                ("service", self.service.clone()),
+                ("backend", self.backend.clone()),
+                ("node", self.node.clone()),
+                ("state", self.state.clone()),
                 ("limit", Some(self.limit.to_string())),
             ],
         );
         let view: View = client.get(&path).await?;
+        if view.total == 0 {
+            self.check(client).await?;
+        }
         if self.output.print(&view)? {
             return Ok(());
         }
@@ -53,6 +64,29 @@ impl Connections {
             output::note(format!("{} of {} connections: --limit lists more", view.items.len(), view.total));
         }
         Ok(())
+    }
+
+    /// That nothing is left of what does not exist would be no news.
+    async fn check(&self, client: &Client) -> Result<(), Failure> {
+        if let Some(node) = &self.node {
+            client.get::<Value>(&format!("/v1/nodes/{}", encode(node))).await?;
+        }
+        match (&self.service, &self.backend) {
+            (Some(service), Some(backend)) => {
+                let path = format!("/v1/services/{}/backends/{}", encode(service), encode(backend));
+                client.get::<Value>(&path).await.map(drop)
+            }
+            (Some(service), None) => client.get::<Value>(&format!("/v1/services/{}", encode(service))).await.map(drop),
+            (None, Some(backend)) => {
+                let services: List<ServiceView> = client.get("/v1/services").await?;
+                let mut backends = services.items.iter().flat_map(|service| &service.spec.backends);
+                if backends.any(|held| held.name == backend.as_str()) {
+                    return Ok(());
+                }
+                Err(anyhow!("no service has a backend {backend}").into())
+            }
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{
     client::{Client, encode},
@@ -34,7 +35,10 @@ impl Describe {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let text = match self.name.split_once('/') {
             None => {
-                let view: ServiceView = client.get(&format!("/v1/services/{}", encode(&self.name))).await?;
+                let view: ServiceView = match client.get(&format!("/v1/services/{}", encode(&self.name))).await {
+                    Ok(view) => view,
+                    Err(failure) => return Err(hint(client, &self.name, failure).await),
+                };
                 service(&view, &drains(client, view.status.backends.iter().map(|backend| &backend.zero)).await?)
             }
             Some(("node", name)) => {
@@ -49,6 +53,19 @@ impl Describe {
         };
         output::print(&text)
     }
+}
+
+/// Says how to show what is no service, but bears the name.
+async fn hint(client: &Client, name: &str, failure: Failure) -> Failure {
+    let Failure::Refused(mut problem) = failure else { return failure };
+    if problem.status == 404 {
+        for (collection, verb) in [("nodes", "describe node/"), ("operations", "get operations ")] {
+            if client.get::<Value>(&format!("/v1/{collection}/{}", encode(name))).await.is_ok() {
+                problem.detail += &format!(": try `{}`", client.verb(&format!("{verb}{name}")));
+            }
+        }
+    }
+    Failure::Refused(problem)
 }
 
 /// The drain that an operation reports on, in words; `None` when that is no longer kept.
@@ -151,7 +168,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
     }
     for backend in &status.backends {
         if let Some(zero) = &backend.zero {
-            let drain = drained(zero, drains).map(|drain| format!("; drained by {drain}")).unwrap_or_default();
+            let drain = drained(zero, drains).map(|drain| format!("; drain {drain}")).unwrap_or_default();
             text_so_far += &output::printable(&format!("{}: {}{drain}", backend.name, zeroed(zero)));
             text_so_far.push('\n');
         }

@@ -1,6 +1,6 @@
 //! `sluice drain`: empty a node or a backend, and wait until it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::{
     client::Client,
     failure::Failure,
-    follow::{follow, goes_on},
+    follow::{begin, follow, goes_on},
     output::{self, duration, fields},
-    zero::{Terms, insist, path, span},
+    zero::{Terms, insist, path},
 };
 use crate::{
     model::{Target, quiet},
@@ -29,7 +29,7 @@ const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
         Whether a connection is idle is judged by what it sent and received last: fit for requests and answers in turn. \
         A service of other traffic (HTTP/2, WebSockets, subscriptions) says `protocol: stream`.\n\
         Exit codes with --wait drained: 0 drained; 3 something was left at the deadline, or after --timeout (the drain then goes on); \
-        1 cancelled by a restore, or the agent could not be reached until --timeout or 10s after the deadline; 4 a service would be \
+        1 cancelled by a restore, or the agent could not be reached for the first 10s, until --timeout or 10s after the deadline; 4 a service would be \
         left without enough capacity (--force); 130 or 143 interrupted (the drain goes on)."
 )]
 pub struct Drain {
@@ -51,8 +51,8 @@ pub struct Drain {
     /// Return when no new connection comes, or when nothing is left [default: zeroed]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "zeroed|drained")]
     wait: Option<Wait>,
-    /// With --wait drained: wait no longer than this; the drain goes on [default: until the drain ends]
-    #[arg(long, value_name = "TIME", value_parser = span)]
+    /// With --wait drained: wait no longer than this, 0s to look once; the drain goes on [default: until the drain ends]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
     timeout: Option<String>,
     #[command(flatten)]
     terms: Terms,
@@ -89,14 +89,20 @@ impl Drain {
             let plan: Value = client.post(&format!("{path}?dryRun=true"), &self.request()).await.map_err(insist)?;
             return output::print(&output::json(&plan)?);
         }
-        let started: Operation = client.post(&path, &self.request()).await.map_err(insist)?;
+        let asked = Instant::now();
+        let started: Operation = match self.wait {
+            Some(_) => begin(client, &self.target, (&path, &self.request()), self.patience()).await,
+            None => client.post(&path, &self.request()).await,
+        }
+        .map_err(insist)?;
         if self.wait != Some(Wait::Drained) {
             if self.output.print(&started)? {
                 return Ok(());
             }
             return output::print(&format!("{}{}\n", summary(&started), goes_on(client, &started)));
         }
-        let ended = follow(client, started, self.patience()).await?;
+        let patience = self.patience().map(|patience| patience.saturating_sub(asked.elapsed()));
+        let ended = follow(client, started, patience).await?;
         let shown = match self.output.print(&ended) {
             Ok(false) => output::print(&summary(&ended)),
             other => other.map(drop),
@@ -104,12 +110,9 @@ impl Drain {
         match ended.phase {
             Phase::Drained => shown,
             Phase::Cancelled => Err(anyhow::anyhow!("{} is not drained: {}", ended.target, ended.message).into()),
-            Phase::DeadlineReached => Err(Failure::TimedOut(format!(
-                "{}: {}{}",
-                ended.target,
-                ended.message,
-                self.advice(client, &ended.remaining)
-            ))),
+            Phase::DeadlineReached => {
+                Err(Failure::TimedOut(format!("{}: {}{}", ended.target, ended.message, self.advice(client, &ended))))
+            }
             Phase::Zeroed | Phase::Waiting | Phase::ClosingIdle | Phase::Restored => {
                 let goes_on = goes_on(client, &ended);
                 Err(Failure::TimedOut(format!(
@@ -137,8 +140,10 @@ impl Drain {
         patience.try_into().ok()
     }
 
-    /// What to do about connections that are left at the deadline.
-    fn advice(&self, client: &Client, remaining: &Remaining) -> String {
+    /// What to do about connections that are left at the deadline. A drain that was begun before has what this command
+    /// leaves out, and tells only by what it has closed.
+    fn advice(&self, client: &Client, ended: &Operation) -> String {
+        let Operation { remaining, closed_late, closed_inbound, .. } = ended;
         let mut advice = String::new();
         if remaining.total > 0 {
             let list = match &self.target {
@@ -146,8 +151,8 @@ impl Drain {
                 Target::Backend { service, backend } => format!("connections --service {service} --backend {backend}"),
             };
             advice += &format!("\n  {} steered: {} says whose", remaining.total, client.verb(&list));
-            if !matches!(self.on_deadline, Some(OnDeadline::Close)) {
-                advice += "; --on-deadline close closes what is left";
+            if !matches!(self.on_deadline, Some(OnDeadline::Close)) && *closed_late == 0 {
+                advice += "; unless the drain had it already, --on-deadline close closes what is left";
             }
         }
         // What this host steers to itself is accepted here too.
@@ -155,11 +160,11 @@ impl Drain {
         if strangers > 0 {
             let flying = remaining.inbound_in_flight.unwrap_or(0).saturating_sub(remaining.in_flight.unwrap_or(0));
             advice += &format!(
-                "\n  {strangers} accepted here ({flying} in flight): of callers that no agent steers, or given up by their callers and not closed by \
-                 the server (CLOSE-WAIT). `ss -tnp` where the server runs says whose"
+                "\n  {strangers} accepted here ({flying} in flight): of callers that no agent steers, of another service with the same backend \
+                 address, or given up by their callers and not closed by the server (CLOSE-WAIT). `ss -tnp` where the server runs says whose"
             );
-            if !matches!(self.close_inbound, Some(CloseInbound::Idle)) {
-                advice += "; --close-inbound idle closes the idle ones";
+            if !matches!(self.close_inbound, Some(CloseInbound::Idle)) && *closed_inbound == 0 {
+                advice += "; unless the drain had it already, --close-inbound idle closes the idle ones";
             }
         }
         advice
@@ -230,6 +235,13 @@ fn deadline(text: &str) -> Result<String, String> {
     }
 }
 
+fn patience(text: &str) -> Result<String, String> {
+    match text.parse::<SignedDuration>() {
+        Ok(span) if !span.is_negative() => Ok(text.to_owned()),
+        _ => Err("write a time such as 90s or 5m, or 0s to look once".to_owned()),
+    }
+}
+
 fn idle_close(text: &str) -> Result<String, String> {
     match text {
         "never" | "usual" => {}
@@ -269,6 +281,7 @@ mod tests {
             "--idle-close 1ms",
             "--on-deadline drop",
             "--wait restored",
+            "--wait drained --timeout -1s",
         ] {
             assert!(request(&format!("drain shop/n1 {wrong}")).is_err(), "{wrong}");
         }
@@ -281,6 +294,7 @@ mod tests {
             let checked = check(&format!("drain shop/n1 {wrong}"));
             assert!(matches!(checked, Err(Failure::Usage(_))), "{wrong}");
         }
+        assert!(check("drain shop/n1 --wait drained --timeout 0s").is_ok(), "one look");
         assert!(check("drain shop/n1 --wait drained --timeout 5s --idle-close usual --close-inbound idle").is_ok());
     }
 
@@ -296,9 +310,10 @@ mod tests {
         assert!(text.contains("1 steered connection (1 in flight, 0 idle), 5 accepted by its backends here"), "{text}");
         assert!(text.contains("4 idle, 0 at the deadline"), "{text}");
         let client = Client::new(None, None, None).unwrap();
-        let advice =
-            |line: &str| Line::try_parse_from(line.split_whitespace()).unwrap().drain.advice(&client, &ended.remaining);
-        let text = advice("drain shop/n1");
+        let advice = |line: &str, ended: &Operation| {
+            Line::try_parse_from(line.split_whitespace()).unwrap().drain.advice(&client, ended)
+        };
+        let text = advice("drain shop/n1", &ended);
         for said in [
             "sluice connections --service shop --backend n1",
             "--on-deadline close",
@@ -307,7 +322,12 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said} in {text}");
         }
-        let text = advice("drain shop/n1 --on-deadline close --close-inbound idle");
-        assert!(!text.contains("--on-deadline") && !text.contains("--close-inbound"), "{text}");
+        let closing = Operation { closed_late: 1, closed_inbound: 1, ..ended.clone() };
+        for text in [
+            advice("drain shop/n1 --on-deadline close --close-inbound idle", &ended),
+            advice("drain shop/n1", &closing),
+        ] {
+            assert!(!text.contains("--on-deadline") && !text.contains("--close-inbound"), "{text}");
+        }
     }
 }

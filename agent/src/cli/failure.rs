@@ -14,6 +14,8 @@ pub enum Failure {
     Interrupted(u8, String),
     /// The agent said no.
     Refused(Box<Problem>),
+    /// No agent is there; one that is being replaced comes back.
+    Unreachable(anyhow::Error),
     Failed(anyhow::Error),
     /// Nobody reads what is printed: no failure, but an end.
     Unread,
@@ -35,7 +37,7 @@ impl Failure {
             Self::Refused(problem) if matches!(problem.status, 408 | 504) => 3,
             // A parameter that makes no sense comes from an argument that makes none.
             Self::Refused(problem) if problem.status == 400 => 2,
-            Self::Refused(_) | Self::Failed(_) => 1,
+            Self::Refused(_) | Self::Unreachable(_) | Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 3,
             // As shells have it.
@@ -49,7 +51,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(why) | Self::TimedOut(why) | Self::Interrupted(_, why) => f.write_str(why),
             Self::Refused(problem) => f.write_str(&problem.detail),
-            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Unreachable(error) | Self::Failed(error) => write!(f, "{error:#}"),
             Self::Unread => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use ratatui::crossterm::terminal;
+use serde_json::Value;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
@@ -18,15 +19,43 @@ use super::{
     failure::Failure,
     output::{duration, note},
 };
-use crate::observe::operations::{Operation, Phase};
+use crate::{
+    model::Target,
+    observe::operations::{Operation, Phase},
+};
 
-/// An agent that is away at the deadline may be back this long after it.
+/// An agent that is away when a drain is to begin may be back within this time; one that is away at the deadline, so
+/// long after it.
 const AGENT_AWAY: Duration = Duration::from_secs(10);
 /// How long an answer may be late.
 const LATE: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 /// Where nobody watches, lines come at least so far apart, but for those of a phase that is new.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// The operation that this request begins. It is sent again while no agent takes it: one may be upgraded just now.
+///
+/// # Errors
+/// When the agent refuses, or cannot be reached until patience, or [`AGENT_AWAY`], is over.
+pub async fn begin(
+    client: &Client,
+    target: &Target,
+    (path, request): (&str, &Value),
+    patience: Option<Duration>,
+) -> Result<Operation, Failure> {
+    let (start, patience) = (Instant::now(), patience.unwrap_or(AGENT_AWAY).min(AGENT_AWAY));
+    let mut progress = Progress::new();
+    loop {
+        let answer = client.post(path, request).await;
+        let left = patience.saturating_sub(start.elapsed());
+        if left.is_zero() || !answer.as_ref().is_err_and(is_away) {
+            progress.clear();
+            return answer;
+        }
+        progress.show_away(&target.to_string(), start.elapsed(), left);
+        sleep(left.min(SECOND / 2)).await;
+    }
+}
 
 /// The operation as it is when it is finished, or when `patience` is over.
 ///
@@ -103,6 +132,17 @@ impl Seen {
     }
 }
 
+/// Whether nobody took the request. One that is stopping (503) may be back soon.
+fn is_away(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unreachable(_) => true,
+        Failure::Refused(problem) => problem.status == 503,
+        Failure::Usage(_) | Failure::TimedOut(_) | Failure::Interrupted(..) | Failure::Failed(_) | Failure::Unread => {
+            false
+        }
+    }
+}
+
 enum Answer {
     Now(Box<Operation>),
     Refused(Failure),
@@ -114,8 +154,7 @@ async fn ask(client: &Client, id: &str, pause: Duration) -> Answer {
     let path = format!("/v1/operations/{id}?wait=drained&timeout={}ms", pause.as_millis().max(1));
     match timeout(pause + LATE, client.get(&path)).await {
         Ok(Ok(operation)) => Answer::Now(Box::new(operation)),
-        // One that is stopping (503) may be back soon.
-        Ok(Err(Failure::Refused(problem))) if problem.status != 503 => Answer::Refused(Failure::Refused(problem)),
+        Ok(Err(failure @ Failure::Refused(_))) if !is_away(&failure) => Answer::Refused(failure),
         Ok(Err(failure)) => Answer::Away(failure.to_string()),
         Err(_) => Answer::Away(format!("no answer within {} s", (pause + LATE).as_secs())),
     }

@@ -161,7 +161,7 @@ fn operations(list: &List<Operation>) -> Table {
             text(&operation.id),
             text(name(&operation.kind)),
             text(&operation.target),
-            text(name(&operation.phase)),
+            text(operation.phase.name()),
             text(ago(Some(operation.started_at))),
             number(operation.remaining.total),
             text(&operation.message),

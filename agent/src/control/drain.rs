@@ -25,6 +25,10 @@ pub struct Seen {
     pub closing: u64,
     /// Accepted by backends on this host.
     pub inbound: u64,
+    /// Closed in this look.
+    pub closed: u64,
+    /// Of them: because the deadline was over.
+    pub closed_late: u64,
     /// Whether everything could be looked at.
     pub complete: bool,
 }
@@ -34,7 +38,7 @@ pub struct Seen {
 pub struct Progress {
     /// When the first of the looks was that have found nothing since.
     empty: Option<Timestamp>,
-    /// Whether something was left at the deadline, and is being closed.
+    /// Whether something was closed because the deadline was over.
     late: bool,
 }
 
@@ -63,12 +67,11 @@ impl Progress {
             return Step::Ends(if self.late { DrainEnd::DeadlineReached } else { DrainEnd::Drained });
         }
         let over = now >= drain.deadline && !is_empty;
-        let closes = drain.on_deadline == OnDeadline::Close && seen.total > 0;
+        let closes = seen.closed > 0 || (drain.on_deadline == OnDeadline::Close && seen.total > 0);
         if over && (!closes || now >= later(drain.deadline, GRACE)) {
             return Step::Ends(DrainEnd::DeadlineReached);
         }
-        // It may have been put off meanwhile.
-        self.late = over || (self.late && now >= drain.deadline);
+        self.late |= seen.closed_late > 0;
         Step::GoesOn(if seen.closing > 0 { Phase::ClosingIdle } else { Phase::Waiting })
     }
 }
@@ -99,7 +102,9 @@ mod tests {
         }
     }
 
-    const EMPTY: Seen = Seen { total: 0, closing: 0, inbound: 0, complete: true };
+    const EMPTY: Seen = Seen { total: 0, closing: 0, inbound: 0, closed: 0, closed_late: 0, complete: true };
+    const LAST_IDLE: Seen = Seen { total: 1, closing: 1, closed: 1, ..EMPTY };
+    const LAST: Seen = Seen { total: 2, closed: 2, closed_late: 1, ..EMPTY };
     const BUSY: Seen = Seen { total: 2, ..EMPTY };
     const IDLE: Seen = Seen { total: 2, closing: 1, ..EMPTY };
 
@@ -142,7 +147,13 @@ mod tests {
         assert_course(&drain(OnDeadline::Keep), &[(159, BUSY, WAITING), (160, BUSY, OVER)]);
         assert_course(&drain(OnDeadline::Keep), &[(160, EMPTY, WAITING), (161, EMPTY, DRAINED)]);
         let close = drain(OnDeadline::Close);
-        assert_course(&close, &[(160, BUSY, WAITING), (161, EMPTY, WAITING), (162, EMPTY, OVER)]);
+        assert_course(&close, &[(160, LAST, WAITING), (161, EMPTY, WAITING), (162, EMPTY, OVER)]);
+        // Nothing was lost: what was left was idle, or ended by itself.
+        assert_course(
+            &drain(OnDeadline::Keep),
+            &[(160, LAST_IDLE, CLOSING), (161, EMPTY, WAITING), (162, EMPTY, DRAINED)],
+        );
+        assert_course(&close, &[(160, LAST_IDLE, CLOSING), (161, EMPTY, WAITING), (162, EMPTY, DRAINED)]);
         assert_course(&close, &[(159, BUSY, WAITING), (160, EMPTY, WAITING), (161, EMPTY, DRAINED)]);
         assert_course(&close, &[(160, BUSY, WAITING), (165, BUSY, OVER)]);
         // An agent that was away comes back late.

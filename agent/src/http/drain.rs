@@ -18,6 +18,7 @@ use super::{
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
     services, times,
+    views::DryRun,
     zero::expiry,
 };
 use crate::{
@@ -65,7 +66,8 @@ pub struct DrainBody {
 /// Gives no new connection to the node and empties it: waits for what is in flight, and closes what is idle.
 #[utoipa::path(post, path = "/v1/nodes/{node}/drain", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((DrainBody = "application/json"))),
-    responses((status = 202, description = "No new connection comes; follow the operation", body = Operation,
+    responses((status = 200, description = "With dryRun: the plan", body = DryRun),
+        (status = 202, description = "No new connection comes; follow the operation", body = Operation,
         headers(("Location", description = "/v1/operations/{id}"))), WriteProblems))]
 pub async fn drain_node(
     State(app): State<App>,
@@ -80,7 +82,8 @@ pub async fn drain_node(
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/drain", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((DrainBody = "application/json"))),
-    responses((status = 202, description = "No new connection comes; follow the operation", body = Operation,
+    responses((status = 200, description = "With dryRun: the plan", body = DryRun),
+        (status = 202, description = "No new connection comes; follow the operation", body = Operation,
         headers(("Location", description = "/v1/operations/{id}"))), WriteProblems))]
 pub async fn drain_backend(
     State(app): State<App>,

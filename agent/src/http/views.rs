@@ -116,6 +116,15 @@ pub struct DryRun {
     pub document: Option<serde_json::Value>,
 }
 
+/// What a write answers: what it did, or with `dryRun` what it would do.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub enum OrPlan<T> {
+    Done(T),
+    Plan(DryRun),
+}
+
 /// What became of many documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,7 @@ use super::{
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
     services, times,
-    views::{RestoreView, ZeroView},
+    views::{OrPlan, RestoreView, ZeroView},
 };
 use crate::{
     handle::{Options, Published},
@@ -50,7 +50,8 @@ pub struct RestoreRequest {}
 /// Gives no new connection to any backend on this node. Existing ones are untouched.
 #[utoipa::path(post, path = "/v1/nodes/{node}/zero", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((ZeroRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it", body = ZeroView), WriteProblems))]
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<ZeroView>),
+        WriteProblems))]
 pub async fn zero_node(
     State(app): State<App>,
     At(node): At<String>,
@@ -64,7 +65,8 @@ pub async fn zero_node(
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/zero", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((ZeroRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it", body = ZeroView), WriteProblems))]
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<ZeroView>),
+        WriteProblems))]
 pub async fn zero_backend(
     State(app): State<App>,
     At((service, backend)): At<(String, String)>,
@@ -77,7 +79,8 @@ pub async fn zero_backend(
 /// Ends the zero of a node: its backends take connections by their weights again.
 #[utoipa::path(post, path = "/v1/nodes/{node}/restore", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it", body = RestoreView), WriteProblems))]
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<RestoreView>),
+        WriteProblems))]
 pub async fn restore_node(
     State(app): State<App>,
     At(node): At<String>,
@@ -91,7 +94,8 @@ pub async fn restore_node(
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/restore", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it", body = RestoreView), WriteProblems))]
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<RestoreView>),
+        WriteProblems))]
 pub async fn restore_backend(
     State(app): State<App>,
     At((service, backend)): At<(String, String)>,

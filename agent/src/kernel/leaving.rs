@@ -24,6 +24,7 @@ pub struct Passes {
     remains: Map,
     inbound: Map,
     namespaces: Map,
+    callers: Map,
     survey: OwnedFd,
     tcp: OwnedFd,
     udp: OwnedFd,
@@ -41,6 +42,7 @@ impl Passes {
             remains: object.map("REMAINS")?,
             inbound: object.map("INBOUND")?,
             namespaces: object.map("NAMESPACES")?,
+            callers: object.map("CALLERS")?,
             survey: link(survey, Some(object.map("CONNECTIONS")?.fd()))?,
             tcp: link(tcp, None)?,
             udp: link(udp, None)?,
@@ -82,6 +84,9 @@ impl Passes {
     pub fn survey(&self) -> Result<Vec<(u64, Place)>> {
         for (netns, _) in self.namespaces.entries::<u64, Place>().context("reading NAMESPACES")? {
             self.namespaces.remove(&netns).context("clearing NAMESPACES")?;
+        }
+        for (caller, _) in self.callers.entries::<Endpoint, u32>().context("reading CALLERS")? {
+            self.callers.remove(&caller).context("clearing CALLERS")?;
         }
         run(&self.survey).context("counting the connections of leaving backends")?;
         self.namespaces.entries().context("reading NAMESPACES")

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,11 +35,25 @@ pub struct Operation {
     pub closed_idle: u64,
     /// Connections that were closed because the deadline was over.
     #[serde(default)]
+    #[schema(required)]
     pub closed_late: u64,
     /// Idle connections from callers that nobody steers, closed where they were accepted.
     #[serde(default)]
+    #[schema(required)]
     pub closed_inbound: u64,
     pub message: String,
+    /// Backends that have left the configuration meanwhile: their connections count, and are not closed any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Gone>,
+}
+
+/// A backend that was drained when it left the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gone {
+    /// Its number in the kernel's tables.
+    pub id: u32,
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -162,6 +177,7 @@ impl Operation {
             closed_late: 0,
             closed_inbound: 0,
             message: format!("no new connection goes to {target}"),
+            gone: Vec::new(),
         }
     }
 

@@ -75,7 +75,7 @@ impl Top {
                     (last, trouble) = (snapshot, None);
                 }
                 // An agent that is being replaced comes back.
-                Err(Failure::Failed(error)) => trouble = Some(format!("{error:#}")),
+                Err(Failure::Unreachable(error) | Failure::Failed(error)) => trouble = Some(format!("{error:#}")),
                 Err(Failure::Refused(problem)) => trouble = Some(problem.detail),
                 Err(other) => return Err(other),
             }

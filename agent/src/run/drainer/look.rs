@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use sluice_common::{
     leaving::{Doing, Inbound, Leaving, Place, Remains, judge},
     records::CensusRow,
-    tables::Endpoint,
+    tables::{Endpoint, TCP},
 };
 
 use super::homes::{Home, Homes};
@@ -23,7 +23,7 @@ use crate::{
         sock_diag::Diagnosis,
     },
     model::{BackendId, CloseInbound, Drain, Target},
-    observe::{cgroups, clock},
+    observe::{cgroups, clock, operations::Gone},
 };
 
 /// So many namespaces with backends' addresses are always visited.
@@ -61,6 +61,22 @@ pub struct LeavingBackend {
 }
 
 impl LeavingBackend {
+    /// One that an operation remembers.
+    pub fn gone(gone: &Gone) -> Self {
+        Self {
+            id: BackendId(gone.id),
+            address: Endpoint::new(gone.address, TCP),
+            leaving: Leaving::default(),
+            allowed: 0,
+            close_inbound: CloseInbound::Never,
+        }
+    }
+
+    /// For an operation to remember, if it left the configuration.
+    pub fn as_gone(&self) -> Option<Gone> {
+        (self.leaving == Leaving::default()).then(|| Gone { id: self.id.0, address: self.address.socket_addr() })
+    }
+
     /// It is drained no more: its connections count, and nothing is closed.
     pub fn stay(&mut self) {
         *self = Self { leaving: Leaving::default(), allowed: 0, close_inbound: CloseInbound::Never, ..*self };

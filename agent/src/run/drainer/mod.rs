@@ -26,7 +26,7 @@ use crate::{
     observe::{
         clock,
         events::{EventKind, EventLog},
-        operations::{Operation, Operations, Phase, Remaining, plural},
+        operations::{Gone, Operation, Operations, Phase, Remaining, plural},
     },
     telemetry::{Closed, Instruments},
 };
@@ -43,6 +43,8 @@ const SHARE: u32 = 12;
 const MOVING_SHARE: u32 = 2;
 /// Time after which the end of a drain that still shows is told again: it could not be saved.
 const TOLD: Duration = Duration::from_secs(2);
+/// It is told twice as late each time, up to this.
+const TOLD_AT_MOST: Duration = Duration::from_secs(60);
 
 pub struct Drainer {
     pub looker: Looker,
@@ -57,12 +59,14 @@ pub struct Drainer {
 #[derive(Default)]
 struct Memory {
     progress: Progress,
-    /// Every backend that the target has had: one that leaves the configuration may still have connections. They count,
-    /// and are not closed any more.
+    /// Every backend of the target: one that has left the configuration may still have connections. They count, and are
+    /// not closed any more.
     backends: BTreeMap<BackendId, LeavingBackend>,
+    /// Whether those that had left when the agent began are among them.
+    is_recalled: bool,
     phases: Vec<Phase>,
-    /// When the end was told; it shows in the published state soon.
-    ended: Option<Instant>,
+    /// When the end was told, and how long it may take until that shows in the published state.
+    ended: Option<(Instant, Duration)>,
     clock: Option<Clock>,
 }
 
@@ -85,18 +89,12 @@ impl Drainer {
         let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
         let mut moved = false;
         loop {
-            let mut courses = self.courses(&mut memories);
+            let courses = self.courses(&mut memories);
             memories.retain(|id, _| courses.iter().any(|course| course.drain.operation == *id));
             if courses.is_empty() {
                 // Ends with the agent.
                 let Ok(()) = begun.recv() else { return };
                 continue;
-            }
-            for course in &mut courses {
-                let memory = memories.entry(course.drain.operation.clone()).or_default();
-                memory.backends.values_mut().for_each(LeavingBackend::stay);
-                memory.backends.extend(course.backends.iter().map(|backend| (backend.id, *backend)));
-                course.backends = memory.backends.values().copied().collect();
             }
             let start = Instant::now();
             let told = |course: &Course| memories.get(&course.drain.operation).is_some_and(|held| held.ended.is_some());
@@ -111,7 +109,7 @@ impl Drainer {
             let mut ends = Vec::new();
             for course in &courses {
                 let memory = memories.entry(course.drain.operation.clone()).or_default();
-                if memory.ended.is_none_or(|told| told.elapsed() > TOLD) {
+                if memory.ended.is_none_or(|(told, patience)| told.elapsed() > patience) {
                     moved |= self.report(course, &look, memory, &mut ends);
                 }
             }
@@ -134,16 +132,31 @@ impl Drainer {
         let lasting = published.zeros.keys().filter_map(|target| {
             let drain = state.zero(target)?.lasting_drain()?.clone();
             let now = time(memories, &drain);
-            let backends = state.backends_of(target).into_iter().filter_map(|id| {
-                let (service, backend) = state.backend(id)?;
-                let address = Endpoint::new(backend.address, TCP);
-                // Not always this drain: a backend's own goes before that of its node.
-                let drain = state.drain(backend)?;
-                let leaving = drain.leaving(service);
-                let allowed = allowed(drain, leaving.quiet, time(memories, drain));
-                Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
-            });
-            Some(Course { target: target.clone(), backends: backends.collect(), drain, now })
+            let backends: Vec<_> = state
+                .backends_of(target)
+                .into_iter()
+                .filter_map(|id| {
+                    let (service, backend) = state.backend(id)?;
+                    let address = Endpoint::new(backend.address, TCP);
+                    // Not always this drain: a backend's own goes before that of its node.
+                    let drain = state.drain(backend)?;
+                    let leaving = drain.leaving(service);
+                    let allowed = allowed(drain, leaving.quiet, time(memories, drain));
+                    Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
+                })
+                .collect();
+            let memory = memories.entry(drain.operation.clone()).or_default();
+            if !std::mem::replace(&mut memory.is_recalled, true) {
+                let recalled =
+                    self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
+                memory.backends.extend(recalled.iter().map(|gone| (BackendId(gone.id), LeavingBackend::gone(gone))));
+            }
+            // One that went to another node has callers again.
+            memory.backends.retain(|id, _| state.backend(*id).is_none());
+            memory.backends.values_mut().for_each(LeavingBackend::stay);
+            memory.backends.extend(backends.iter().map(|backend| (backend.id, *backend)));
+            let backends = memory.backends.values().copied().collect();
+            Some(Course { target: target.clone(), backends, drain, now })
         });
         lasting.collect()
     }
@@ -171,9 +184,13 @@ impl Drainer {
             Step::Ends(DrainEnd::DeadlineReached) => (Phase::DeadlineReached, Some(DrainEnd::DeadlineReached)),
         };
         let nothing_left = seen.total + seen.inbound == 0 && look.problems.is_empty();
-        let moved = nothing_left || closed.idle + closed.late + closed.inbound > 0;
+        let moved = nothing_left || seen.closed > 0;
         let message = message(phase, &remaining, look);
+        let gone: Vec<Gone> = course.backends.iter().filter_map(LeavingBackend::as_gone).collect();
+        let mut has_left = false;
         let change = |operation: &mut Operation| {
+            has_left = operation.gone != gone;
+            operation.gone = gone;
             operation.deadline = Some(drain.deadline);
             operation.remaining = remaining;
             operation.closed_idle += closed.idle;
@@ -186,12 +203,18 @@ impl Drainer {
         };
         let Some(operation) = self.operations.update(&drain.operation, change) else { return moved };
         if let Some(end) = end {
-            memory.ended = Some(Instant::now());
+            let patience = memory.ended.map_or(TOLD, |(_, patience)| (patience * 2).min(TOLD_AT_MOST));
+            memory.ended = Some((Instant::now(), patience));
             ends.push(DrainEnded { target: target.clone(), operation: Operation { phase, ..operation }, end });
-        } else if !memory.phases.contains(&phase) {
-            memory.phases.push(phase);
-            self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
-            let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
+        } else {
+            let is_new = !memory.phases.contains(&phase);
+            if is_new {
+                memory.phases.push(phase);
+                self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
+            }
+            if is_new || has_left {
+                let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
+            }
         }
         moved
     }
@@ -245,7 +268,9 @@ impl Drainer {
             remaining.inbound_in_flight = Some(inbound_in_flight);
         }
         let age = clock::monotonic_ns().saturating_sub(oldest);
-        remaining.oldest_seconds = (oldest != 0).then_some(age as f64 / 1e9);
+        remaining.oldest_seconds = (oldest != 0 && remaining.total > 0).then_some(age as f64 / 1e9);
+        seen.closed = closed.idle + closed.late + closed.inbound;
+        seen.closed_late = closed.late;
         Found { seen, remaining, closed }
     }
 

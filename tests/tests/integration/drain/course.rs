@@ -201,7 +201,7 @@ fn a_backend_that_leaves_the_configuration_takes_its_drain_with_it() -> Result<(
 
 #[test]
 fn a_backend_that_leaves_the_configuration_is_waited_for_all_the_same() -> Result<()> {
-    let stage = Stage::weights("leaves", &[1, 1])?;
+    let mut stage = Stage::weights("leaves", &[1, 1])?;
     let client = stage.client()?;
     let busy = connection_to(&client, "b1")?;
     busy.send("half of ")?;
@@ -213,8 +213,44 @@ fn a_backend_that_leaves_the_configuration_is_waited_for_all_the_same() -> Resul
     thread::sleep(Duration::from_secs(1));
     let waiting = operation(&stage, &id)?;
     assert_eq!((&waiting["finishedAt"], &waiting["remaining"]["total"]), (&Value::Null, &json!(1)), "{waiting}");
+    // The next agent has it from the operation.
+    stage.agent.kill()?;
+    stage.agent.start()?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(operation(&stage, &id)?["finishedAt"], Value::Null);
     assert_eq!(busy.exchange("a line")?, "b1: half of a line");
     drop(busy);
     assert_eq!(ends(&stage, &id)?["phase"], "drained");
     Ok(())
+}
+
+#[test]
+fn a_backend_that_moves_to_another_node_is_its_drain_no_more() -> Result<()> {
+    let stage = Stage::weights("moves", &[1, 1])?;
+    let client = stage.client()?;
+    let busy = connection_to(&client, "b1")?;
+    busy.send("half of ")?;
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
+    reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
+    let mut moved = weighted(&[1, 1]).json();
+    moved["spec"]["backends"][0]["node"] = json!("n3");
+    stage.agent.put("/v1/services/shop", &moved)?.expect_status(200);
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    assert_eq!(busy.exchange("a line")?, "b1: half of a line");
+    assert_eq!(client.spread(FRONTEND, 10).answered_by("b1"), 5);
+    Ok(())
+}
+
+/// What the last look closes was idle: nothing is left, and nothing was cut.
+#[test]
+fn a_drain_that_may_not_wait_closes_what_is_idle() -> Result<()> {
+    let stage = Stage::weights("at-once", &[1, 1])?;
+    let client = stage.client()?;
+    let idle = connection_to(&client, "b1")?;
+    thread::sleep(Duration::from_secs(1));
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "0s"}))?;
+    let ended = ends(&stage, &id)?;
+    assert_eq!((&ended["phase"], &ended["closedIdle"]), (&json!("drained"), &json!(1)), "{ended}");
+    is_closed(&idle)
 }

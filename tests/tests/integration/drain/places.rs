@@ -45,6 +45,29 @@ fn who_came_without_sluice_is_waited_for_too() -> Result<()> {
     Ok(())
 }
 
+/// Their own drain, or none, says what becomes of them.
+#[test]
+fn what_is_steered_is_not_closed_where_it_was_accepted() -> Result<()> {
+    let stage = Stage::weights("two-services", &[1, 1])?;
+    let other = Service::new("other", "10.96.0.11:80").set("protocol", "stream").backend("m1", "10.0.0.1:8080", 1);
+    stage.put(&other)?;
+    let (client, outside) = (stage.client()?, Client::start(None, Some(&stage.world.namespace))?);
+    let stranger = outside.connect("10.0.0.1:8080")?;
+    assert_eq!((stranger.line()?, stranger.exchange("hi")?), ("b1".into(), "b1: hi".into()));
+    let stream = client.connect("10.96.0.11:80")?;
+    assert_eq!((stream.line()?, stream.exchange("hi")?), ("b1".into(), "b1: hi".into()));
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": QUIET, "closeInbound": "idle", "deadline": "4s"}))?;
+    let ended = ends(&stage, &id)?;
+    // The process still serves the other service.
+    assert_eq!(ended["phase"], "deadlineReached", "{ended}");
+    assert_eq!(stream.exchange("still here")?, "b1: still here");
+    if closes_under_the_lock(&stage)? {
+        assert_eq!(ended["closedInbound"], 1, "{ended}");
+        assert_eq!(stranger.error(), Some(Errno::ECONNRESET));
+    }
+    Ok(())
+}
+
 #[test]
 fn what_a_node_accepts_is_counted_only_where_the_node_is() -> Result<()> {
     let stage = Stage::weights("drain-here", &[1, 1])?;
@@ -81,17 +104,42 @@ fn connections_in_every_namespace_are_found() -> Result<()> {
     Ok(())
 }
 
-/// As on a host where each pod has a namespace: one that was found empty is looked at again when somebody comes.
-#[test]
-fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
-    let stage = Stage::weights("drain-pods", &[1, 1])?;
+/// As on a host where each pod has a namespace: six that have the address of b1, each with a process.
+fn pods(stage: &Stage) -> Result<Vec<(Namespace, Client)>> {
     let pods = (0..6).map(|_| {
         let pod = Namespace::new()?;
         pod.address("10.0.0.1".parse()?)?;
         let process = Client::start(Some(&stage.world.cgroup), Some(&pod))?;
         Ok((pod, process))
     });
-    let pods: Vec<(Namespace, Client)> = pods.collect::<Result<_>>()?;
+    pods.collect()
+}
+
+/// However many namespaces are left out because they are empty, this one is not.
+#[test]
+fn callers_beside_many_namespaces_are_closed_one_after_the_other() -> Result<()> {
+    let stage = Stage::weights("drain-caller", &[1, 1])?;
+    let _pods = pods(&stage)?;
+    let there = Namespace::new()?;
+    let _link = stage.world.namespace.link(&there, ("10.1.0.1".parse()?, 24), ("10.1.0.2".parse()?, 24))?;
+    there.ip("route add default via 10.1.0.1")?;
+    let caller = Client::start(Some(&stage.world.cgroup), Some(&there))?;
+    let (first, second) = (connection_to(&caller, "b1")?, connection_to(&caller, "b1")?);
+    second.send("half of ")?;
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
+    is_closed(&first)?;
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(second.exchange("a line")?, "b1: half of a line");
+    is_closed(&second)?;
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+/// One that was found empty is looked at again when somebody comes.
+#[test]
+fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
+    let stage = Stage::weights("drain-pods", &[1, 1])?;
+    let pods = pods(&stage)?;
     let (last, _) = pods.last().expect("six of them");
     let _server = Server::tcp(last, "10.0.0.1:8080".parse()?, "pod")?;
     let client = stage.client()?;
