@@ -281,7 +281,7 @@ mod tests {
             "--idle-close 1ms",
             "--on-deadline drop",
             "--wait restored",
-            "--wait drained --timeout -1s",
+            "--wait drained --timeout=-1s",
         ] {
             assert!(request(&format!("drain shop/n1 {wrong}")).is_err(), "{wrong}");
         }

@@ -116,12 +116,21 @@ pub struct DryRun {
     pub document: Option<serde_json::Value>,
 }
 
-/// What a write answers: what it did, or with `dryRun` what it would do.
+/// What a zero answers: what it did, or with `dryRun` what it would do.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code)]
-pub enum OrPlan<T> {
-    Done(T),
+pub enum ZeroAnswer {
+    Done(ZeroView),
+    Plan(DryRun),
+}
+
+/// What a restore answers: what it did, or with `dryRun` what it would do.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub enum RestoreAnswer {
+    Done(RestoreView),
     Plan(DryRun),
 }
 

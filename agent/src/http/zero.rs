@@ -17,7 +17,7 @@ use super::{
     parameters::{self, Ask, At, WriteQuery},
     problem::{Problem, WriteProblems},
     services, times,
-    views::{OrPlan, RestoreView, ZeroView},
+    views::{RestoreAnswer, RestoreView, ZeroAnswer, ZeroView},
 };
 use crate::{
     handle::{Options, Published},
@@ -50,7 +50,7 @@ pub struct RestoreRequest {}
 /// Gives no new connection to any backend on this node. Existing ones are untouched.
 #[utoipa::path(post, path = "/v1/nodes/{node}/zero", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((ZeroRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<ZeroView>),
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = ZeroAnswer),
         WriteProblems))]
 pub async fn zero_node(
     State(app): State<App>,
@@ -65,7 +65,7 @@ pub async fn zero_node(
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/zero", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((ZeroRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<ZeroView>),
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = ZeroAnswer),
         WriteProblems))]
 pub async fn zero_backend(
     State(app): State<App>,
@@ -79,7 +79,7 @@ pub async fn zero_backend(
 /// Ends the zero of a node: its backends take connections by their weights again.
 #[utoipa::path(post, path = "/v1/nodes/{node}/restore", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<RestoreView>),
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = RestoreAnswer),
         WriteProblems))]
 pub async fn restore_node(
     State(app): State<App>,
@@ -94,7 +94,7 @@ pub async fn restore_node(
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/restore", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
-    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = OrPlan<RestoreView>),
+    responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = RestoreAnswer),
         WriteProblems))]
 pub async fn restore_backend(
     State(app): State<App>,

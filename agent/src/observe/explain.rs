@@ -151,7 +151,7 @@ fn why_out(
     let said = |zero: &Zero| {
         let reason = if zero.reason.is_empty() { String::new() } else { format!(": {}", zero.reason) };
         let drain = state.drain(backend).or(zero.drain.as_ref()).and_then(|drain| operations.get(&drain.operation));
-        let drain = drain.map(|operation| format!("; drained by {}", operation.sentence())).unwrap_or_default();
+        let drain = drain.map(|operation| format!("; drain {}", operation.sentence())).unwrap_or_default();
         format!("by {} at {:.0}{reason}{drain}", zero.owner, zero.since)
     };
     if let Some(zero) = &backend.zero {

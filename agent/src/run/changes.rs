@@ -44,10 +44,11 @@ impl<M: Machine> Steering<M> {
         next.settle();
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
+        let drained = self.remember_gone(&touched);
         self.keep(next, batch, |steering| {
             let others = steering.prove_for_others(&touched)?;
             let drains = steering.begin_drains(changes)?;
-            Ok([others, steering.prove(changes, options, acknowledged)?, drains].concat())
+            Ok([others, steering.prove(changes, options, acknowledged)?, drains, drained?].concat())
         })?;
         let cancelled = self.follow_drains(changes);
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
@@ -125,7 +126,8 @@ impl<M: Machine> Steering<M> {
         }
         let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
-        if self.keep(state, batch, |steering| steering.prove_for_others(&touched)).is_err() {
+        let drained = self.remember_gone(&touched);
+        if self.keep(state, batch, |steering| Ok([steering.prove_for_others(&touched)?, drained?].concat())).is_err() {
             return;
         }
         for mark in &marks {

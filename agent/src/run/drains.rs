@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use super::{changes::Extras, steering::Steering};
 use crate::{
     handle::{ChangeError, DrainEnded},
-    model::{Change, Drain, DrainEnd, Ending, Target},
+    model::{Change, Drain, DrainEnd, Ending, Target, Touched},
     observe::{
         events::EventKind,
-        operations::{Operation, Phase},
+        operations::{Gone, Operation, Phase},
     },
     plan::Machine,
     source::store::Batch,
@@ -70,6 +70,29 @@ impl<M: Machine> Steering<M> {
             }
         }
         Ok(extras)
+    }
+
+    /// Has the operations of drains remember the backends that a change takes out of the configuration, before it does:
+    /// their connections count. Returns the records, for the transaction of the change.
+    pub(super) fn remember_gone(&self, touched: &Touched) -> Result<Extras> {
+        let mut records = BTreeMap::new();
+        for id in &touched.removed_backends {
+            let Some((service, backend)) = self.state.backend(*id) else { continue };
+            let own = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            let node = self.state.node_by_id(backend.node).map(|node| Target::Node(node.name.clone()));
+            let gone = Gone { id: id.0, address: backend.address };
+            for drain in [Some(own), node].iter().flatten().filter_map(|target| self.drains.get(target)) {
+                let remember = |operation: &mut Operation| {
+                    if !operation.gone.contains(&gone) {
+                        operation.gone.push(gone);
+                    }
+                };
+                if let Some(operation) = self.operations.update(drain, remember) {
+                    records.insert(key(drain), Some(record(&operation)?));
+                }
+            }
+        }
+        Ok(records.into_iter().collect())
     }
 
     /// Takes note of the drains that a change has begun. Returns those that it has cancelled: to be told when everything

@@ -306,6 +306,17 @@ async fn health_readiness_and_the_description_are_served() {
     for phase in phases["enum"].as_array().unwrap() {
         assert!(described.contains(&format!("`{}`: ", phase.as_str().unwrap())), "{phase} is described");
     }
+    let plan = json!({"$ref": "#/components/schemas/DryRun"});
+    for (action, schema) in [("zero", "ZeroAnswer"), ("restore", "RestoreAnswer")] {
+        let answer = &openapi["paths"][format!("/v1/nodes/{{node}}/{action}")]["post"]["responses"]["200"];
+        let wanted = json!({"$ref": format!("#/components/schemas/{schema}")});
+        assert_eq!(answer["content"]["application/json"]["schema"], wanted);
+        assert_eq!(openapi["components"]["schemas"][schema]["oneOf"][1], plan, "with dryRun");
+    }
+    let drain = &openapi["paths"]["/v1/services/{service}/backends/{backend}/drain"]["post"]["responses"];
+    assert_eq!(drain["200"]["content"]["application/json"]["schema"], plan, "with dryRun");
+    let required = openapi["components"]["schemas"]["Operation"]["required"].as_array().unwrap();
+    assert!(required.contains(&json!("closedLate")) && required.contains(&json!("closedInbound")), "{required:?}");
     let text = openapi.to_string();
     for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();

@@ -61,7 +61,7 @@ pub struct LeavingBackend {
 }
 
 impl LeavingBackend {
-    /// One that an operation remembers.
+    /// One that has left the configuration: its connections count, and nothing is closed.
     pub fn gone(gone: &Gone) -> Self {
         Self {
             id: BackendId(gone.id),
@@ -70,16 +70,6 @@ impl LeavingBackend {
             allowed: 0,
             close_inbound: CloseInbound::Never,
         }
-    }
-
-    /// For an operation to remember, if it left the configuration.
-    pub fn as_gone(&self) -> Option<Gone> {
-        (self.leaving == Leaving::default()).then(|| Gone { id: self.id.0, address: self.address.socket_addr() })
-    }
-
-    /// It is drained no more: its connections count, and nothing is closed.
-    pub fn stay(&mut self) {
-        *self = Self { leaving: Leaving::default(), allowed: 0, close_inbound: CloseInbound::Never, ..*self };
     }
 }
 

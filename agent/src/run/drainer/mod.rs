@@ -26,7 +26,7 @@ use crate::{
     observe::{
         clock,
         events::{EventKind, EventLog},
-        operations::{Gone, Operation, Operations, Phase, Remaining, plural},
+        operations::{Operation, Operations, Phase, Remaining, plural},
     },
     telemetry::{Closed, Instruments},
 };
@@ -59,11 +59,6 @@ pub struct Drainer {
 #[derive(Default)]
 struct Memory {
     progress: Progress,
-    /// Every backend of the target: one that has left the configuration may still have connections. They count, and are
-    /// not closed any more.
-    backends: BTreeMap<BackendId, LeavingBackend>,
-    /// Whether those that had left when the agent began are among them.
-    is_recalled: bool,
     phases: Vec<Phase>,
     /// When the end was told, and how long it may take until that shows in the published state.
     ended: Option<(Instant, Duration)>,
@@ -132,30 +127,18 @@ impl Drainer {
         let lasting = published.zeros.keys().filter_map(|target| {
             let drain = state.zero(target)?.lasting_drain()?.clone();
             let now = time(memories, &drain);
-            let backends: Vec<_> = state
-                .backends_of(target)
-                .into_iter()
-                .filter_map(|id| {
-                    let (service, backend) = state.backend(id)?;
-                    let address = Endpoint::new(backend.address, TCP);
-                    // Not always this drain: a backend's own goes before that of its node.
-                    let drain = state.drain(backend)?;
-                    let leaving = drain.leaving(service);
-                    let allowed = allowed(drain, leaving.quiet, time(memories, drain));
-                    Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
-                })
-                .collect();
-            let memory = memories.entry(drain.operation.clone()).or_default();
-            if !std::mem::replace(&mut memory.is_recalled, true) {
-                let recalled =
-                    self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
-                memory.backends.extend(recalled.iter().map(|gone| (BackendId(gone.id), LeavingBackend::gone(gone))));
-            }
-            // One that went to another node has callers again.
-            memory.backends.retain(|id, _| state.backend(*id).is_none());
-            memory.backends.values_mut().for_each(LeavingBackend::stay);
-            memory.backends.extend(backends.iter().map(|backend| (backend.id, *backend)));
-            let backends = memory.backends.values().copied().collect();
+            let here = state.backends_of(target).into_iter().filter_map(|id| {
+                let (service, backend) = state.backend(id)?;
+                let address = Endpoint::new(backend.address, TCP);
+                // Not always this drain: a backend's own goes before that of its node.
+                let drain = state.drain(backend)?;
+                let leaving = drain.leaving(service);
+                let allowed = allowed(drain, leaving.quiet, time(memories, drain));
+                Some(LeavingBackend { id, address, leaving, allowed, close_inbound: drain.close_inbound })
+            });
+            let gone = self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
+            let gone = gone.iter().filter(|gone| state.backend(BackendId(gone.id)).is_none()).map(LeavingBackend::gone);
+            let backends = here.chain(gone).collect();
             Some(Course { target: target.clone(), backends, drain, now })
         });
         lasting.collect()
@@ -186,11 +169,7 @@ impl Drainer {
         let nothing_left = seen.total + seen.inbound == 0 && look.problems.is_empty();
         let moved = nothing_left || seen.closed > 0;
         let message = message(phase, &remaining, look);
-        let gone: Vec<Gone> = course.backends.iter().filter_map(LeavingBackend::as_gone).collect();
-        let mut has_left = false;
         let change = |operation: &mut Operation| {
-            has_left = operation.gone != gone;
-            operation.gone = gone;
             operation.deadline = Some(drain.deadline);
             operation.remaining = remaining;
             operation.closed_idle += closed.idle;
@@ -206,15 +185,10 @@ impl Drainer {
             let patience = memory.ended.map_or(TOLD, |(_, patience)| (patience * 2).min(TOLD_AT_MOST));
             memory.ended = Some((Instant::now(), patience));
             ends.push(DrainEnded { target: target.clone(), operation: Operation { phase, ..operation }, end });
-        } else {
-            let is_new = !memory.phases.contains(&phase);
-            if is_new {
-                memory.phases.push(phase);
-                self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
-            }
-            if is_new || has_left {
-                let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
-            }
+        } else if !memory.phases.contains(&phase) {
+            memory.phases.push(phase);
+            self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
+            let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
         }
         moved
     }

@@ -1,9 +1,14 @@
 //! What is said of a drain: by the command line, wherever its target shows, and about requests that make no sense.
 
-use std::{thread, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sluice_tests::agent::program;
 
 use super::{QUIET, connection_to, drain, ends, reaches};
 use crate::stage::{FRONTEND, Stage, path};
@@ -19,6 +24,8 @@ fn the_command_line_waits_and_its_exit_code_tells() -> Result<()> {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("1 in flight") && said.contains("not drained yet"), "{said}");
+    let output = stage.agent.cli(&["drain", "node/n1", "--wait", "drained", "--timeout", "0s"])?;
+    assert_eq!(output.status.code(), Some(3), "one look: {output:?}");
     let output = stage.agent.cli(&["drain", "node/n1", "--wait", "drained", "--deadline", "1s"])?;
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("deadline"), "{output:?}");
@@ -50,8 +57,18 @@ fn the_command_line_tells_a_drain_that_goes_on_from_an_agent_that_is_gone() -> R
     reaches(&stage, &id, |operation| operation["remaining"]["inFlight"] == 1)?;
     stage.agent.kill()?;
     let words = ["drain", "node/n1", "--wait", "drained", "--timeout", "3s"];
-    assert_eq!(stage.agent.cli(&words)?.status.code(), Some(1), "there is none to begin with");
+    let output = stage.agent.cli(&words)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "there is none to begin with: {said}");
+    assert!(said.contains("cannot be reached, trying") && said.contains("no agent answers"), "{said}");
+    let mut early = Command::new(program()?);
+    early.args(["drain", "node/n1", "--wait", "zeroed", "-o", "json"]).env("SLUICE_SOCKET", stage.agent.socket());
+    let early = early.stdout(Stdio::piped()).spawn()?;
+    thread::sleep(Duration::from_secs(1));
     stage.agent.start()?;
+    let output = early.wait_with_output()?;
+    let begun: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((output.status.code(), &begun["id"]), (Some(0), &json!(id)), "an agent that comes back is asked");
     let waiting = thread::scope(|scope| {
         let output = scope.spawn(|| stage.agent.cli(&words));
         thread::sleep(Duration::from_secs(1));
@@ -93,6 +110,8 @@ fn a_drain_shows_wherever_its_target_does() -> Result<()> {
         }
         assert!(!text.contains("untouched"), "{words:?}: {text}");
     }
+    let output = stage.agent.cli(&["get", "operations"])?;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("waiting"), "{output:?}");
     let output = stage.agent.cli(&["get", "nodes", "-o", "wide"])?;
     assert!(String::from_utf8_lossy(&output.stdout).contains(&id), "{output:?}");
     // Zeroed by itself, and emptied with its node.
@@ -102,6 +121,32 @@ fn a_drain_shows_wherever_its_target_does() -> Result<()> {
         (&backend["state"], &backend["drain"], &backend["zeroed"]),
         (&json!("draining"), &json!(id), &json!("shop/b1"))
     );
+    Ok(())
+}
+
+#[test]
+fn a_name_that_nothing_bears_is_told_from_nothing_left() -> Result<()> {
+    let stage = Stage::weights("drain-typo", &[1, 1])?;
+    let id = drain(&stage, "node/n1", &json!({}))?;
+    ends(&stage, &id)?;
+    let operation = format!("get operations {id}`");
+    for (words, said) in [
+        (&["connections", "--node", "nope"][..], "no node nope"),
+        (&["connections", "--service", "nope"], "no service nope"),
+        (&["connections", "--service", "shop", "--backend", "nope"], "no backend nope"),
+        (&["connections", "--backend", "nope"], "no service has a backend nope"),
+        (&["describe", "n1"], "describe node/n1`"),
+        (&["describe", &id], &operation),
+    ] {
+        let output = stage.agent.cli(words)?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        assert!(error.contains(said), "{said} in {error}");
+    }
+    for words in [&["--node", "n1"][..], &["--service", "shop", "--backend", "b1"], &["--backend", "b1"]] {
+        let output = stage.agent.cli(&[&["connections"], words].concat())?;
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
+    }
     Ok(())
 }
 
