@@ -185,7 +185,11 @@ impl Drainer {
             let patience = memory.ended.map_or(TOLD, |(_, patience)| (patience * 2).min(TOLD_AT_MOST));
             memory.ended = Some((Instant::now(), patience));
             ends.push(DrainEnded { target: target.clone(), operation: Operation { phase, ..operation }, end });
-        } else if !memory.phases.contains(&phase) {
+            return moved;
+        }
+        // An end that was told may have come to nothing: the drain was put off.
+        memory.ended = None;
+        if !memory.phases.contains(&phase) {
             memory.phases.push(phase);
             self.events.record(EventKind::DrainMoved, Some(target.to_string()), &*operation.message);
             let _ = self.commands.send(Command::KeepOperation(Box::new(operation)));
