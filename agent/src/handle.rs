@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    model::{BackendId, Change, DrainEnd, Outcome, Refusal, ServiceId, State, Target},
+    model::{BackendId, Change, DrainEnd, Finding, Outcome, Refusal, ServiceId, State, Target},
     observe::{
         census::Census,
         events::EventLog,
@@ -60,6 +60,8 @@ pub enum Command {
     Lost(Vec<Lost>),
     /// A drain is over.
     DrainEnded(Box<DrainEnded>),
+    /// What probes and rules say of backends.
+    Findings(Vec<Finding>),
     /// To be found again after a restart.
     KeepOperation(Box<Operation>),
     /// Ends the thread; steering goes on.

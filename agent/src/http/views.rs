@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     model::{
-        Name, Node, Outcome, Service, State, address,
+        Name, Node, Outcome, Readiness, Service, State, Warmup, address,
         document::{ApiVersion, BackendDocument, Metadata, NodeKind, ServiceKind, ServiceSpec},
     },
     observe::{
@@ -57,6 +57,10 @@ pub struct BackendView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Name>,
     pub weight: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
     pub status: BackendStatus,
 }
 
@@ -186,8 +190,8 @@ impl NodeView {
 
 impl BackendView {
     pub fn new(document: BackendDocument, status: BackendStatus) -> Self {
-        let BackendDocument { name, address, node, group, weight } = document;
-        Self { name, address, node, group, weight, status }
+        let BackendDocument { name, address, node, group, weight, warmup, readiness } = document;
+        Self { name, address, node, group, weight, warmup, readiness, status }
     }
 }
 

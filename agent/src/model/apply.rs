@@ -46,6 +46,7 @@ impl State {
             }
             Change::Restore { target } => next.restore(target, &mut touched),
             Change::EndDrains { ends } => next.end_drains(ends, &mut touched),
+            Change::Find { findings } => next.find(findings, &mut touched),
         }?;
         if touched.is_empty() {
             return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
@@ -128,7 +129,7 @@ impl State {
         shown.check().map_err(inside)?;
         let Some(document) = shown.spec.backends.first() else { return Ok(Outcome::Unchanged) };
         let mut new = (*old).clone();
-        let after = self.resolve_backend(document, Some(before), &old.groups, touched)?;
+        let after = self.resolve_backend(document, Some(before), &old.groups, &old.watching, touched)?;
         if let Some(place) = new.backends.get_mut(index) {
             *place = after;
         }

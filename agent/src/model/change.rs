@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    BackendId, DrainEnd, DrainRequest, Name, NodeId, Origin, ServiceId, State, Zero,
+    BackendId, DrainEnd, DrainRequest, Finding, Name, NodeId, Origin, ServiceId, State, Zero,
     document::{NodeDocument, ServiceDocument},
     name::NameError,
 };
@@ -61,6 +61,11 @@ pub enum Change {
     /// Notes how drains have ended, all at the price of one.
     EndDrains {
         ends: Vec<Ending>,
+    },
+    /// What probes, reports and rules say of backends, all at the price of one. Never refused: what is said of a
+    /// backend that is gone means nothing.
+    Find {
+        findings: Vec<Finding>,
     },
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Refusal,
+    Outlier, Readiness, Refusal, Warmup,
     address::{self, canonical},
     document::{
         MAX_BACKENDS, MAX_FRONTENDS, MAX_GROUPS, MAX_LABEL, MAX_LABELS, MAX_WEIGHT, Metadata, NodeDocument,
@@ -32,6 +32,7 @@ impl ServiceDocument {
             return Err(Refusal::invalid("spec.minReadyPercent", "a percentage is at most 100"));
         }
         frontends(&spec.frontends)?;
+        watching(spec)?;
         groups(spec)?;
         backends(spec)
     }
@@ -89,6 +90,13 @@ fn frontends(frontends: &[Frontend]) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn watching(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let inside = |field: &'static str| move |refusal: Refusal| refusal.inside(&format!("spec.{field}"));
+    spec.warmup.iter().try_for_each(Warmup::check).map_err(inside("warmup"))?;
+    spec.readiness.iter().try_for_each(Readiness::check).map_err(inside("readiness"))?;
+    spec.outlier.iter().try_for_each(Outlier::check).map_err(inside("outlier"))
+}
+
 fn groups(spec: &ServiceSpec) -> Result<(), Refusal> {
     if spec.groups.len() > MAX_GROUPS {
         let message = format!("{} groups; a service has at most {MAX_GROUPS}", spec.groups.len());
@@ -135,6 +143,10 @@ fn backends(spec: &ServiceSpec) -> Result<(), Refusal> {
             Some(_) | None => {}
         }
         weight(backend.weight, || format!("spec.backends[{index}].weight"))?;
+        let inside =
+            |field: &'static str| move |refusal: Refusal| refusal.inside(&format!("spec.backends[{index}].{field}"));
+        backend.warmup.iter().try_for_each(Warmup::check).map_err(inside("warmup"))?;
+        backend.readiness.iter().try_for_each(Readiness::check).map_err(inside("readiness"))?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use utoipa::{
 };
 
 use super::{
-    Frontend, Name, address, name, quiet,
+    Frontend, Name, Outlier, Readiness, Warmup, address, name, quiet,
     service::{Balance, OnNoBackend, ServiceProtocol},
 };
 
@@ -27,6 +27,8 @@ pub const MAX_GROUPS: usize = 64;
 pub const MAX_WEIGHT: u32 = 1_000_000;
 /// Most labels of one document.
 pub const MAX_LABELS: usize = 64;
+/// Percent of healthy backends below which all serve, when a document does not say.
+pub const DEFAULT_PANIC: u8 = 10;
 /// Longest key or value of a label, in bytes.
 pub const MAX_LABEL: usize = 253;
 
@@ -104,6 +106,23 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "quiet")]
     #[schema(value_type = Option<String>, example = "5s")]
     pub idle_close: Option<u32>,
+    /// How a backend's share grows when it begins to take connections. Without it, it has its whole share at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// How it is found out whether a backend serves. Without it, every backend is taken for ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
+    /// When a backend that misbehaves is taken out. Without it, none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier: Option<Outlier>,
+    /// When fewer percent of the backends are healthy, all of them serve: then what finds them unhealthy is more
+    /// likely at fault. It counts backends that have been ready before, and overrules no zero. 10 when not said; 0: never.
+    #[serde(default = "default_panic", skip_serializing_if = "is_default_panic", deserialize_with = "percent")]
+    #[schema(minimum = 0, maximum = 100, default = 10)]
+    pub panic_threshold: u8,
+    /// Measure the time from the end of each request to the begin of its answer, in the kernel.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub turn_time: bool,
     /// Groups share the connections by their weights, and each shares its part among its backends.
     /// Without groups all backends form one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -144,6 +163,12 @@ pub struct BackendDocument {
     #[serde(default = "default_weight", deserialize_with = "weight")]
     #[schema(minimum = 0, maximum = 1_000_000, default = 100)]
     pub weight: u32,
+    /// Instead of the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// Instead of the service's; `kind: none` for a backend that nobody probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
 }
 
 /// Any document.
@@ -207,6 +232,14 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 fn default_weight() -> u32 {
     100
+}
+
+fn default_panic() -> u8 {
+    DEFAULT_PANIC
+}
+
+fn is_default_panic(percent: &u8) -> bool {
+    *percent == DEFAULT_PANIC
 }
 
 fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

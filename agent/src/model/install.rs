@@ -78,13 +78,13 @@ impl State {
         touched.removed_nodes.push((id, name));
     }
 
-    /// What `service` has open, and must keep.
+    /// What `service` has open and healthy, and must keep. A panic makes nobody healthy.
     pub(super) fn measure(&self, service: &Service) -> Capacity {
         let (mut total, mut open) = (0, 0);
         for backend in &service.backends {
             let weight = weight_in(service, backend);
             total += weight;
-            if self.is_open(backend) {
+            if self.is_open(backend) && backend.is_healthy() {
                 open += weight;
             }
         }
@@ -228,11 +228,12 @@ fn weight_in(service: &Service, backend: &Backend) -> u64 {
     if group.is_some_and(|group| group.weight > 0) { backend.weight.into() } else { 0 }
 }
 
-/// Weight of a service on each of its nodes, without backends that are zeroed themselves.
+/// Weight of a service on each of its nodes, without backends that are zeroed themselves or not healthy.
 fn shares(service: &Service) -> BTreeMap<NodeId, u64> {
     let mut shares = BTreeMap::new();
     for backend in service.backends.iter().filter(|backend| backend.node != NodeId(0)) {
-        let weight = if backend.zero.is_none() { weight_in(service, backend) } else { 0 };
+        let takes = backend.zero.is_none() && backend.is_healthy();
+        let weight = if takes { weight_in(service, backend) } else { 0 };
         *shares.entry(backend.node).or_insert(0) += weight;
     }
     shares

@@ -8,18 +8,25 @@ pub mod change;
 mod check;
 pub mod document;
 mod drain;
+mod findings;
+pub mod health;
 mod ids;
 mod install;
 mod merge;
 pub mod name;
+mod outlier;
 mod parallel;
 pub mod parse;
 pub mod quiet;
+mod readiness;
 mod resolve;
 pub mod saved;
 pub mod service;
+pub mod span;
+mod stamp;
 pub mod state;
 mod targets;
+mod warmup;
 mod yaml;
 mod zero;
 
@@ -28,9 +35,15 @@ pub(crate) mod tests;
 
 pub use change::{Applied, Change, Ending, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use drain::{CloseInbound, Drain, DrainEnd, DrainRequest, IdleClose, OnDeadline};
+pub use health::{Ejection, Finding, Health, Report, Reported, Rule, Stage, Unready, What};
 pub use name::Name;
+pub use outlier::Outlier;
+pub use readiness::{ProbeFrom, ProbeMethod, Readiness, ReadinessKind};
 pub use service::{
-    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Protocol, Service, ServiceId,
-    ServiceProtocol, Zero,
+    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Own, Protocol, Service, ServiceId,
+    ServiceProtocol, Watching, Zero,
 };
+pub use span::Span;
+pub use stamp::Stamp;
 pub use state::{Limits, State};
+pub use warmup::{Curve, Warmup, WarmupStart};

@@ -1,9 +1,10 @@
 //! From documents to services and nodes with ids, and back.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Backend, BackendId, Group, Name, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched,
+    Backend, BackendId, Group, Health, Name, Node, NodeId, Origin, Own, Readiness, ReadinessKind, Refusal, Report,
+    Reported, Service, ServiceId, Stamp, State, Touched, Unready, Watching,
     address::canonical,
     document::{BackendDocument, GroupDocument, Metadata, NodeDocument, ServiceDocument, ServiceSpec},
     service::Frontend,
@@ -32,12 +33,13 @@ impl State {
         } else {
             vec![Group { name: Name::default_group(), weight: 1 }]
         };
+        let watching = watching(spec);
         let known: HashMap<&str, &Backend> =
             old.iter().flat_map(|old| &old.backends).map(|backend| (backend.name.as_str(), backend)).collect();
         let mut backends = Vec::with_capacity(spec.backends.len());
         for (index, document) in spec.backends.iter().enumerate() {
             let known = known.get(document.name.as_str()).copied();
-            let backend = self.resolve_backend(document, known, &groups, touched);
+            let backend = self.resolve_backend(document, known, &groups, &watching, touched);
             backends.push(backend.map_err(|refusal| refusal.inside(&format!("spec.backends[{index}]")))?);
         }
         Ok(Service {
@@ -52,6 +54,7 @@ impl State {
             min_ready_percent: spec.min_ready_percent,
             protocol: spec.protocol,
             idle_close: spec.idle_close,
+            watching,
             groups,
             groups_given,
             backends,
@@ -64,6 +67,7 @@ impl State {
         document: &BackendDocument,
         known: Option<&Backend>,
         groups: &[Group],
+        watching: &Watching,
         touched: &mut Touched,
     ) -> Result<Backend, Refusal> {
         let address = canonical(document.address);
@@ -79,6 +83,10 @@ impl State {
             None => NodeId(0),
         };
         let group = document.group.as_ref().and_then(|name| groups.iter().position(|group| group.name == *name));
+        let own = own(document);
+        let readiness = own.as_ref().and_then(|own| own.readiness.as_ref()).or(watching.readiness.as_ref());
+        let before = known.filter(|known| known.id == id).map(|known| known.health.as_deref());
+        let health = health(before, readiness.map(AsRef::as_ref), watching);
         Ok(Backend {
             id,
             name: document.name.clone(),
@@ -87,6 +95,8 @@ impl State {
             group: group.and_then(|index| u32::try_from(index).ok()).unwrap_or(0),
             weight: document.weight,
             zero: known.and_then(|known| known.zero.clone()),
+            own,
+            health,
         })
     }
 
@@ -116,6 +126,11 @@ impl State {
                 min_ready_percent: service.min_ready_percent,
                 protocol: service.protocol,
                 idle_close: service.idle_close,
+                warmup: service.watching.warmup.as_deref().cloned(),
+                readiness: service.watching.readiness.as_deref().cloned(),
+                outlier: service.watching.outlier.as_deref().cloned(),
+                panic_threshold: service.watching.panic_threshold,
+                turn_time: service.watching.turn_time,
                 groups: groups.map(|group| GroupDocument { name: group.name.clone(), weight: group.weight }).collect(),
                 backends: service.backends.iter().map(|backend| self.backend_document(service, backend)).collect(),
             },
@@ -131,6 +146,8 @@ impl State {
             node: self.node_by_id(backend.node).map(|node| node.name.clone()),
             group: group.map(|group| group.name.clone()),
             weight: backend.weight,
+            warmup: backend.own.as_ref().and_then(|own| own.warmup.as_deref().cloned()),
+            readiness: backend.own.as_ref().and_then(|own| own.readiness.as_deref().cloned()),
         }
     }
 }
@@ -140,6 +157,50 @@ impl Node {
     pub fn document(&self) -> NodeDocument {
         NodeDocument::new(Metadata { name: self.name.clone(), labels: self.labels.clone() })
     }
+}
+
+fn watching(spec: &ServiceSpec) -> Watching {
+    Watching {
+        warmup: spec.warmup.clone().map(Arc::new),
+        readiness: spec.readiness.clone().map(Arc::new),
+        outlier: spec.outlier.clone().map(Arc::new),
+        panic_threshold: spec.panic_threshold,
+        turn_time: spec.turn_time,
+    }
+}
+
+fn own(document: &BackendDocument) -> Option<Arc<Own>> {
+    let (warmup, readiness) = (document.warmup.clone().map(Arc::new), document.readiness.clone().map(Arc::new));
+    (warmup.is_some() || readiness.is_some()).then(|| Arc::new(Own { warmup, readiness }))
+}
+
+/// What is known of a backend after a change of its document. `before` is absent for a new one, which is not ready until
+/// somebody says so; one that serves goes on until a probe says otherwise. A reason whose author is gone goes with it.
+fn health(before: Option<Option<&Health>>, readiness: Option<&Readiness>, watching: &Watching) -> Option<Arc<Health>> {
+    let kind = readiness.map_or(ReadinessKind::None, |readiness| readiness.kind);
+    let mut health = match before {
+        Some(health) => health.cloned().unwrap_or_default(),
+        None => Health::default(),
+    };
+    let is_probed = readiness.is_some_and(Readiness::is_probed);
+    match (is_probed, before) {
+        (true, None) => {
+            health.probe =
+                Some(Unready { since: Stamp::NEVER, starting: true, message: "it was not probed yet".to_owned() });
+        }
+        (true, Some(_)) => {}
+        (false, _) => health.probe = None,
+    }
+    match (kind, before) {
+        (ReadinessKind::Report, None) => health.report = Some(Report::awaited()),
+        (ReadinessKind::Report, Some(_)) => {}
+        _ if health.report.as_ref().is_some_and(|report| report.state == Reported::Awaited) => health.report = None,
+        _ => {}
+    }
+    if watching.outlier.is_none() {
+        health.ejection = None;
+    }
+    (!health.is_empty()).then(|| Arc::new(health))
 }
 
 fn canonical_frontend(frontend: &Frontend) -> Frontend {

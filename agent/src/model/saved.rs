@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, BackendId, Limits, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched, Zero,
+    Backend, BackendId, Health, Limits, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched, Watching,
+    Zero,
     document::{NodeDocument, ServiceDocument},
 };
 
@@ -21,6 +22,9 @@ pub struct SavedService {
     /// Zeros by the index of their backend.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub zeros: BTreeMap<usize, Zero>,
+    /// What is known of backends' fitness, by the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub health: BTreeMap<usize, Health>,
     pub document: ServiceDocument,
 }
 
@@ -41,12 +45,15 @@ impl State {
     pub fn saved(&self, service: &Service) -> SavedService {
         let zeros =
             service.backends.iter().enumerate().filter_map(|(index, b)| Some((index, (**b.zero.as_ref()?).clone())));
+        let backends = service.backends.iter().enumerate();
+        let health = backends.filter_map(|(index, b)| Some((index, (**b.health.as_ref()?).clone())));
         SavedService {
             id: service.id,
             generation: service.generation,
             origin: service.origin.clone(),
             backends: service.backends.iter().map(|backend| backend.id).collect(),
             zeros: zeros.collect(),
+            health: health.collect(),
             document: self.document(service),
         }
     }
@@ -94,7 +101,7 @@ impl State {
     }
 
     fn restore_service(&mut self, saved: SavedService) -> Result<(), Refusal> {
-        let SavedService { id, generation, origin, backends, mut zeros, document } = saved;
+        let SavedService { id, generation, origin, backends, mut zeros, mut health, document } = saved;
         document.check()?;
         if id.0 >= self.limits.services {
             return Err(too_large("service", id.0, self.limits.services));
@@ -125,6 +132,8 @@ impl State {
                 group: 0,
                 weight: backend.weight,
                 zero: zeros.remove(&index).map(Into::into),
+                own: None,
+                health: health.remove(&index).map(Into::into),
             });
         }
         // As if it had been there: what keeps its name and address keeps its id and zero.
@@ -140,6 +149,7 @@ impl State {
             min_ready_percent: 0,
             protocol: Default::default(),
             idle_close: None,
+            watching: Watching::default(),
             groups: Vec::new(),
             groups_given: false,
             backends: known,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Drain, Name};
+use super::{Drain, Health, Name, Outlier, Readiness, Warmup};
 
 /// Index into the kernel's SERVICES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +92,7 @@ pub struct Service {
     pub protocol: ServiceProtocol,
     /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
     pub idle_close: Option<u32>,
+    pub watching: Watching,
     /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
     pub groups: Vec<Group>,
     /// Whether the document named the groups.
@@ -122,6 +123,28 @@ pub struct Backend {
     pub weight: u32,
     /// Overlays the weight and never overwrites it.
     pub zero: Option<Arc<Zero>>,
+    /// What it has instead of its service's.
+    pub own: Option<Arc<Own>>,
+    /// What is known of its fitness; absent while there is nothing to say against it.
+    pub health: Option<Arc<Health>>,
+}
+
+/// How the backends of a service are watched and warmed up, as its document says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watching {
+    pub warmup: Option<Arc<Warmup>>,
+    pub readiness: Option<Arc<Readiness>>,
+    pub outlier: Option<Arc<Outlier>>,
+    /// Percent; 0 is never.
+    pub panic_threshold: u8,
+    pub turn_time: bool,
+}
+
+/// What one backend has instead of its service's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    pub warmup: Option<Arc<Warmup>>,
+    pub readiness: Option<Arc<Readiness>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

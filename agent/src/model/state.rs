@@ -41,7 +41,8 @@ pub struct State {
     /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
     /// of the memory, and what is found is looked at again anyway, to say whose it is.
     pub(super) addresses: OrdMap<u32, u32>,
-    /// Weight that a service has on a node, without backends that are zeroed themselves; an entry for every pair.
+    /// Weight that a service has on a node, without backends that are zeroed themselves or not healthy; an entry for
+    /// every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
     pub(super) capacity: Table<Capacity>,
     /// Node whose zero came or went and which `capacity` does not show yet: see [`State::settle`].
@@ -55,7 +56,7 @@ pub struct State {
 /// What a zero leaves is compared with this. Weights are summed over all groups that get connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Capacity {
-    /// Weight of the open backends.
+    /// Weight of the open and healthy backends.
     pub open: u64,
     /// The least that a zero must leave open; at least 1.
     pub floor: u64,
@@ -197,9 +198,24 @@ impl State {
     }
 
     /// Whether new connections may go to `backend` as far as its own zero, its node's zero and its weight say.
-    /// (Its group's weight may be 0 all the same.)
+    /// (Its health may keep it out, and its group's weight may be 0 all the same.)
     pub fn is_open(&self, backend: &Backend) -> bool {
         backend.weight > 0 && backend.zero.is_none() && !self.is_node_zero(backend.node)
+    }
+
+    /// Whether so few of the service's backends are healthy that all of them serve. Backends that take nothing anyway,
+    /// or that never began to, are not counted.
+    pub fn panics(&self, service: &Service) -> bool {
+        let threshold = usize::from(service.watching.panic_threshold);
+        if threshold == 0 || service.backends.iter().all(Backend::is_healthy) {
+            return false;
+        }
+        let (mut counted, mut healthy) = (0_usize, 0_usize);
+        for backend in service.backends.iter().filter(|b| b.counts_for_panic() && self.is_open(b)) {
+            counted += 1;
+            healthy += usize::from(backend.is_healthy());
+        }
+        healthy * 100 < threshold * counted
     }
 
     /// The earliest time at which a zero ends.

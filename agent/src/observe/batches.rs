@@ -99,6 +99,8 @@ mod tests {
             group: 0,
             weight: 100,
             zero: None,
+            own: None,
+            health: None,
         };
         Arc::new(Service {
             id: ServiceId(0),
@@ -112,6 +114,7 @@ mod tests {
             min_ready_percent: 0,
             protocol: Default::default(),
             idle_close: None,
+            watching: Default::default(),
             groups: vec![Group { name: "default".parse().unwrap(), weight: 1 }],
             groups_given: false,
             backends: ids.iter().map(backend).collect(),

@@ -1,9 +1,15 @@
 //! The clocks, and how they translate.
 
-use std::fs;
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::LazyLock,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_getres, clock_gettime};
+
+use crate::model::Stamp;
 
 /// CLOCK_MONOTONIC, ns: the clock of every time that the kernel side keeps.
 pub fn monotonic_ns() -> u64 {
@@ -16,6 +22,20 @@ pub fn monotonic_ns() -> u64 {
 pub fn wall(monotonic: u64) -> Timestamp {
     let ago = i64::try_from(monotonic_ns().saturating_sub(monotonic)).unwrap_or(i64::MAX);
     Timestamp::now().checked_sub(SignedDuration::from_nanos(ago)).unwrap_or(Timestamp::MIN)
+}
+
+/// Now, as it can be saved.
+pub fn stamp() -> Stamp {
+    // Another version of the library may hash otherwise: then it is as after a reboot, and the wall clock counts.
+    static BOOT: LazyLock<u64> = LazyLock::new(|| {
+        let mut hasher = DefaultHasher::new();
+        boot_id().hash(&mut hasher);
+        hasher.finish()
+    });
+    let ns = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(|time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+        .unwrap_or(0);
+    Stamp { at: Timestamp::now(), boot: *BOOT, ns }
 }
 
 /// Jiffies a second: the coarse clocks move with them (`TICK_NSEC`).

@@ -51,6 +51,20 @@ pub enum EventKind {
     DrainCancelled,
     /// A zero with an expiry ended by itself.
     ZeroExpired,
+    /// Probes or reports say that backends are not ready (any more).
+    BackendUnready,
+    BackendReady,
+    /// A rule has taken backends out.
+    Ejected,
+    /// Backends that were ejected get a few connections again.
+    TrialStarted,
+    /// Backends that were ejected are back.
+    EjectionEnded,
+    /// So few backends of a service are healthy that all of them serve.
+    PanicStarted,
+    PanicEnded,
+    WarmupStarted,
+    WarmupEnded,
     /// What an earlier agent left in the kernel was taken over.
     Adopted,
     SourceApplied,
@@ -175,6 +189,15 @@ impl EventKind {
             Self::DrainDeadlineReached => "drainDeadlineReached",
             Self::DrainCancelled => "drainCancelled",
             Self::ZeroExpired => "zeroExpired",
+            Self::BackendUnready => "backendUnready",
+            Self::BackendReady => "backendReady",
+            Self::Ejected => "ejected",
+            Self::TrialStarted => "trialStarted",
+            Self::EjectionEnded => "ejectionEnded",
+            Self::PanicStarted => "panicStarted",
+            Self::PanicEnded => "panicEnded",
+            Self::WarmupStarted => "warmupStarted",
+            Self::WarmupEnded => "warmupEnded",
             Self::Adopted => "adopted",
             Self::SourceApplied => "sourceApplied",
             Self::SourceFailed => "sourceFailed",

@@ -346,7 +346,7 @@ impl<M: Machine> Steering<M> {
                 }
                 Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
                 // Told with all that is known of it.
-                Change::EndDrains { .. } => continue,
+                Change::EndDrains { .. } | Change::Find { .. } => continue,
             };
             self.note(kind, Some(object), message);
         }

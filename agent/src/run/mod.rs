@@ -4,6 +4,7 @@
 mod changes;
 mod drainer;
 mod drains;
+mod findings;
 mod keeper;
 mod proofs;
 mod start;

@@ -172,6 +172,7 @@ impl<M: Machine> Steering<M> {
             Command::Lost(lost) => self.correct(&lost),
             Command::DrainEnded(ended) => self.later.ends(*ended),
             Command::KeepOperation(operation) => self.later.moves(&operation.id),
+            Command::Findings(findings) => self.take_in(findings),
             Command::Stop => {}
         }
     }

@@ -1,0 +1,220 @@
+//! What is known of a backend's fitness, beside the operator's zero. Each reason has an author of its own, who alone
+//! sets and clears it: probes, reports, and the rules of ejection. What nobody says is that it is healthy.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Backend, BackendId, Service, Stamp, span::Span};
+
+/// The reasons that keep a backend from new connections, as their authors last said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Health {
+    /// Set while probes have not (or no longer) found it ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Unready>,
+    /// What the application or a pipeline last said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<Ejection>,
+}
+
+/// Not ready, by probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unready {
+    pub since: Stamp,
+    /// It was never ready since it was added: no panic lets it serve.
+    pub starting: bool,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A report of readiness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub since: Stamp,
+    pub state: Reported,
+    pub message: String,
+    /// Time within which it must be said again, from `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Span>,
+    /// When the backend's process began, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Stamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reported {
+    /// Nothing was said yet, and something must be (`kind: report`).
+    Awaited,
+    Ready,
+    /// As good as a zero: no panic lets it serve.
+    NotReady,
+    /// The lease is over, and was not renewed.
+    Lapsed,
+}
+
+/// Taken out by a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ejection {
+    /// When this stage began.
+    pub since: Stamp,
+    pub stage: Stage,
+    /// Planned length of the stage.
+    pub lasts: Span,
+    /// How often in a row it was ejected, this time included: time out grows with it.
+    pub times: u32,
+    pub rule: Rule,
+    /// One sentence with the figures that broke the rule.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// No new connection.
+    Out,
+    /// [`TRIAL_PART`] of its weight; one failure more and it is out again.
+    Trial,
+}
+
+/// Part of the weight of a backend on trial, in thousandths.
+pub const TRIAL_PART: u32 = 20;
+
+/// The rule that was broken: the label `rule` of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Rule {
+    ConsecutiveFailures,
+    ConsecutiveEarlyResets,
+    Unanswered,
+    FailurePercentage,
+    SuccessRate,
+    ConnectTime,
+}
+
+impl Rule {
+    pub const ALL: [Self; 6] = [
+        Self::ConsecutiveFailures,
+        Self::ConsecutiveEarlyResets,
+        Self::Unanswered,
+        Self::FailurePercentage,
+        Self::SuccessRate,
+        Self::ConnectTime,
+    ];
+
+    /// The name of the rule's field in documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutiveFailures",
+            Self::ConsecutiveEarlyResets => "consecutiveEarlyResets",
+            Self::Unanswered => "unanswered",
+            Self::FailurePercentage => "failurePercentage",
+            Self::SuccessRate => "successRateStdevFactor",
+            Self::ConnectTime => "connectTimeFactor",
+        }
+    }
+}
+
+/// What an author says of one backend. It means nothing of a backend that is gone by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub backend: BackendId,
+    pub what: What,
+}
+
+/// The author, and what is so from now on; `None` clears the author's reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Probe(Option<Unready>),
+    Report(Option<Report>),
+    Ejection(Option<Ejection>),
+}
+
+impl Report {
+    /// Nothing was said yet.
+    pub fn awaited() -> Self {
+        let message = "nobody has reported it ready yet".to_owned();
+        Self { since: Stamp::NEVER, state: Reported::Awaited, message, lease: None, started: None }
+    }
+}
+
+impl Health {
+    /// Nothing that anybody has to remember.
+    pub fn is_empty(&self) -> bool {
+        let Self { probe, report, ejection } = self;
+        probe.is_none() && report.is_none() && ejection.is_none()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.probe.is_none() && self.report.as_ref().is_none_or(|report| report.state == Reported::Ready)
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.ejection.as_ref().is_some_and(|ejection| ejection.stage == Stage::Out)
+    }
+
+    pub fn is_on_trial(&self) -> bool {
+        self.ejection.as_ref().is_some_and(|ejection| ejection.stage == Stage::Trial)
+    }
+
+    /// Whether it must not serve even in a panic: it never began to, or it said itself that it cannot.
+    fn is_certain(&self) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.starting)
+            || self.report.as_ref().is_some_and(|report| matches!(report.state, Reported::Awaited | Reported::NotReady))
+    }
+
+    fn with(&self, what: &What) -> Self {
+        let mut health = self.clone();
+        match what {
+            What::Probe(probe) => health.probe.clone_from(probe),
+            What::Report(report) => health.report.clone_from(report),
+            What::Ejection(ejection) => health.ejection.clone_from(ejection),
+        }
+        health
+    }
+}
+
+impl Backend {
+    /// Neither unready nor ejected.
+    pub fn is_healthy(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_ready() && !health.is_ejected())
+    }
+
+    /// Whether it may serve as far as its health goes, with its service in panic or not.
+    pub fn is_fit(&self, panic: bool) -> bool {
+        self.is_healthy() || (panic && self.health.as_ref().is_none_or(|health| !health.is_certain()))
+    }
+
+    /// A panic is about backends that have served: the others are not missed.
+    pub(super) fn counts_for_panic(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| !health.is_certain())
+    }
+
+    /// The same with what an author says; `None` when that is so already.
+    pub(super) fn finding(&self, what: &What) -> Option<Self> {
+        let before = self.health.as_deref().cloned().unwrap_or_default();
+        let after = before.with(what);
+        let health = || (!after.is_empty()).then(|| Arc::new(after.clone()));
+        (before != after).then(|| Self { health: health(), ..self.clone() })
+    }
+}
+
+impl Service {
+    pub fn readiness<'a>(&'a self, backend: &'a Backend) -> Option<&'a super::Readiness> {
+        let own = backend.own.as_ref().and_then(|own| own.readiness.as_ref());
+        own.or(self.watching.readiness.as_ref()).map(AsRef::as_ref)
+    }
+
+    pub fn warmup<'a>(&'a self, backend: &'a Backend) -> Option<&'a super::Warmup> {
+        let own = backend.own.as_ref().and_then(|own| own.warmup.as_ref());
+        own.or(self.watching.warmup.as_ref()).map(AsRef::as_ref)
+    }
+}
