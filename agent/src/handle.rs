@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    control::warmup::Ramps,
     model::{BackendId, Change, DrainEnd, Finding, Outcome, Refusal, ServiceId, State, Target},
     observe::{
         census::Census,
@@ -124,6 +125,8 @@ pub struct Published {
     /// What the kernel acknowledged, by service id.
     pub programmed: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
     pub zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
+    /// Backends that are warming up.
+    pub ramps: Ramps,
     pub ready: Readiness,
 }
 

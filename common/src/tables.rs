@@ -209,6 +209,11 @@ pub const CLOSED_WEIGHT: u32 = 2;
 /// Closed because it left the configuration.
 pub const CLOSED_REMOVED: u32 = 4;
 
+/// Closed because it is not ready.
+pub const CLOSED_UNREADY: u32 = 8;
+/// Closed because a rule has ejected it.
+pub const CLOSED_EJECTED: u32 = 16;
+
 /// Bounds of the connect time histogram are `64 us << i`; the last bucket has none.
 pub const CONNECT_BUCKETS: usize = 16;
 /// Bounds of the connection duration histogram are `1 ms << 2 i`; the last bucket has none.

@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
     client::{Client, encode},
+    curve,
     failure::Failure,
     get,
     output::{self, Table, ago, fault, fields, maybe, number, percent, percentage, state, text},
 };
 use crate::{
     http::views::{BackendView, NodeView, ServiceView},
+    model::Stage,
     observe::{
+        fitness::Reason,
         operations::{Operation, plural},
         proof::ZeroStatus,
-        status::BackendStatus,
+        status::{BackendStatus, ServiceStatus},
     },
 };
 
@@ -113,6 +117,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ("Generation", format!("{} (in the kernel: {})", status.generation, status.observed_generation)),
         ("Table", format!("{}, current since {}", plural(status.slots.into(), "slot"), ago(status.programmed_at))),
         ("Rounding error", percentage(status.share_error)),
+        ("Health", health_of(status)),
         ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
         ("Failures", format!("{} to backends, {} found none open", status.connect_failures, status.no_backend)),
     ]);
@@ -163,15 +168,24 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ]);
     }
     text_so_far += &format!("\n{}", table.text());
-    if status.backends.iter().any(|backend| backend.zero.is_some()) {
+    let has_more =
+        |backend: &BackendStatus| backend.zero.is_some() || backend.health.is_some() || backend.warming.is_some();
+    if status.backends.iter().any(has_more) {
         text_so_far.push('\n');
     }
     for backend in &status.backends {
+        for line in fitness(backend) {
+            text_so_far += &output::printable(&format!("{}: {line}", backend.name));
+            text_so_far.push('\n');
+        }
         if let Some(zero) = &backend.zero {
             let drain = drained(zero, drains).map(|drain| format!("; drain {drain}")).unwrap_or_default();
             text_so_far += &output::printable(&format!("{}: {}{drain}", backend.name, zeroed(zero)));
             text_so_far.push('\n');
         }
+    }
+    if let Some(warmup) = &spec.warmup {
+        text_so_far += &format!("\nWarm-up: part of the weight over time\n{}", curve::plot(warmup, None));
     }
     text_so_far
 }
@@ -229,7 +243,42 @@ fn backend(view: &BackendView, drains: &Drains) -> String {
         lines.push(("Zero", zeroed(zero)));
         lines.extend(drained(zero, drains).map(|drain| ("Drain", drain.clone())));
     }
-    fields(&lines)
+    let fitness = fitness(status);
+    lines.extend(fitness.iter().map(|line| ("Health", output::printable(line))));
+    let mut text = fields(&lines);
+    if let (Some(warming), Some(warmup)) = (&status.warming, &view.warmup) {
+        let elapsed = Timestamp::now().duration_since(warming.since).try_into().ok();
+        text += &format!("\nWarm-up: part of the weight over time\n{}", curve::plot(warmup, elapsed));
+    }
+    text
+}
+
+/// How many are healthy.
+fn health_of(status: &ServiceStatus) -> String {
+    let all = status.backends.len();
+    let healthy = all.saturating_sub(status.unhealthy as usize);
+    let panic = if status.panic { "; so few that all of them serve (panic)" } else { "" };
+    format!("{healthy} of {} healthy{panic}", count(all, "backend"))
+}
+
+/// What is said against a backend, and how far its warm-up is.
+fn fitness(status: &BackendStatus) -> Vec<String> {
+    let reason = |reason: &Reason| {
+        let since = reason.since.map(|since| format!(" since {since:.0}")).unwrap_or_default();
+        let until = reason.until.map(|until| format!(", until {until:.0}")).unwrap_or_default();
+        let stage = match reason.stage {
+            Some(Stage::Out) => "ejected",
+            Some(Stage::Trial) => "on trial",
+            None if status.health.as_ref().is_some_and(|health| health.ready) => "ready",
+            None => "not ready",
+        };
+        format!("{stage} by {}{since}{until}: {}", reason.author.name(), reason.message)
+    };
+    let reasons = status.health.iter().flat_map(|health| &health.reasons).map(reason);
+    let warming = status.warming.as_ref().map(|warming| {
+        format!("warming up: {:.0} % of its weight, all of it at {:.0}", warming.part * 100.0, warming.warm_at)
+    });
+    reasons.chain(warming).collect()
 }
 
 fn count(number: usize, noun: &str) -> String {

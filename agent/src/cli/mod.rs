@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod completions;
 mod connections;
+mod curve;
 mod delete;
 mod describe;
 mod diff;

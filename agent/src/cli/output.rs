@@ -171,6 +171,8 @@ pub fn state(state: AdminState) -> Cell {
     match state {
         AdminState::Ready => cell.fg(Color::Green),
         AdminState::Zero | AdminState::Draining | AdminState::Drained => cell.fg(Color::Yellow),
+        AdminState::Warming => cell.fg(Color::Cyan),
+        AdminState::Unhealthy => cell.fg(Color::Red),
     }
 }
 

@@ -33,6 +33,10 @@ impl Restore {
         let rest = match view.state {
             AdminState::Ready => "it takes connections by its weight again",
             AdminState::Zero | AdminState::Draining | AdminState::Drained => "its node is still zeroed",
+            AdminState::Warming => "it takes connections again, and warms up",
+            AdminState::Unhealthy => {
+                "it takes no connections yet, because it is not healthy: `sluice describe` says why"
+            }
         };
         let micros = view.programmed_in_microseconds;
         output::print(&format!("{} is restored: {rest} (in the kernel after {micros} us)\n", view.target))

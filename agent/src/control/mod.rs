@@ -2,3 +2,4 @@
 //! tests move the time by hand.
 
 pub mod drain;
+pub mod warmup;

@@ -95,6 +95,7 @@ impl Agent {
         let (publish, published) = watch::channel(Arc::new(Published {
             state: State::new(limits),
             programmed: imbl::OrdMap::new(),
+            ramps: Default::default(),
             zeros: imbl::OrdMap::new(),
             ready: Readiness::Ready,
         }));

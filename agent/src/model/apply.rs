@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, Zero,
+    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, What, Zero,
     document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
@@ -257,14 +257,25 @@ impl State {
             Target::Backend { service, backend } => {
                 let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
                 let (index, found) = find_backend(&old, backend)?;
-                if found.zero.is_none() {
-                    return Ok(Outcome::Unchanged);
-                }
-                self.install(Some(&old), Some(Arc::new(with_zero(&old, index, None))), touched)?;
+                // What is not zeroed is let in before its ejection is over.
+                let new = match (&found.zero, found.finding(&What::Ejection(None))) {
+                    (Some(_), _) => with_zero(&old, index, None),
+                    (None, Some(backend)) => with_backend(&old, index, backend),
+                    (None, None) => return Ok(Outcome::Unchanged),
+                };
+                self.install(Some(&old), Some(Arc::new(new)), touched)?;
             }
         }
         Ok(Outcome::Replaced)
     }
+}
+
+fn with_backend(service: &Service, index: usize, backend: Backend) -> Service {
+    let mut service = service.clone();
+    if let Some(place) = service.backends.get_mut(index) {
+        *place = backend;
+    }
+    service
 }
 
 fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Service {

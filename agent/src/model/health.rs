@@ -157,6 +157,13 @@ impl Health {
         self.probe.is_none() && self.report.as_ref().is_none_or(|report| report.state == Reported::Ready)
     }
 
+    /// One sentence that says why it is not ready.
+    pub fn why_unready(&self) -> Option<String> {
+        let report = self.report.as_ref().filter(|report| report.state != Reported::Ready);
+        let probe = self.probe.as_ref().map(|probe| probe.message.clone());
+        probe.or_else(|| report.map(|report| report.message.clone()))
+    }
+
     pub fn is_ejected(&self) -> bool {
         self.ejection.as_ref().is_some_and(|ejection| ejection.stage == Stage::Out)
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{caller::Caller, operations::Operations, readings::Readings};
+use super::{caller::Caller, fitness::HealthStatus, operations::Operations, readings::Readings};
 use crate::{
     handle::{ProgrammedBackend, Published},
     model::{Backend, Balance, Frontend, Name, OnNoBackend, Service, State, Zero},
@@ -163,6 +163,9 @@ fn why_out(
     }
     if backend.weight == 0 {
         return Some("its weight is 0".to_owned());
+    }
+    if !backend.is_fit(state.panics(service)) {
+        return HealthStatus::of(backend).map(|health| health.sentence());
     }
     let group = service.groups.get(backend.group as usize);
     match programmed {

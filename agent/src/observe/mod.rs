@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connections;
 pub mod events;
 pub mod explain;
+pub mod fitness;
 pub mod gauges;
 pub mod operations;
 pub mod proof;

@@ -6,6 +6,7 @@ use sluice_common::tables::Counters;
 
 use super::{
     clock,
+    fitness::{HealthStatus, WarmingStatus},
     gauges::Gauges,
     proof::{Picks, ZeroStatus},
     readings::Readings,
@@ -13,6 +14,7 @@ use super::{
     status::{AdminState, BackendStatus, GroupStatus, NodeStatus, ServiceStatus},
 };
 use crate::{
+    control::warmup::WHOLE,
     handle::{ProgrammedBackend, ProgrammedService, Published},
     model::{Backend, BackendId, Node, NodeId, Service, Target},
 };
@@ -57,6 +59,8 @@ impl Reporter<'_> {
             new_connections: sum(|backend| backend.new_connections),
             connect_failures: sum(|backend| backend.connect_failures),
             no_backend,
+            unhealthy: service.backends.iter().filter(|b| !b.is_healthy()).count() as u32,
+            panic: self.published.state.panics(service),
             groups: groups(service, table, &rows, total),
             backends,
         })
@@ -103,6 +107,8 @@ impl Reporter<'_> {
         Ok(BackendStatus {
             name: backend.name.clone(),
             state: self.backend_state(backend),
+            health: HealthStatus::of(backend),
+            warming: WarmingStatus::of(&self.published.ramps, service, backend),
             weight: backend.weight,
             effective_weight: programmed.map_or(0, |programmed| programmed.effective_weight),
             desired_share: programmed.map_or(0.0, |programmed| programmed.desired_share),
@@ -137,7 +143,11 @@ impl Reporter<'_> {
         if self.published.state.drain(backend).is_some() {
             return AdminState::Draining;
         }
-        AdminState::of(backend.zero.as_deref().or(self.node_zero(backend.node).map(|(_, zero)| zero)))
+        match AdminState::of(backend.zero.as_deref().or(self.node_zero(backend.node).map(|(_, zero)| zero))) {
+            AdminState::Ready if !backend.is_healthy() => AdminState::Unhealthy,
+            AdminState::Ready if self.published.ramps.part(backend) < WHOLE => AdminState::Warming,
+            state => state,
+        }
     }
 
     fn node_zero(&self, node: NodeId) -> Option<(&Node, &crate::model::Zero)> {

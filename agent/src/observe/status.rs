@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::proof::ZeroStatus;
+use super::{
+    fitness::{HealthStatus, WarmingStatus},
+    proof::ZeroStatus,
+};
 use crate::model::{Drain, DrainEnd, Name, Zero};
 
 /// How a service is doing. Shares are 0..=1.
@@ -29,6 +32,10 @@ pub struct ServiceStatus {
     pub connect_failures: u64,
     /// Connections and datagrams that found no open backend.
     pub no_backend: u64,
+    /// Backends that are not ready, or ejected.
+    pub unhealthy: u32,
+    /// So few backends are healthy that all of them serve.
+    pub panic: bool,
     pub groups: Vec<GroupStatus>,
     pub backends: Vec<BackendStatus>,
 }
@@ -69,6 +76,12 @@ pub struct BackendStatus {
     pub new_connections: u64,
     pub connect_failures: u64,
     pub last_new_connection_at: Option<Timestamp>,
+    /// Why it takes no connections though nobody zeroed it, or few; absent while there is nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthStatus>,
+    /// Only while it is warming up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warming: Option<WarmingStatus>,
     /// Only while zeroed, by itself or by its node.
     #[serde(flatten)]
     pub zero: Option<ZeroStatus>,
@@ -84,6 +97,10 @@ pub enum AdminState {
     Draining,
     /// Zeroed and empty.
     Drained,
+    /// Not ready, or ejected.
+    Unhealthy,
+    /// It has a part of its weight: warming up, or on trial after an ejection.
+    Warming,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -125,6 +142,8 @@ impl AdminState {
             Self::Zero => "zero",
             Self::Draining => "draining",
             Self::Drained => "drained",
+            Self::Unhealthy => "unhealthy",
+            Self::Warming => "warming",
         }
     }
 }

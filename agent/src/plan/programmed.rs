@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Context, Result};
 use sluice_common::{
     leaving::Leaving,
-    tables::{self, CLOSED_REMOVED, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP},
+    tables::{
+        self, CLOSED_EJECTED, CLOSED_REMOVED, CLOSED_UNREADY, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP,
+    },
 };
 
 use super::{
@@ -13,7 +15,10 @@ use super::{
     regions::{Region, Regions},
     service::{self, Built},
 };
-use crate::model::{Backend, BackendId, Frontend, Node, NodeId, Service, ServiceId, State, service::Protocol};
+use crate::{
+    control::warmup::Ramps,
+    model::{Backend, BackendId, Frontend, Node, NodeId, Service, ServiceId, State, service::Protocol},
+};
 
 /// The tables as the kernel holds them.
 #[derive(Clone, Debug)]
@@ -196,9 +201,11 @@ impl Programmed {
     }
 
     /// Write that closes one backend if that is desired: one, or none. It needs no table.
-    pub fn plan_closing(&self, service: &Service, backend: &Backend) -> Option<MapOp> {
+    ///
+    /// `panic`: whether the service is in panic, see [`State::panics`].
+    pub fn plan_closing(&self, service: &Service, backend: &Backend, panic: bool) -> Option<MapOp> {
         // First, because hardly any is: a zero waits for the look at all of its service.
-        let closed = Some(closed(service, backend)).filter(|closed| *closed != 0)?;
+        let closed = Some(closed(service, backend, panic)).filter(|closed| *closed != 0)?;
         let held = self.backends.get(&backend.id.0)?;
         (held.closed != closed).then_some(MapOp::CloseBackend { backend: backend.id.0, closed })
     }
@@ -219,8 +226,15 @@ impl Programmed {
     ///
     /// # Errors
     /// When SLOTS has no room.
-    pub fn plan_service(&mut self, state: &State, service: &Service, seed: u64) -> Result<(Vec<MapOp>, Built)> {
-        let built = service::build(state, service);
+    pub fn plan_service(
+        &mut self,
+        state: &State,
+        ramps: &Ramps,
+        service: &Service,
+        seed: u64,
+    ) -> Result<(Vec<MapOp>, Built)> {
+        let built = service::build(state, ramps, service);
+        let panic = state.panics(service);
         let mut ops = Vec::new();
         let id = service.id.0;
         let held = self.services.get(&id);
@@ -228,7 +242,7 @@ impl Programmed {
             ops.push(MapOp::BeginService { service: id, sequence: seed });
         }
         for backend in &service.backends {
-            let value = entry(service, backend);
+            let value = entry(service, backend, panic);
             if self.backends.get(&backend.id.0) != Some(&value) {
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
@@ -347,24 +361,33 @@ fn frontend_owner(state: &State, endpoint: &Endpoint) -> Option<ServiceId> {
     state.frontend(&Frontend { address: endpoint.socket_addr(), protocol })
 }
 
-fn entry(service: &Service, backend: &Backend) -> tables::Backend {
+fn entry(service: &Service, backend: &Backend, panic: bool) -> tables::Backend {
     let endpoint = Endpoint::new(backend.address, 0);
     tables::Backend {
         address: endpoint.address,
         port: endpoint.port,
         padding: 0,
         node: backend.node.0,
-        closed: closed(service, backend),
+        closed: closed(service, backend, panic),
         padding2: 0,
     }
 }
 
-/// Weight 0 closes too, so that flows and affinity end with it as they do with a zero.
-fn closed(service: &Service, backend: &Backend) -> u32 {
+/// Weight 0 closes too, so that flows and affinity end with it as they do with a zero. In a panic nobody is closed for
+/// what he cannot help.
+fn closed(service: &Service, backend: &Backend, panic: bool) -> u32 {
     let group = service.groups.get(backend.group as usize).map_or(0, |group| group.weight);
     let zero = if backend.zero.is_some() { CLOSED_ZERO } else { 0 };
     let weight = if backend.weight == 0 || group == 0 { CLOSED_WEIGHT } else { 0 };
-    zero | weight
+    let health = match &backend.health {
+        Some(health) if !backend.is_fit(panic) => {
+            let unready = if health.is_ready() { 0 } else { CLOSED_UNREADY };
+            let ejected = if health.is_ejected() { CLOSED_EJECTED } else { 0 };
+            unready | ejected
+        }
+        Some(_) | None => 0,
+    };
+    zero | weight | health
 }
 
 fn region(table: Table) -> Region {

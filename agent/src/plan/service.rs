@@ -13,7 +13,10 @@ use super::{
     table::Table,
     weights::{self, Division, Member, Shares},
 };
-use crate::model::{Backend, Service, State, service::Balance, service::OnNoBackend};
+use crate::{
+    control::warmup::{Ramps, WHOLE},
+    model::{Backend, Service, State, service::Balance, service::OnNoBackend},
+};
 
 /// A table that was built and not yet written.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,19 +39,18 @@ pub struct BuiltBackend {
     pub programmed_share: f64,
 }
 
-/// Weight of a backend after zero and every other factor.
-pub fn effective_weight(state: &State, backend: &Backend) -> u32 {
-    if state.is_open(backend) { backend.weight } else { 0 }
-}
-
 /// Builds the table that the service should have now.
-pub fn build(state: &State, service: &Service) -> Built {
-    let effective: Vec<u32> = service.backends.iter().map(|backend| effective_weight(state, backend)).collect();
-    let (shares, spilled) = divide(service, effective.iter().copied());
+pub fn build(state: &State, ramps: &Ramps, service: &Service) -> Built {
+    let panic = state.panics(service);
+    let takes = |backend: &Backend| state.is_open(backend) && backend.is_fit(panic);
+    let parts: Vec<u32> = service.backends.iter().map(|b| if takes(b) { ramps.part(b) } else { 0 }).collect();
+    let weights = service.backends.iter().zip(&parts);
+    let (shares, spilled) =
+        divide(service, weights.map(|(backend, part)| u64::from(backend.weight) * u64::from(*part)));
     let table = match service.balance {
         Balance::Spread | Balance::Random => spread::spread(&shares),
         Balance::Hash => {
-            let (weights, _) = divide(service, service.backends.iter().map(|backend| backend.weight));
+            let (weights, _) = divide(service, service.backends.iter().map(|backend| backend.weight.into()));
             let places = service.backends.iter().zip(weights).zip(&shares);
             let candidates: Vec<_> = places
                 .map(|((backend, weight), share)| Candidate {
@@ -60,22 +62,22 @@ pub fn build(state: &State, service: &Service) -> Built {
             affinity::affinity(&candidates)
         }
     };
-    finish(service, &effective, &shares, spilled, &table)
+    finish(service, &parts, &shares, spilled, &table)
 }
 
 /// Shares of the service's backends for these weights, and the groups that spilled.
-fn divide(service: &Service, weights: impl Iterator<Item = u32>) -> (Vec<u64>, Vec<usize>) {
+fn divide(service: &Service, weights: impl Iterator<Item = u64>) -> (Vec<u64>, Vec<usize>) {
     let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
     let members = service.backends.iter().zip(weights);
     let members: Vec<Member> =
-        members.map(|(backend, weight)| Member { group: backend.group as usize, weight: u64::from(weight) }).collect();
+        members.map(|(backend, weight)| Member { group: backend.group as usize, weight }).collect();
     match weights::divide(&groups, &members) {
         Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
         Division::Closed => (vec![0; members.len()], Vec::new()),
     }
 }
 
-fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {
+fn finish(service: &Service, parts: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {
     let id = |index: usize| service.backends[index].id.0;
     let mut slots = vec![0u32; service.backends.len()];
     for index in &table.slots {
@@ -85,12 +87,10 @@ fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usi
     let total: f64 = shares.iter().map(|share| *share as f64).sum();
     let length = table.slots.len();
     let ratio = |part: f64, whole: f64| if whole == 0.0 { 0.0 } else { part / whole };
-    let backends = effective
-        .iter()
-        .zip(shares)
-        .zip(&slots)
-        .map(|((weight, share), slots)| BuiltBackend {
-            effective_weight: *weight,
+    let figures = service.backends.iter().zip(parts).zip(shares).zip(&slots);
+    let backends = figures
+        .map(|(((backend, part), share), slots)| BuiltBackend {
+            effective_weight: effective_weight(backend.weight, *part),
             desired_share: ratio(*share as f64, total),
             programmed_share: ratio(f64::from(*slots), length as f64),
         })
@@ -103,6 +103,13 @@ fn finish(service: &Service, effective: &[u32], shares: &[u64], spilled: Vec<usi
         spilled: spilled.iter().map(|group| *group as u32).collect(),
         backends,
     }
+}
+
+/// A part of a weight in thousandths: at least 1 of what is not nothing.
+fn effective_weight(weight: u32, part: u32) -> u32 {
+    let thousandths = u64::from(weight) * u64::from(part);
+    let whole = u32::try_from(thousandths / u64::from(WHOLE)).unwrap_or(u32::MAX);
+    whole.max(u32::from(thousandths > 0))
 }
 
 /// Equal for tables that steer alike, wherever they are.

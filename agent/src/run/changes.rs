@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Instant};
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::steering::Steering;
+use super::{steering::Steering, warming::Warming};
 use crate::{
+    control::warmup::Ramps,
     handle::{ChangeError, Done, Options},
     model::{Change, Outcome, Service, State, Target, Touched},
     observe::events::EventKind,
@@ -29,15 +30,16 @@ impl<M: Machine> Steering<M> {
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
         let (mut next, touched, outcome) = self.next(changes)?;
+        let warming = self.warm_up(&next, &touched);
         if options.dry_run {
-            let plan = self.plan(&next, &touched).map_err(ChangeError::Failed)?;
+            let plan = self.plan(&next, &warming.ramps, &touched).map_err(ChangeError::Failed)?;
             return Ok(self.done(outcome, options, Instant::now(), next, plan));
         }
         if touched.is_empty() {
             return Ok(self.done(outcome, options, Instant::now(), next, Vec::new()));
         }
         let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
-        let acknowledged = match self.program(&next, &touched, closes) {
+        let acknowledged = match self.program(&next, &warming.ramps, &touched, closes) {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
@@ -45,7 +47,8 @@ impl<M: Machine> Steering<M> {
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
         let drained = self.remember_gone(&touched);
-        self.keep(next, batch, |steering| {
+        let before = self.state.clone();
+        self.keep(next, warming, batch, |steering| {
             let others = steering.prove_for_others(&touched)?;
             let drains = steering.begin_drains(changes)?;
             Ok([others, steering.prove(changes, options, acknowledged)?, drains, drained?].concat())
@@ -66,6 +69,7 @@ impl<M: Machine> Steering<M> {
             self.instruments.zeroed(acknowledged.saturating_duration_since(options.received));
         }
         self.tell(changes, outcome);
+        self.tell_health(&before, &touched);
         self.tell_gone(gone);
         self.retry_files();
         let done = self.done(outcome, options, acknowledged, self.state.clone(), Vec::new());
@@ -79,18 +83,24 @@ impl<M: Machine> Steering<M> {
     pub(super) fn keep(
         &mut self,
         next: State,
+        warming: Warming,
         batch: Batch<'_>,
         also: impl FnOnce(&mut Self) -> Result<Extras>,
     ) -> Result<(), ChangeError> {
+        let Warming { ramps, followed, records } = warming;
         let (before, zeros) = (std::mem::replace(&mut self.state, next), self.zeros.clone());
+        let cold = std::mem::replace(&mut self.ramps, ramps);
         let kept = also(self).and_then(|extras| {
+            let extras = [extras, records].concat();
             let extras: Vec<_> = extras.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
             self.store.commit_batch(&self.state, Batch { extras: &extras, ..batch })
         });
         kept.map_err(|error| {
-            (self.state, self.zeros) = (before, zeros);
+            (self.state, self.zeros, self.ramps) = (before, zeros, cold);
             self.undo(error.context("saving the change"))
-        })
+        })?;
+        self.tell_warmups(EventKind::WarmupStarted, &followed.begun);
+        Ok(())
     }
 
     /// Applies what one look at the watched files found.
@@ -120,16 +130,20 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() && marks.is_empty() {
             return;
         }
-        if let Err(error) = self.program(&state, &touched, false) {
+        let warming = self.warm_up(&state, &touched);
+        if let Err(error) = self.program(&state, &warming.ramps, &touched, false) {
             self.undo(error);
             return;
         }
         let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
         let drained = self.remember_gone(&touched);
-        if self.keep(state, batch, |steering| Ok([steering.prove_for_others(&touched)?, drained?].concat())).is_err() {
+        let before = self.state.clone();
+        let also = |steering: &mut Self| Ok([steering.prove_for_others(&touched)?, drained?].concat());
+        if self.keep(state, warming, batch, also).is_err() {
             return;
         }
+        self.tell_health(&before, &touched);
         for mark in &marks {
             let (kind, message) = match (mark.hash, mark.document.starts_with("node/")) {
                 (Some(_), _) => (EventKind::SourceApplied, format!("{} from {}", mark.document, mark.file.display())),
@@ -183,15 +197,14 @@ impl<M: Machine> Steering<M> {
     /// the closing writes, which come first; for changes that close nothing, after all writes.
     ///
     /// `closes`: it is nothing but zeros, which need no tables.
-    fn program(&mut self, next: &State, touched: &Touched, closes: bool) -> Result<Instant> {
+    fn program(&mut self, next: &State, ramps: &Ramps, touched: &Touched, closes: bool) -> Result<Instant> {
         let services: Vec<Arc<Service>> =
             touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned()).collect();
         let nodes = touched.nodes.iter().filter_map(|id| next.node_by_id(*id));
         let nodes: Vec<_> = nodes.filter_map(|node| Some((node.id, self.programmed.plan_node(node)?))).collect();
         let (opening, mut closing): (Vec<MapOp>, Vec<MapOp>) =
             nodes.iter().map(|(_, op)| op.clone()).partition(|op| matches!(op, MapOp::SetNode { closed: 0, .. }));
-        let backends = services.iter().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
-        closing.extend(backends.filter_map(|(service, backend)| self.programmed.plan_closing(service, backend)));
+        closing.extend(self.plan_closing(next, &services));
         self.run_all(&closing)?;
         let mut acknowledged = Instant::now();
         // Before anything is opened again, nothing is closed any more.
@@ -205,7 +218,7 @@ impl<M: Machine> Steering<M> {
         self.run_all(&leaving)?;
         let mut built = Vec::with_capacity(services.len());
         for service in services {
-            match self.program_service(next, &service) {
+            match self.program_service(next, ramps, &service) {
                 Ok(table) => {
                     self.stale.remove(&service.id);
                     built.push((service, table));
@@ -226,6 +239,16 @@ impl<M: Machine> Steering<M> {
         self.keeper.retire(removed);
         self.stale_nodes.extend(nodes.iter().map(|(id, _)| *id));
         Ok(acknowledged)
+    }
+
+    /// Writes that close backends of these services, one each.
+    pub(super) fn plan_closing(&self, next: &State, services: &[Arc<Service>]) -> Vec<MapOp> {
+        let of_service = |service: &Arc<Service>| {
+            let panic = next.panics(service);
+            let closing = service.backends.iter().filter_map(|b| self.programmed.plan_closing(service, b, panic));
+            closing.collect::<Vec<_>>()
+        };
+        services.iter().flat_map(of_service).collect()
     }
 
     /// Writes that begin and end the closing of connections.
@@ -259,6 +282,7 @@ impl<M: Machine> Steering<M> {
 
     pub(super) fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
+        self.instruments.kernel_failed();
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
         self.drop_proofs();
         self.recover();
@@ -266,7 +290,7 @@ impl<M: Machine> Steering<M> {
     }
 
     /// The writes that a change would make.
-    fn plan(&self, next: &State, touched: &Touched) -> Result<Vec<String>> {
+    fn plan(&self, next: &State, ramps: &Ramps, touched: &Touched) -> Result<Vec<String>> {
         let mut programmed = self.programmed.clone();
         let mut ops: Vec<MapOp> = touched
             .nodes
@@ -275,7 +299,7 @@ impl<M: Machine> Steering<M> {
             .filter_map(|node| programmed.plan_node(node))
             .collect();
         for service in touched.services.iter().filter_map(|id| next.service_by_id(*id)) {
-            ops.extend(programmed.plan_service(next, service, 0)?.0);
+            ops.extend(programmed.plan_service(next, ramps, service, 0)?.0);
         }
         for (id, _) in &touched.removed_services {
             ops.extend(programmed.plan_removal(next, *id));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::{changes::Extras, steering::Steering};
+use super::{changes::Extras, steering::Steering, warming::Warming};
 use crate::{
     handle::{ChangeError, DrainEnded},
     model::{Change, Drain, DrainEnd, Ending, Target, Touched},
@@ -191,7 +191,8 @@ impl<M: Machine> Steering<M> {
         let writes = self.plan_leaving(&next, &touched);
         self.run_all(&writes).map_err(|error| self.undo(error))?;
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
-        self.keep(next, batch, |_| Ok(records))?;
+        let warming = Warming::unchanged(self.ramps.clone());
+        self.keep(next, warming, batch, |_| Ok(records))?;
         for one in ended {
             self.drains.remove(&one.target);
             self.later.moved.remove(&one.operation.id);

@@ -1,19 +1,164 @@
-//! What probes and rules say of backends, taken in: first the kernel, then the store, then the tables at leisure.
+//! What probes, reports and rules say of backends, taken in: first the kernel, then the store, then the tables at leisure.
+//! However many backends it is about, it is one change, one transaction, and one event for each service.
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use super::steering::Steering;
 use crate::{
-    handle::Options,
-    model::{Change, Finding},
+    model::{Backend, Change, Finding, Name, Service, State, Touched},
+    observe::events::EventKind,
     plan::Machine,
+    source::store::Batch,
 };
 
+/// Names in one message.
+const NAMED: usize = 5;
+/// Services with an event of their own; of more, one event tells.
+const TOLD: usize = 5;
+
 impl<M: Machine> Steering<M> {
+    /// What closes holds at once, and what opens follows with the tables.
     pub(super) fn take_in(&mut self, findings: Vec<Finding>) {
-        let options = Options { dry_run: false, received: Instant::now() };
-        if let Err(error) = self.change(&[Change::Find { findings }], options) {
-            tracing::warn!(%error, "findings are lost");
+        let (next, touched) = match self.next(&[Change::Find { findings }]) {
+            Ok((next, touched, _)) => (next, touched),
+            Err(error) => return tracing::error!(%error, "findings cannot be taken in"),
+        };
+        if touched.is_empty() {
+            return;
         }
+        let services: Vec<Arc<Service>> =
+            touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned()).collect();
+        let closing = self.plan_closing(&next, &services);
+        if let Err(error) = self.run_all(&closing) {
+            self.undo(error);
+            return;
+        }
+        let warming = self.warm_up(&next, &touched);
+        let before = self.state.clone();
+        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
+        if self.keep(next, warming, batch, |_| Ok(Vec::new())).is_err() {
+            return;
+        }
+        self.stale.extend(&touched.services);
+        self.tell_health(&before, &touched);
+        self.publish();
+    }
+
+    /// Tells what became of the health of backends, and of panics.
+    pub(super) fn tell_health(&self, before: &State, touched: &Touched) {
+        let mut told: Vec<(EventKind, Vec<(&Arc<Service>, Vec<&Backend>)>)> = Vec::new();
+        for service in touched.services.iter().filter_map(|id| self.state.service_by_id(*id)) {
+            let Some(former) = before.service_by_id(service.id) else { continue };
+            let mut of_kinds: Vec<(EventKind, Vec<&Backend>)> = Vec::new();
+            let pairs = match former.backends.iter().map(|b| b.id).eq(service.backends.iter().map(|b| b.id)) {
+                true => former.backends.iter().zip(&service.backends).collect::<Vec<_>>(),
+                false => Vec::new(),
+            };
+            for (was, is) in pairs {
+                for kind in kinds(was, is) {
+                    match of_kinds.iter_mut().find(|(held, _)| *held == kind) {
+                        Some((_, backends)) => backends.push(is),
+                        None => of_kinds.push((kind, vec![is])),
+                    }
+                }
+            }
+            let panics = (before.panics(former), self.state.panics(service));
+            match panics {
+                (false, true) => of_kinds.push((EventKind::PanicStarted, Vec::new())),
+                (true, false) => of_kinds.push((EventKind::PanicEnded, Vec::new())),
+                (true, true) | (false, false) => {}
+            }
+            for (kind, backends) in of_kinds {
+                match told.iter_mut().find(|(held, _)| *held == kind) {
+                    Some((_, services)) => services.push((service, backends)),
+                    None => told.push((kind, vec![(service, backends)])),
+                }
+            }
+        }
+        for (kind, services) in told {
+            for (service, backends) in &services {
+                self.instruments.health_changed(service.name.as_str(), kind, backends.len().max(1));
+            }
+            if services.len() > TOLD {
+                self.tell_of_many(kind, &services);
+                continue;
+            }
+            for (service, backends) in services {
+                let names: Vec<&Name> = backends.iter().map(|backend| &backend.name).collect();
+                let why = backends.first().and_then(|backend| why(kind, backend)).map(|why| format!(": {why}"));
+                let message = match kind {
+                    EventKind::PanicStarted => {
+                        let threshold = service.watching.panic_threshold;
+                        format!("less than {threshold} % of the backends are healthy: all of them serve")
+                    }
+                    EventKind::PanicEnded => "enough backends are healthy again: only they serve".to_owned(),
+                    _ => format!("{}{}", list(&names), why.unwrap_or_default()),
+                };
+                self.note(kind, Some(object(service, &names)), message);
+            }
+        }
+    }
+
+    fn tell_of_many(&self, kind: EventKind, services: &[(&Arc<Service>, Vec<&Backend>)]) {
+        let backends: usize = services.iter().map(|(_, backends)| backends.len()).sum();
+        let names: Vec<&Name> = services.iter().map(|(service, _)| &service.name).collect();
+        let first = services.iter().find_map(|(_, backends)| why(kind, backends.first()?));
+        let first = first.map(|why| format!("; the first: {why}")).unwrap_or_default();
+        let what = match backends {
+            0 => String::new(),
+            backends => format!("{backends} backends of "),
+        };
+        self.note(kind, None, format!("{what}{} services ({}){first}", services.len(), list(&names)));
+    }
+}
+
+/// What differs in the health of a backend.
+fn kinds(was: &Backend, is: &Backend) -> Vec<EventKind> {
+    let state = |backend: &Backend| {
+        backend
+            .health
+            .as_ref()
+            .map_or((true, false, false), |health| (health.is_ready(), health.is_ejected(), health.is_on_trial()))
+    };
+    let ((ready_before, out_before, trial_before), (ready, out, trial)) = (state(was), state(is));
+    let mut kinds = Vec::new();
+    match (ready_before, ready) {
+        (true, false) => kinds.push(EventKind::BackendUnready),
+        (false, true) => kinds.push(EventKind::BackendReady),
+        (true, true) | (false, false) => {}
+    }
+    match (out_before || trial_before, out, trial) {
+        (_, true, _) if !out_before => kinds.push(EventKind::Ejected),
+        (_, _, true) if !trial_before => kinds.push(EventKind::TrialStarted),
+        (true, false, false) => kinds.push(EventKind::EjectionEnded),
+        _ => {}
+    }
+    kinds
+}
+
+/// The cause and its figures.
+fn why(kind: EventKind, backend: &Backend) -> Option<String> {
+    let health = backend.health.as_ref()?;
+    match kind {
+        EventKind::BackendUnready => health.why_unready(),
+        EventKind::Ejected | EventKind::TrialStarted => Some(health.ejection.as_ref()?.message.clone()),
+        _ => None,
+    }
+}
+
+/// `shop/n1` when it is about one backend, else `service/shop`.
+pub(super) fn object(service: &Service, backends: &[&Name]) -> String {
+    match backends {
+        [backend] => format!("{}/{backend}", service.name),
+        _ => format!("service/{}", service.name),
+    }
+}
+
+/// The first few, for a message.
+pub(super) fn list(names: &[&Name]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMED).map(|name| name.as_str()).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }

@@ -11,5 +11,6 @@ mod start;
 mod steering;
 #[cfg(test)]
 mod tests;
+mod warming;
 
 pub use start::{Running, start};

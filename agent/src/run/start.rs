@@ -135,6 +135,7 @@ impl<M: Machine> Steering<M> {
         }
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
+        self.load_ramps()?;
         self.adopt_zeros()?;
         for events in files {
             self.files(&events);

@@ -17,10 +17,12 @@ use tokio::sync::watch;
 
 use super::{drains::Later, keeper::Keeper};
 use crate::{
+    control::warmup::Ramps,
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
     heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::{
+        clock,
         events::{EventKind, EventLog},
         operations::Operations,
     },
@@ -50,6 +52,8 @@ pub struct Steering<M> {
     /// What readers see of the tables.
     pub(super) view: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
     pub(super) zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
+    /// Backends that are warming up.
+    pub(super) ramps: Ramps,
     /// Drains that last, with their operations.
     pub(super) drains: BTreeMap<Target, String>,
     pub(super) operations: Arc<Operations>,
@@ -96,6 +100,7 @@ impl<M: Machine> Steering<M> {
             state: state.clone(),
             programmed: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
+            ramps: Ramps::default(),
             ready: readiness.clone(),
         }));
         let steering = Self {
@@ -109,6 +114,7 @@ impl<M: Machine> Steering<M> {
             reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
+            ramps: Ramps::default(),
             drains: BTreeMap::new(),
             operations,
             later: Later::default(),
@@ -189,7 +195,8 @@ impl<M: Machine> Steering<M> {
             // Soon enough after a sleep of the machine or a step of its clock.
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
         });
-        [retry, expiry].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        let step = self.ramps.next_due().map(|due| Duration::from_nanos(due.saturating_sub(clock::stamp().ns)));
+        [retry, expiry, step].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     pub(super) fn work_at_leisure(&mut self) {
@@ -197,6 +204,7 @@ impl<M: Machine> Steering<M> {
             self.recover();
         }
         self.expire();
+        self.step_ramps();
         let some: Vec<_> = self.stale().iter().copied().take(BUILD_AT_ONCE).collect();
         if !some.is_empty() {
             if let Err(error) = self.rebuild(&some) {
@@ -271,6 +279,7 @@ impl<M: Machine> Steering<M> {
 
     pub(super) fn failed(&mut self, error: &anyhow::Error) {
         tracing::error!("the tables could not be written: {error:#}");
+        self.instruments.kernel_failed();
         self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
         self.readiness = Readiness::NotReady(format!("{error:#}"));
         self.retry_at = Some(Instant::now() + RETRY);
@@ -284,7 +293,7 @@ impl<M: Machine> Steering<M> {
             self.stale.remove(id);
             let Some(service) = self.state.service_by_id(*id).cloned() else { continue };
             // One that cannot be written, for want of slots, is no reason to leave the others as they are.
-            match self.program_service(&self.state.clone(), &service) {
+            match self.program_service(&self.state.clone(), &self.ramps.clone(), &service) {
                 Ok(table) => built.push((service, table)),
                 Err(error) => result = Err(error),
             }
@@ -294,8 +303,8 @@ impl<M: Machine> Steering<M> {
     }
 
     /// Writes one service's table and frontends.
-    pub(super) fn program_service(&mut self, state: &State, service: &Service) -> Result<Built> {
-        let (ops, built) = self.programmed.plan_service(state, service, random())?;
+    pub(super) fn program_service(&mut self, state: &State, ramps: &Ramps, service: &Service) -> Result<Built> {
+        let (ops, built) = self.programmed.plan_service(state, ramps, service, random())?;
         self.run_all(&ops)?;
         self.programmed.settle(service, &built);
         self.built += 1;
@@ -359,6 +368,7 @@ impl<M: Machine> Steering<M> {
             state,
             programmed: self.view.clone(),
             zeros: self.zeros.clone(),
+            ramps: self.ramps.clone(),
             ready: self.readiness.clone(),
         })
     }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::names::{self, Family};
+use crate::observe::events::EventKind;
 
 /// Bounds of the times of changes, in seconds.
 const BOUNDS: [f64; 14] =
@@ -37,6 +38,8 @@ pub struct Instruments {
     drain: Histogram,
     closed: IntCounterVec,
     errors: IntCounterVec,
+    health: IntCounterVec,
+    kernel: IntCounter,
 }
 
 impl Instruments {
@@ -66,7 +69,12 @@ impl Instruments {
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(build))?;
-        Ok(Self { registry, apply, zero, drain, closed, errors })
+        let health =
+            IntCounterVec::new(opts(names::HEALTH_CHANGES_TOTAL), &["service", "reason"]).context("a counter")?;
+        registry.register(Box::new(health.clone()))?;
+        let kernel = IntCounter::with_opts(opts(names::KERNEL_ERRORS_TOTAL)).context("a counter")?;
+        registry.register(Box::new(kernel.clone()))?;
+        Ok(Self { registry, apply, zero, drain, closed, errors, health, kernel })
     }
 
     /// A change is in force: the time from its request to the kernel's acknowledgement.
@@ -92,6 +100,16 @@ impl Instruments {
     /// A change or a document could not be used.
     pub fn refused(&self, source: Source) {
         self.errors.with_label_values(&[source.name()]).inc();
+    }
+
+    /// A write to the tables or the store has failed.
+    pub fn kernel_failed(&self) {
+        self.kernel.inc();
+    }
+
+    /// Backends of a service have become healthy or unhealthy in this way, or the service itself as for its panics.
+    pub fn health_changed(&self, service: &str, change: EventKind, many: usize) {
+        self.health.with_label_values(&[service, change.name()]).inc_by(many as u64);
     }
 
     /// Everything in the text format of Prometheus.

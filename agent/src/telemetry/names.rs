@@ -75,6 +75,36 @@ pub const BACKEND_WEIGHT: Family =
 // Labels: service, backend.
 pub const BACKEND_EFFECTIVE_WEIGHT: Family =
     family("sluice_backend_effective_weight", Kind::Gauge, "Weight after zero and every other factor.");
+// Labels: service, backend.
+pub const BACKEND_HEALTHY: Family = family(
+    "sluice_backend_healthy",
+    Kind::Gauge,
+    "1 while probes, reports and rules have nothing against this backend; 0 while it is not ready or ejected.",
+);
+// Labels: service, backend, reason (probe, report, outlier).
+pub const BACKEND_UNHEALTHY: Family = family(
+    "sluice_backend_unhealthy",
+    Kind::Gauge,
+    "1 for each reason that is held against this backend; no sample where there is none.",
+);
+// Labels: service.
+pub const SERVICE_PANIC: Family = family(
+    "sluice_service_panic",
+    Kind::Gauge,
+    "1 while so few of the service's backends are healthy that all of them serve.",
+);
+// Labels: service, backend.
+pub const BACKEND_WARMUP_RATIO: Family = family(
+    "sluice_backend_warmup_ratio",
+    Kind::Gauge,
+    "Part of its weight that a backend has while it warms up; no sample for one that is warm.",
+);
+// Labels: service.
+pub const EJECTIONS_ACTIVE: Family = family(
+    "sluice_ejections_active",
+    Kind::Gauge,
+    "Backends that rules have ejected, those on trial included; only of services with such rules.",
+);
 // Labels: service, backend, kind (desired, programmed, observed).
 pub const TRAFFIC_SHARE_RATIO: Family = family(
     "sluice_traffic_share_ratio",
@@ -112,8 +142,19 @@ pub const CONFIG_APPLY_DURATION_SECONDS: Family = family(
     Kind::Histogram,
     "Time from the request of a change to the kernel's acknowledgement.",
 );
+pub const KERNEL_ERRORS_TOTAL: Family = family(
+    "sluice_kernel_errors_total",
+    Kind::Counter,
+    "Writes to the kernel's tables, or to the store, that failed; they are undone or tried again.",
+);
 // Labels: source (api, file).
 pub const CONFIG_ERRORS_TOTAL: Family =
     family("sluice_config_errors_total", Kind::Counter, "Changes and documents that could not be used.");
+// Labels: service, reason (backendUnready, backendReady, ejected, trialStarted, ejectionEnded, panicStarted, panicEnded).
+pub const HEALTH_CHANGES_TOTAL: Family = family(
+    "sluice_health_changes_total",
+    Kind::Counter,
+    "Changes of backends' health, and of services' panics, by the kind of their event.",
+);
 // Labels: version.
 pub const BUILD_INFO: Family = family("sluice_build_info", Kind::Gauge, "1, with the version of the agent.");

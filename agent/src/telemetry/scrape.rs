@@ -14,10 +14,12 @@ use super::{
     text::{Labels, head, histogram, sample},
 };
 use crate::{
+    control::warmup::WHOLE,
     handle::{ProgrammedService, Published},
     model::{Backend, Service},
     observe::{
         batches,
+        fitness::HealthStatus,
         gauges::{Gauges, REASONS},
         readings::Readings,
         share::Observed,
@@ -43,6 +45,7 @@ impl Scrape<'_> {
         self.durations(out)?;
         self.weights(out)?;
         self.shares(out)?;
+        self.health(out)?;
         self.kernel(out)?;
         out.write_all(self.instruments.text()?.as_bytes())?;
         Ok(())
@@ -173,6 +176,43 @@ impl Scrape<'_> {
             }
             Ok(())
         })
+    }
+
+    fn health(&self, out: &mut dyn Write) -> Result<()> {
+        let state = &self.published.state;
+        let backends = || state.services().flat_map(|service| service.backends.iter().map(move |b| (&**service, b)));
+        head(out, names::BACKEND_HEALTHY)?;
+        for (service, backend) in backends() {
+            let healthy = u8::from(backend.is_healthy());
+            sample(out, names::BACKEND_HEALTHY, "", &labels(service, backend), healthy)?;
+        }
+        head(out, names::BACKEND_UNHEALTHY)?;
+        for (service, backend) in backends().filter(|(_, backend)| !backend.is_healthy()) {
+            let [service, name] = labels(service, backend);
+            for reason in HealthStatus::of(backend).into_iter().flat_map(|health| health.reasons) {
+                let labels = [service, name, ("reason", reason.author.name())];
+                sample(out, names::BACKEND_UNHEALTHY, "", &labels, 1)?;
+            }
+        }
+        head(out, names::SERVICE_PANIC)?;
+        for service in state.services() {
+            let labels: Labels<'_> = &[("service", service.name.as_str())];
+            sample(out, names::SERVICE_PANIC, "", labels, u8::from(state.panics(service)))?;
+        }
+        head(out, names::BACKEND_WARMUP_RATIO)?;
+        for (service, backend) in backends() {
+            if let Some(ramp) = self.published.ramps.get(backend.id) {
+                let ratio = f64::from(ramp.part) / f64::from(WHOLE);
+                sample(out, names::BACKEND_WARMUP_RATIO, "", &labels(service, backend), ratio)?;
+            }
+        }
+        head(out, names::EJECTIONS_ACTIVE)?;
+        for service in state.services().filter(|service| service.watching.outlier.is_some()) {
+            let is_ejected = |backend: &&Backend| backend.health.as_ref().is_some_and(|h| h.ejection.is_some());
+            let ejected = service.backends.iter().filter(is_ejected).count();
+            sample(out, names::EJECTIONS_ACTIVE, "", &[("service", service.name.as_str())], ejected)?;
+        }
+        Ok(())
     }
 
     fn kernel(&self, out: &mut dyn Write) -> Result<()> {

@@ -81,6 +81,8 @@ fn backend_line(backend: &BackendRow, width: usize) -> Line<'static> {
     let colour = match backend.state {
         AdminState::Ready => Color::Green,
         AdminState::Zero | AdminState::Draining | AdminState::Drained => Color::Yellow,
+        AdminState::Warming => Color::Cyan,
+        AdminState::Unhealthy => Color::Red,
     };
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.2} %", share * 100.0));
     let name = cut(&format!("  {}", backend.name), width);

@@ -1,0 +1,218 @@
+//! Warm-up: the part of its weight that a backend has some time after it began to take connections.
+//!
+//! Parts count within a group, whose share stays what it is: while all of a group's backends are cold and began together
+//! they are equal, and one that comes later gets its part of what the older ones have, cold as they may be. (Envoy's slow
+//! start is known to send a group's whole share to the one warm endpoint, and to do nothing when all are cold.)
+
+use std::time::Duration;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::model::{Backend, BackendId, Curve, NodeId, Service, Stamp, State, Touched, Warmup, WarmupStart, health};
+
+/// The whole weight, in thousandths.
+pub const WHOLE: u32 = 1000;
+/// Parts grow in steps of so many thousandths: each is a table to be built.
+const STEP: u32 = 20;
+
+impl Warmup {
+    /// Part of the weight this long after the start, in thousandths: the curve, in steps, and at least the minimum.
+    pub fn part(&self, elapsed: Duration) -> u32 {
+        // The inverse decides, so that the time of a step and the step agree.
+        let (mut low, mut high) = (0, WHOLE / STEP);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            if self.reaches(middle * STEP) <= elapsed {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        (low * STEP).max(self.minimum())
+    }
+
+    /// Time from the start until the curve has this part: `delay + duration * part`, or
+    /// `delay + duration * part ^ (1 / exponent)`.
+    pub fn reaches(&self, part: u32) -> Duration {
+        let part = f64::from(part) / f64::from(WHOLE);
+        let time = match self.curve {
+            Curve::Linear => part,
+            Curve::Power => part.powf(1.0 / self.exponent.value().max(1.0)),
+        };
+        self.delay.duration() + self.duration.duration().mul_f64(time.clamp(0.0, 1.0))
+    }
+
+    /// When the part grows again; `None` once it is whole.
+    fn next_step(&self, part: u32) -> Option<Duration> {
+        (part < WHOLE).then(|| self.reaches((part / STEP + 1) * STEP))
+    }
+
+    fn minimum(&self) -> u32 {
+        u32::from(self.minimum_percent) * WHOLE / 100
+    }
+}
+
+/// A backend that is warming up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ramp {
+    pub since: Stamp,
+    /// Of its weight now, in thousandths.
+    pub part: u32,
+    /// CLOCK_BOOTTIME ns of the next step.
+    due: u64,
+}
+
+/// All backends that are warming up. A clone costs the same whatever it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Ramps {
+    ramps: OrdMap<BackendId, Ramp>,
+    due: OrdSet<(u64, BackendId)>,
+}
+
+/// What came of the time that went by.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    pub stepped: Vec<BackendId>,
+    pub ended: Vec<BackendId>,
+}
+
+/// What a change of the state began and ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    pub begun: Vec<BackendId>,
+    pub dropped: Vec<BackendId>,
+}
+
+impl Ramps {
+    pub fn get(&self, backend: BackendId) -> Option<&Ramp> {
+        self.ramps.get(&backend)
+    }
+
+    /// Part of its weight that a backend has, in thousandths: on trial after an ejection, warming up, or whole.
+    pub fn part(&self, backend: &Backend) -> u32 {
+        if backend.health.as_ref().is_some_and(|health| health.is_on_trial()) {
+            return health::TRIAL_PART;
+        }
+        self.get(backend.id).map_or(WHOLE, |ramp| ramp.part)
+    }
+
+    /// CLOCK_BOOTTIME ns of the next step of any.
+    pub fn next_due(&self) -> Option<u64> {
+        self.due.get_min().map(|(at, _)| *at)
+    }
+
+    /// Begins, or goes on, from `since`. One that is warm by now is none.
+    pub fn begin(&mut self, backend: BackendId, warmup: &Warmup, since: Stamp, now: &Stamp) {
+        self.end(backend);
+        let elapsed = since.until(now);
+        let part = warmup.part(elapsed);
+        let Some(next) = warmup.next_step(part) else { return };
+        let left = u64::try_from(next.saturating_sub(elapsed).as_nanos()).unwrap_or(u64::MAX);
+        let due = now.ns.saturating_add(left);
+        self.ramps.insert(backend, Ramp { since, part, due });
+        self.due.insert((due, backend));
+    }
+
+    /// Returns whether there was one.
+    pub fn end(&mut self, backend: BackendId) -> bool {
+        let Some(ramp) = self.ramps.remove(&backend) else { return false };
+        self.due.remove(&(ramp.due, backend));
+        true
+    }
+
+    /// Makes the steps that are due.
+    pub fn advance(&mut self, state: &State, now: &Stamp) -> Moved {
+        let due: Vec<BackendId> = self.due.iter().take_while(|(at, _)| *at <= now.ns).map(|(_, id)| *id).collect();
+        let mut moved = Moved::default();
+        for id in due {
+            let Some(since) = self.get(id).map(|ramp| ramp.since) else { continue };
+            match state.backend(id).and_then(|(service, backend)| service.warmup(backend)) {
+                Some(warmup) => self.begin(id, warmup, since, now),
+                None => drop(self.end(id)),
+            }
+            if self.get(id).is_some() { moved.stepped.push(id) } else { moved.ended.push(id) }
+        }
+        moved
+    }
+
+    /// Follows a change of the state: what begins to take connections begins to warm up, what takes none any more is cold
+    /// when it comes again.
+    pub fn follow(&mut self, before: &State, after: &State, touched: &Touched, now: &Stamp) -> Followed {
+        let mut followed = Followed::default();
+        for service in touched.services.iter().filter_map(|id| after.service_by_id(*id)) {
+            if service.watching.warmup.is_none() && service.backends.iter().all(|backend| backend.own.is_none()) {
+                let ids = service.backends.iter().map(|backend| backend.id);
+                followed.dropped.extend(ids.filter(|id| self.end(*id)));
+                continue;
+            }
+            for backend in &service.backends {
+                self.follow_one(before, after, service, backend, now, &mut followed);
+            }
+        }
+        let zeroed = |state: &State, node: NodeId| state.node_by_id(node).is_some_and(|node| node.zero.is_some());
+        for node in touched.nodes.iter().filter(|node| zeroed(before, **node) != zeroed(after, **node)) {
+            for (service, backend) in after.node_backends(*node) {
+                self.follow_one(before, after, service, backend, now, &mut followed);
+            }
+        }
+        followed.dropped.extend(touched.removed_backends.iter().copied().filter(|id| self.end(*id)));
+        followed
+    }
+
+    fn follow_one(
+        &mut self,
+        before: &State,
+        after: &State,
+        service: &Service,
+        backend: &Backend,
+        now: &Stamp,
+        followed: &mut Followed,
+    ) {
+        let id = backend.id;
+        let Some(warmup) = service.warmup(backend) else {
+            followed.dropped.extend(self.end(id).then_some(id));
+            return;
+        };
+        let former = before.backend(id).map(|(_, former)| former);
+        let took = former.is_some_and(|former| takes(before, former));
+        let ramp = self.get(id).map(|ramp| ramp.since);
+        match (takes(after, backend), ramp) {
+            (true, None) if took => {}
+            // Its settings may be others now.
+            (true, Some(since)) if took || warmup.start == WarmupStart::Process => self.begin(id, warmup, since, now),
+            (true, _) => {
+                if let Some(since) = begins(warmup, former, backend, now) {
+                    self.begin(id, warmup, since, now);
+                }
+                followed.begun.extend(self.get(id).map(|_| id));
+            }
+            // The process goes on while its backend is only zeroed.
+            (false, Some(_)) if warmup.start == WarmupStart::Process && is_ready(backend) => {}
+            (false, _) => followed.dropped.extend(self.end(id).then_some(id)),
+        }
+    }
+}
+
+/// From when a backend that begins to take connections warms up, if it does.
+fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: &Stamp) -> Option<Stamp> {
+    let said = backend.health.as_ref().and_then(|health| health.report.as_ref()?.started);
+    match warmup.start {
+        WarmupStart::Ready => Some(*now),
+        WarmupStart::Process if said.is_some() => said,
+        // It was there and ready: its process has been running.
+        WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(*now),
+    }
+}
+
+fn is_ready(backend: &Backend) -> bool {
+    backend.health.as_ref().is_none_or(|health| health.is_ready())
+}
+
+/// Whether it takes its full share but for warm-up. A panic makes nobody warm.
+fn takes(state: &State, backend: &Backend) -> bool {
+    let is_trusted = backend.health.as_ref().is_none_or(|health| health.is_ready() && health.ejection.is_none());
+    state.is_open(backend) && is_trusted
+}
+
+#[cfg(test)]
+mod tests;
