@@ -9,7 +9,7 @@ use sluice_tests::{Load, Options, Service};
 
 use crate::stage::{FRONTEND, Stage, assert_all_answered};
 
-fn explain(stage: &Stage, to: &str, from: &str) -> Result<Value> {
+pub fn explain(stage: &Stage, to: &str, from: &str) -> Result<Value> {
     Ok(stage.agent.get(&format!("/v1/explain?to={to}&from={from}"))?.expect_status(200).json())
 }
 
@@ -115,31 +115,5 @@ fn the_backend_that_explain_names_is_the_one_that_answers() -> Result<()> {
     // One that binds no address is told by its process alone.
     let explained = explain(&stage, FRONTEND, &format!("pid:{}", client.id()))?;
     assert_eq!(explained["backend"], *client.connect(FRONTEND)?.line()?);
-    Ok(())
-}
-
-#[test]
-fn explain_says_why_the_others_are_out() -> Result<()> {
-    let stage = Stage::weights("why", &[70, 30, 0, 5, 5])?;
-    let reason = serde_json::json!({"reason": "kernel panic", "owner": "ops"});
-    stage.agent.post("/v1/nodes/n4/zero", &reason)?.expect_status(200);
-    stage.agent.post("/v1/services/shop/backends/b5/zero", &reason)?.expect_status(200);
-    let explained = explain(&stage, FRONTEND, "10.9.0.1")?;
-    assert_eq!((&explained["service"], &explained["verdict"]), (&"shop".into(), &"steered".into()));
-    let out: BTreeMap<&str, &str> = explained["out"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|out| (out["backend"].as_str().unwrap(), out["why"].as_str().unwrap()))
-        .collect();
-    assert!(out["b3"].contains("weight is 0"), "{out:?}");
-    for (backend, word) in [("b4", "node n4"), ("b4", "ops"), ("b5", "kernel panic")] {
-        assert!(out[backend].contains(word), "{out:?}");
-    }
-    assert_eq!(out.len(), 3);
-    // What is no frontend goes untouched.
-    assert_eq!(explain(&stage, "10.96.0.99:80", "")?["verdict"], "untouched");
-    let wrong = stage.agent.get("/v1/explain?to=nonsense")?.expect_status(400).json();
-    assert_eq!(wrong["field"], "to");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Every steered connection from its first packet to its end, per backend: how many, how they failed, how long they took.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -290,5 +290,52 @@ fn shares_that_were_observed_are_shown_beside_those_desired() -> Result<()> {
     assert!(0.05 < low && low < 0.1 && 0.1 < high && high < 0.16, "{small}");
     let labels = [("service", "shop"), ("backend", "b2"), ("kind", "observed")];
     assert_eq!(stage.metric("sluice_traffic_share_ratio", &labels)?, 0.1);
+    Ok(())
+}
+
+#[test]
+fn metrics_and_health_are_served() -> Result<()> {
+    let stage = Stage::weights("metrics", &[3, 1])?;
+    assert_all_answered(&stage.client()?.spread(FRONTEND, 8));
+    stage.agent.get("/healthz")?.expect_status(200);
+    stage.agent.get("/readyz")?.expect_status(200);
+    let answer = stage.agent.get("/metrics")?.expect_status(200);
+    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")), "{:?}", answer.headers);
+    let page = answer.text();
+    let names: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    for name in [
+        "sluice_connections_total",
+        "sluice_connections",
+        "sluice_connect_failures_total",
+        "sluice_connect_duration_seconds",
+        "sluice_connection_duration_seconds",
+        "sluice_resets_total",
+        "sluice_retransmits_total",
+        "sluice_rtt_seconds",
+        "sluice_backend_weight",
+        "sluice_backend_effective_weight",
+        "sluice_traffic_share_ratio",
+        "sluice_zero_duration_seconds",
+        "sluice_verdicts_total",
+        "sluice_map_entries",
+        "sluice_map_max_entries",
+        "sluice_config_generation",
+        "sluice_config_apply_duration_seconds",
+        "sluice_config_errors_total",
+        "sluice_build_info",
+    ] {
+        assert!(names.contains(name), "{name} is not among {names:?}");
+    }
+    // Verdicts: eight connects were steered, all of them by connect4.
+    let steered = [("program", "connect4"), ("verdict", "steered")];
+    assert_eq!(stage.metric("sluice_verdicts_total", &steered)?, 8.0);
+    assert_eq!(stage.metric("sluice_backend_weight", &[("service", "shop"), ("backend", "b1")])?, 3.0);
+    stage.zero("shop/b1")?;
+    assert_eq!(stage.metric("sluice_backend_weight", &[("service", "shop"), ("backend", "b1")])?, 3.0);
+    assert_eq!(stage.metric("sluice_backend_effective_weight", &[("service", "shop"), ("backend", "b1")])?, 0.0);
+    assert_eq!(stage.metric("sluice_zero_duration_seconds_count", &[])?, 1.0);
+    // No client's address is in a label.
+    assert!(!page.contains("127.0.0.1:") && !page.contains("10.96.0.10"), "{page}");
     Ok(())
 }

@@ -59,34 +59,55 @@ struct End {
     console: PathBuf,
 }
 
-/// Boots the kernel, for example "6.12", and runs the tests there; those that need programs of this machine if those are
-/// `shared`.
-pub fn test(
-    series: &str,
-    binaries: &Binaries,
-    filter: Option<&str>,
-    accelerator: &str,
-    shared: bool,
-) -> Result<Outcome> {
+/// Which tests a machine runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Those whose name contains this.
+    pub filter: Option<&'a str>,
+    /// Those that need programs of this machine too, for these are to be had.
+    pub shared: bool,
+    /// Those too that no kernel answers in its own way, for they run nowhere else.
+    pub outside: bool,
+}
+
+impl Selection<'_> {
+    /// The words that say so to the test program.
+    fn words(self) -> String {
+        let mut words = "--skip ::host_".to_owned();
+        if !self.shared {
+            words += " --skip ::usr_";
+        }
+        if !self.outside {
+            words += " --skip outside::";
+        }
+        if let Some(filter) = self.filter {
+            words += " ";
+            words += &quoted(filter);
+        }
+        words
+    }
+}
+
+/// Boots the kernel, for example "6.12", and runs the tests there.
+pub fn test(series: &str, binaries: &Binaries, selection: Selection<'_>, accelerator: &str) -> Result<Outcome> {
     let Binaries { agent, client, tests } = binaries;
-    let filters = filter.map(quoted).unwrap_or_default();
-    let without = if shared { "" } else { "--skip ::usr_" };
     let job = Job {
         programs: vec![(agent, "sluice"), (client, "sluice-test-client"), (tests, "tests")],
-        command: format!("tests --test-threads {THREADS} --skip ::host_ {without} {filters}"),
+        command: format!("tests --test-threads {THREADS} {}", selection.words()),
         interactive: false,
-        shared,
+        shared: selection.shared,
     };
     let mut counter = Counter::default();
     let End { exit, console } = run_job(series, &job, accelerator, |line| counter.line(line))?;
     if exit.is_none() || !counter.failures().is_empty() {
         show_tail(&console);
     }
-    let mut outcome = counter.finish(exit == Some(0), filter);
+    let mut outcome = counter.finish(exit == Some(0), selection.filter);
     match exit {
         None => outcome.note = format!("the machine stopped before the tests were through; {}", outcome.note),
-        Some(_) if outcome.skipped > 0 && filter.is_none() => {
-            let words = format!("{} need programs of the host", outcome.skipped);
+        Some(_) if outcome.skipped > 0 && selection.filter.is_none() => {
+            let elsewhere = if selection.outside { "" } else { "run elsewhere, or " };
+            let words = format!("{} {elsewhere}need programs of the host", outcome.skipped);
             outcome.note = if outcome.note.is_empty() { words } else { format!("{words}; {}", outcome.note) };
         }
         Some(_) => {}
@@ -213,6 +234,14 @@ fn show_tail(console: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_left_out_by_their_names() {
+        let all = Selection { filter: None, shared: true, outside: true };
+        assert_eq!(all.words(), "--skip ::host_");
+        let few = Selection { filter: Some("zero"), shared: false, outside: false };
+        assert_eq!(few.words(), "--skip ::host_ --skip ::usr_ --skip outside:: 'zero'");
+    }
 
     #[test]
     fn a_quote_in_a_filter_stays_a_quote() {

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Errno, Service};
+use sluice_tests::Service;
 
 use super::{QUIET, connection_to, drain, ends, is_closed, operation, reaches};
 use crate::stage::{FRONTEND, Stage, weighted};
@@ -123,22 +123,6 @@ fn a_deadline_passes_while_no_agent_runs() -> Result<()> {
     stage.agent.start()?;
     is_closed(&busy)?;
     assert_eq!(ends(&stage, &id)?["phase"], "deadlineReached");
-    Ok(())
-}
-
-#[test]
-fn the_last_capacity_is_not_drained_unless_forced() -> Result<()> {
-    let stage = Stage::weights("drain-last", &[1, 1])?;
-    drain(&stage, "node/n1", &json!({}))?;
-    let refused = stage.agent.post("/v1/nodes/n2/drain", &json!({}))?.expect_status(409).json();
-    assert!(refused["detail"].as_str().unwrap().contains("shop"), "{refused}");
-    assert_eq!(stage.backend("shop", "b2")?["state"], "ready");
-    let operations = stage.agent.get("/v1/operations")?.json();
-    assert_eq!(operations["items"].as_array().unwrap().len(), 1, "{operations}");
-    let id = drain(&stage, "node/n2", &json!({"force": true}))?;
-    assert_eq!(ends(&stage, &id)?["phase"], "drained");
-    let client = stage.client()?;
-    assert_eq!(client.connect(FRONTEND).err(), Some(Errno::ECONNREFUSED));
     Ok(())
 }
 

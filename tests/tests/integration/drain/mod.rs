@@ -3,7 +3,6 @@
 mod course;
 mod kinds;
 mod places;
-mod shown;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,10 +11,10 @@ use sluice_tests::{Client, Connection, Errno, system::eventually};
 use crate::stage::{FRONTEND, LIMIT, Stage, path};
 
 /// Short, and yet many ticks of every kernel's clock.
-const QUIET: &str = "300ms";
+pub const QUIET: &str = "300ms";
 
 /// A connection to this backend, which has exchanged something.
-fn connection_to<'a>(client: &'a Client, backend: &str) -> Result<Connection<'a>> {
+pub fn connection_to<'a>(client: &'a Client, backend: &str) -> Result<Connection<'a>> {
     for _ in 0..20 {
         let connection = client.connect(FRONTEND)?;
         if connection.line()? == backend {
@@ -26,7 +25,7 @@ fn connection_to<'a>(client: &'a Client, backend: &str) -> Result<Connection<'a>
     anyhow::bail!("no connection went to {backend}")
 }
 
-fn drain(stage: &Stage, target: &str, body: &Value) -> Result<String> {
+pub fn drain(stage: &Stage, target: &str, body: &Value) -> Result<String> {
     let answer = stage.agent.post(&path(target, "drain"), body)?.expect_status(202);
     let operation = answer.json();
     assert_eq!((&operation["kind"], &operation["target"]), (&json!("drain"), &json!(target)), "{operation}");
@@ -40,7 +39,7 @@ fn operation(stage: &Stage, id: &str) -> Result<Value> {
 }
 
 /// Waits until the operation is as `wanted` says.
-fn reaches(stage: &Stage, id: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub fn reaches(stage: &Stage, id: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let mut last = Value::Null;
     let reached = eventually("the operation moves on", LIMIT, || {
         last = operation(stage, id).ok()?;
@@ -49,7 +48,7 @@ fn reaches(stage: &Stage, id: &str, wanted: impl Fn(&Value) -> bool) -> Result<V
     reached.map_err(|error| error.context(format!("{last}")))
 }
 
-fn ends(stage: &Stage, id: &str) -> Result<Value> {
+pub fn ends(stage: &Stage, id: &str) -> Result<Value> {
     let answer = stage.agent.get(&format!("/v1/operations/{id}?wait=drained&timeout=50s"))?.expect_status(200);
     Ok(answer.json())
 }
@@ -57,6 +56,7 @@ fn ends(stage: &Stage, id: &str) -> Result<Value> {
 /// Whether this kernel has `bpf_sock_destroy`.
 fn closes_under_the_lock(stage: &Stage) -> Result<bool> {
     let output = stage.agent.cli(&["check", "-o", "json"])?;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let found: Value = serde_json::from_slice(&output.stdout)?;
     let features = found["items"].as_array().expect("a list");
     Ok(features.iter().any(|one| one["feature"] == "bpf_sock_destroy" && one["status"] == "ok"))

@@ -8,10 +8,12 @@ use std::{
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::agent::program;
+use sluice_tests::{Errno, agent::program};
 
-use super::{QUIET, connection_to, drain, ends, reaches};
-use crate::stage::{FRONTEND, Stage, path};
+use crate::{
+    drain::{QUIET, connection_to, drain, ends, reaches},
+    stage::{FRONTEND, Stage, path},
+};
 
 #[test]
 fn the_command_line_waits_and_its_exit_code_tells() -> Result<()> {
@@ -190,5 +192,21 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     assert!(text.contains("node/n1: closed") && text.contains("shop/b1: leaves"), "names, not ids: {plan}");
     assert_eq!(stage.backend("shop", "b1")?["state"], "ready");
     assert_eq!(stage.agent.get("/v1/operations")?.json()["items"], json!([]));
+    Ok(())
+}
+
+#[test]
+fn the_last_capacity_is_not_drained_unless_forced() -> Result<()> {
+    let stage = Stage::weights("drain-last", &[1, 1])?;
+    drain(&stage, "node/n1", &json!({}))?;
+    let refused = stage.agent.post("/v1/nodes/n2/drain", &json!({}))?.expect_status(409).json();
+    assert!(refused["detail"].as_str().unwrap().contains("shop"), "{refused}");
+    assert_eq!(stage.backend("shop", "b2")?["state"], "ready");
+    let operations = stage.agent.get("/v1/operations")?.json();
+    assert_eq!(operations["items"].as_array().unwrap().len(), 1, "{operations}");
+    let id = drain(&stage, "node/n2", &json!({"force": true}))?;
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    let client = stage.client()?;
+    assert_eq!(client.connect(FRONTEND).err(), Some(Errno::ECONNREFUSED));
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! The HTTP contract with a live agent behind it: listeners, tags, operations, events, metrics.
+//! The HTTP contract with a live agent behind it: listeners, tags, operations, events, explanations.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeMap, fs};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -10,7 +10,10 @@ use sluice_tests::{
     http::{Endpoint, Request, Response},
 };
 
-use crate::stage::{FRONTEND, Stage, assert_all_answered, assert_exact, weighted};
+use crate::{
+    agree::explain,
+    stage::{FRONTEND, Stage, assert_all_answered, assert_exact, weighted},
+};
 
 /// A stage whose agent also listens on TCP.
 fn listening(label: &str, flags: impl FnOnce(Agent) -> Agent) -> Result<(Stage, Endpoint)> {
@@ -171,53 +174,6 @@ fn events_are_told_and_can_be_resumed() -> Result<()> {
 }
 
 #[test]
-fn metrics_and_health_are_served() -> Result<()> {
-    let stage = Stage::weights("metrics", &[3, 1])?;
-    assert_all_answered(&stage.client()?.spread(FRONTEND, 8));
-    stage.agent.get("/healthz")?.expect_status(200);
-    stage.agent.get("/readyz")?.expect_status(200);
-    let answer = stage.agent.get("/metrics")?.expect_status(200);
-    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")), "{:?}", answer.headers);
-    let page = answer.text();
-    let names: BTreeSet<&str> =
-        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    for name in [
-        "sluice_connections_total",
-        "sluice_connections",
-        "sluice_connect_failures_total",
-        "sluice_connect_duration_seconds",
-        "sluice_connection_duration_seconds",
-        "sluice_resets_total",
-        "sluice_retransmits_total",
-        "sluice_rtt_seconds",
-        "sluice_backend_weight",
-        "sluice_backend_effective_weight",
-        "sluice_traffic_share_ratio",
-        "sluice_zero_duration_seconds",
-        "sluice_verdicts_total",
-        "sluice_map_entries",
-        "sluice_map_max_entries",
-        "sluice_config_generation",
-        "sluice_config_apply_duration_seconds",
-        "sluice_config_errors_total",
-        "sluice_build_info",
-    ] {
-        assert!(names.contains(name), "{name} is not among {names:?}");
-    }
-    // Verdicts: eight connects were steered, all of them by connect4.
-    let steered = [("program", "connect4"), ("verdict", "steered")];
-    assert_eq!(stage.metric("sluice_verdicts_total", &steered)?, 8.0);
-    assert_eq!(stage.metric("sluice_backend_weight", &[("service", "shop"), ("backend", "b1")])?, 3.0);
-    stage.zero("shop/b1")?;
-    assert_eq!(stage.metric("sluice_backend_weight", &[("service", "shop"), ("backend", "b1")])?, 3.0);
-    assert_eq!(stage.metric("sluice_backend_effective_weight", &[("service", "shop"), ("backend", "b1")])?, 0.0);
-    assert_eq!(stage.metric("sluice_zero_duration_seconds_count", &[])?, 1.0);
-    // No client's address is in a label.
-    assert!(!page.contains("127.0.0.1:") && !page.contains("10.96.0.10"), "{page}");
-    Ok(())
-}
-
-#[test]
 fn the_description_names_what_is_served() -> Result<()> {
     let stage = Stage::new("openapi")?;
     let description = stage.agent.get("/openapi.json")?.expect_status(200).json();
@@ -245,5 +201,31 @@ fn the_description_names_what_is_served() -> Result<()> {
             assert!(found[method].is_object(), "{method} {path}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn explain_says_why_the_others_are_out() -> Result<()> {
+    let stage = Stage::weights("why", &[70, 30, 0, 5, 5])?;
+    let reason = serde_json::json!({"reason": "kernel panic", "owner": "ops"});
+    stage.agent.post("/v1/nodes/n4/zero", &reason)?.expect_status(200);
+    stage.agent.post("/v1/services/shop/backends/b5/zero", &reason)?.expect_status(200);
+    let explained = explain(&stage, FRONTEND, "10.9.0.1")?;
+    assert_eq!((&explained["service"], &explained["verdict"]), (&"shop".into(), &"steered".into()));
+    let out: BTreeMap<&str, &str> = explained["out"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|out| (out["backend"].as_str().unwrap(), out["why"].as_str().unwrap()))
+        .collect();
+    assert!(out["b3"].contains("weight is 0"), "{out:?}");
+    for (backend, word) in [("b4", "node n4"), ("b4", "ops"), ("b5", "kernel panic")] {
+        assert!(out[backend].contains(word), "{out:?}");
+    }
+    assert_eq!(out.len(), 3);
+    // What is no frontend goes untouched.
+    assert_eq!(explain(&stage, "10.96.0.99:80", "")?["verdict"], "untouched");
+    let wrong = stage.agent.get("/v1/explain?to=nonsense")?.expect_status(400).json();
+    assert_eq!(wrong["field"], "to");
     Ok(())
 }
