@@ -178,8 +178,9 @@ fn boot(
     command.args(["-nodefaults", "-nographic", "-monitor", "none", "-no-reboot"]);
     command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
-    // panic=-1: a panic ends the machine at once.
-    command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"]);
+    // panic=-1: a panic ends the machine at once. norandmaps: the emulator uses what it has translated of a program again
+    // for the next process only at the same addresses.
+    command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic norandmaps"]);
     if !interactive {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
