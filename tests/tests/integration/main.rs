@@ -10,6 +10,7 @@ mod stage;
 
 mod addresses;
 mod agree;
+mod alerts;
 mod datagrams;
 mod drain;
 mod exact;

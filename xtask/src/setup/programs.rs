@@ -64,7 +64,7 @@ const NAMESPACES: [Requirement; 1] =
     [Requirement::new("ip", "iproute2", "namespaces get devices, addresses and routes by it")];
 
 /// Black-box tests here.
-const PROGRAMS: [Requirement; 23] = [
+const PROGRAMS: [Requirement; 25] = [
     Requirement::new("tc", "iproute2", "tests look at what is attached to devices"),
     Requirement::new("nft", "nftables", "tests put packet filters in the way"),
     Requirement::new("ps", "procps", "tests look at processes"),
@@ -87,6 +87,8 @@ const PROGRAMS: [Requirement; 23] = [
     library("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     library("/usr/share/nodejs/undici", "node-undici"),
     Requirement::new("javac", "default-jdk-headless", "a real client with a pool of connections, in Java"),
+    Requirement::new("promtool", "prometheus", "checks the rules of the metrics and the dashboard"),
+    Requirement::new("prometheus", "prometheus", "a real server that scrapes the agent"),
     Requirement::new("setpriv", "util-linux", "starts servers that refuse to run as root"),
 ];
 
