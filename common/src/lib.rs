@@ -1,6 +1,6 @@
 //! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both
-//! sides run: the tables ([`tables`]), the choice of a backend ([`pick`]), the drain of one ([`leaving`], [`flight`]) and
-//! the names of every way out of a program ([`verdict`]). Nothing here allocates, panics or does I/O.
+//! sides run: the tables ([`tables`]), the choice of a backend ([`pick`]), the drain of one ([`leaving`], [`flight`]),
+//! what is noticed of one ([`watch`]) and the names of every way out of a program ([`verdict`]). Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod flight;
@@ -9,6 +9,7 @@ pub mod pick;
 pub mod records;
 pub mod tables;
 pub mod verdict;
+pub mod watch;
 
 /// Version of every layout in this crate. A change of any `repr(C)` type, of the packing of [`tables::Table`] or of
 /// the meaning of a table raises it; an agent refuses pinned tables of another version.

@@ -41,7 +41,9 @@ pub struct Connection {
     pub backend_id: u32,
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
-    pub padding: u32,
+    /// While on its way: what the backend had answered others when the SYN was sent, see WATCHES; 0 in records of before
+    /// that table.
+    pub seen: u32,
     /// CLOCK_MONOTONIC ns: of the pick, then of the establishment.
     pub since: u64,
 }
@@ -211,7 +213,7 @@ impl Connection {
             service_id,
             backend_id,
             pid,
-            padding: 0,
+            seen: 0,
             since,
         }
     }

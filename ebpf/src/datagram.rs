@@ -136,7 +136,7 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         service_id: 0,
         backend_id: 0,
         pid: 0,
-        padding: 0,
+        seen: 0,
         since: 0,
     };
     let stored = connection_or(call.socket(), &mut initial);

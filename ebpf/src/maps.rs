@@ -11,7 +11,7 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::generated::{bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sluice_common::{
     leaving::{Inbound, Leaving, Place, Remains},
@@ -19,6 +19,7 @@ use sluice_common::{
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
     tables::{Backend, Counters, Endpoint, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
+    watch::{SIGNALS_BYTES, Watch},
 };
 
 // The numbers of entries are those of an object loaded by hand; the agent sets its own before loading.
@@ -38,6 +39,8 @@ pub static NODES: Array<Node> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTERS: Array<Counters> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
+pub static WATCHES: Array<Watch> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+#[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_COUNT, 0);
@@ -45,6 +48,12 @@ pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_CO
 /// its flows cannot live in the socket; one that is evicted while in use is picked anew.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65536, 0);
+/// [`sluice_common::watch::Signal`]s. The agent's own: what was said before it started is in WATCHES.
+#[map]
+pub static SIGNALS: RingBuf = RingBuf::with_byte_size(SIGNALS_BYTES, 0);
+/// Signals that found no room.
+#[map]
+pub static SIGNALS_LOST: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What a tally found for each backend: connections on their way in the low half, established ones in the high half.
 /// The agent's own: cleared before every tally, not pinned.
 #[map]
@@ -211,6 +220,13 @@ pub fn add_one(field: *mut u32) {
 pub fn next(field: *mut u64) -> u64 {
     // SAFETY: as in `add`. Not relaxed: LLVM makes a locked add that returns nothing out of a relaxed one.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(field, 1) }
+}
+
+/// As [`next`], for half a word.
+#[inline(always)]
+pub fn next_one(field: *mut u32) -> u32 {
+    // SAFETY: as in `next`.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::AcqRel }>(field, 1) }
 }
 
 #[inline(always)]

@@ -20,7 +20,10 @@ use sluice_common::{
     verdict::{Program, Verdict},
 };
 
-use crate::maps::{add, add_one, connection, count, counters, offset};
+use crate::{
+    maps::{add, add_one, connection, count, counters, offset},
+    watch,
+};
 
 const TCP_CLOSE: u32 = 7;
 const ECONNRESET: i32 = 104;
@@ -64,10 +67,17 @@ pub fn sock_ops(ctx: &SockOpsContext) {
             // SAFETY: a live map value.
             add(unsafe { &raw mut (*counters).retransmits }, u64::from(ctx.arg(1)));
             count(Program::SockOps, Verdict::Retransmitted);
+            if connection.phase == Phase::Opened as u8 {
+                watch::unanswered(connection, counters);
+            }
         }
         _ => {
             sample_rtt(ops, counters);
-            end(Program::SockOps, connection, counters, socket_error(socket));
+            let error = member::<i32>(socket, Member::SkErr);
+            if connection.phase == Phase::Established as u8 {
+                watch::closed(connection.backend_id, is_early_reset(socket, error));
+            }
+            end(Program::SockOps, connection, counters, error);
         }
     }
 }
@@ -125,6 +135,7 @@ fn opened(ctx: &SockOpsContext, ops: &bpf_sock_ops, connection: &mut Connection,
         return count(Program::SockOps, Verdict::Stale);
     }
     connection.phase = Phase::Opened as u8;
+    connection.seen = watch::answers(counters);
     // SAFETY: a live map value.
     add(unsafe { &raw mut (*counters).opened }, 1);
     count(Program::SockOps, Verdict::Opened);
@@ -160,6 +171,7 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
         add_one((&raw mut (*counters).connect_time).cast::<u32>().add(bucket));
     }
     sample_rtt(ops, counters);
+    watch::established(connection.backend_id);
     count(Program::SockOps, Verdict::Established);
 }
 
@@ -176,6 +188,7 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
         };
         // SAFETY: a live map value, an index below its length.
         add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
+        watch::failed(connection.backend_id, reason);
         count(program, Verdict::Failed);
     } else if phase == Phase::Established as u8 {
         // SAFETY: helper without arguments.
@@ -184,7 +197,7 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
         // SAFETY: a live map value, an index below its length.
         unsafe {
             add(&raw mut (*counters).closed, 1);
-            if error == ECONNRESET || error == EPIPE {
+            if is_reset(error) {
                 add(&raw mut (*counters).resets, 1);
             }
             add(&raw mut (*counters).duration_sum, lasted);
@@ -194,19 +207,32 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
     }
 }
 
-/// `sk_err`: why the kernel ended the connection; 0 when the application did.
+/// Whether an established connection ended by a reset: EPIPE is one after the peer's FIN.
 #[inline(always)]
-fn socket_error(socket: *mut bpf_sock) -> i32 {
-    let mut error = 0i32;
-    // SAFETY: reads four bytes inside the socket; the offset is from this kernel's BTF.
+fn is_reset(error: i32) -> bool {
+    error == ECONNRESET || error == EPIPE
+}
+
+/// Whether a connection was reset before the first byte came back. The kernel counts a FIN as a byte received.
+#[inline(always)]
+fn is_early_reset(socket: *mut bpf_sock, error: i32) -> bool {
+    is_reset(error) && member::<u64>(socket, Member::BytesReceived) <= u64::from(error == EPIPE)
+}
+
+/// A member of the socket; zero when it cannot be read. [`Member::SkErr`] says why the kernel ended the connection, and
+/// is 0 when the application did.
+#[inline(always)]
+fn member<T: Copy + Default>(socket: *mut bpf_sock, member: Member) -> T {
+    let mut value = T::default();
+    // SAFETY: reads as many bytes as T has inside the socket; the offset is from this kernel's BTF.
     unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket.cast());
         if !tcp.is_null() {
-            let at = tcp.cast::<u8>().wrapping_add(offset(Member::SkErr));
-            bpf_probe_read_kernel((&raw mut error).cast(), 4, at.cast());
+            let at = tcp.cast::<u8>().wrapping_add(offset(member));
+            bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at.cast());
         }
     }
-    error
+    value
 }
 
 #[inline(always)]

@@ -20,7 +20,7 @@ use super::{object::Object, sys::Map};
 use crate::plan::service::fingerprint;
 
 /// Part of an array map, mapped read-write for as long as this value lives.
-struct Window<T> {
+pub(super) struct Window<T> {
     address: NonNull<libc::c_void>,
     bytes: usize,
     /// First element, within the page-aligned mapping.
@@ -37,7 +37,7 @@ unsafe impl<T> Sync for Window<T> {}
 
 impl<T: Copy> Window<T> {
     /// Maps `length` elements from index `from` on. The caller has checked that they exist.
-    fn new(map: &Map, from: usize, length: usize) -> Result<Self> {
+    pub(super) fn new(map: &Map, from: usize, length: usize) -> Result<Self> {
         const PAGE: usize = 4096;
         let (start, end) = (from * size_of::<T>(), (from + length) * size_of::<T>());
         let offset = start / PAGE * PAGE;
@@ -62,7 +62,7 @@ impl<T: Copy> Window<T> {
         Ok(Self { address, bytes, first, length, element: PhantomData })
     }
 
-    fn at(&self, index: usize) -> Option<*mut T> {
+    pub(super) fn at(&self, index: usize) -> Option<*mut T> {
         // SAFETY: inside the mapping.
         (index < self.length).then(|| unsafe { self.first.add(index) })
     }
@@ -350,11 +350,11 @@ fn zero_counters() -> Counters {
     unsafe { std::mem::zeroed() }
 }
 
-fn beyond(table: &str, index: u32) -> String {
+pub(super) fn beyond(table: &str, index: u32) -> String {
     format!("{table} has no entry {index}")
 }
 
-fn sized(object: &Object, name: &str) -> Result<(Map, usize)> {
+pub(super) fn sized(object: &Object, name: &str) -> Result<(Map, usize)> {
     let map = object.map(name)?;
     let entries = map.info().with_context(|| format!("asking for the size of {name}"))?.max_entries;
     Ok((map, entries as usize))

@@ -7,9 +7,10 @@ use sluice_common::{
     pick,
     tables::{Backend, Counters},
     verdict::{self, Program, Verdict},
+    watch::Watch,
 };
 
-use super::{census::CensusProgram, memory::Tables};
+use super::{census::CensusProgram, memory::Tables, signals::Lost, watches::Watches};
 use crate::{
     model::{BackendId, ServiceId},
     observe::{census::Census, clock, gauges},
@@ -19,13 +20,15 @@ use crate::{
 pub struct Meters {
     tables: Arc<Tables>,
     census: CensusProgram,
+    watches: Watches,
+    lost: Lost,
     /// TALLY is for one at a time.
     tally: Mutex<()>,
 }
 
 impl Meters {
-    pub(super) fn new(tables: Arc<Tables>, census: CensusProgram) -> Self {
-        Self { tables, census, tally: Mutex::default() }
+    pub(super) fn new(tables: Arc<Tables>, census: CensusProgram, watches: Watches, lost: Lost) -> Self {
+        Self { tables, census, watches, lost, tally: Mutex::default() }
     }
 
     /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
@@ -34,6 +37,16 @@ impl Meters {
     /// When the table cannot be mapped.
     pub fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
         self.tables.counters(ids.iter().map(|id| id.0))
+    }
+
+    /// The streaks of backends as they stand, in the order asked for.
+    pub fn watches(&self, ids: &[BackendId]) -> Vec<Watch> {
+        ids.iter().map(|id| self.watches.read(*id)).collect()
+    }
+
+    /// Signals that found no room since this agent started: what they would have said is in the streaks.
+    pub fn signals_lost(&self) -> u64 {
+        self.lost.count()
     }
 
     /// Backends that have connections, with their counters, in the order of ids.

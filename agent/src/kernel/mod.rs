@@ -13,8 +13,10 @@ pub mod namespaces;
 mod object;
 mod pins;
 pub mod probe;
+mod signals;
 pub mod sock_diag;
 mod sys;
+mod watches;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -24,6 +26,8 @@ use sluice_common::tables::{Counters, Table};
 pub use leaving::Passes;
 pub use meters::Meters;
 pub use pins::uninstall;
+pub use signals::{Signals, Waker};
+pub use watches::{Limits, Watches};
 
 use crate::{
     model::BackendId,
@@ -31,6 +35,7 @@ use crate::{
 };
 use frontends::Frontends;
 use memory::Tables;
+use signals::Lost;
 
 /// Where and how the data plane is installed.
 #[derive(Clone, Debug)]
@@ -59,9 +64,11 @@ pub struct Kernel {
     tables: Arc<Tables>,
     frontends: Frontends,
     leaving: sys::Map,
+    watches: Watches,
     meters: Arc<Meters>,
     /// Until somebody takes them.
     passes: Option<Passes>,
+    signals: Option<Signals>,
     /// Held as long as this agent owns the pins and steers the cgroup.
     _locks: Vec<pins::Lock>,
 }
@@ -96,17 +103,19 @@ impl Kernel {
         let cgroup = pins::Lock::of(links::cgroup(&config.cgroup)?, &config.cgroup)?;
         directory.check_version()?;
         directory.check_sizes(&config.sizes)?;
-        let object = object::load(directory, config)?;
+        let mut object = object::load(directory, config)?;
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
         let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
         let leaving = object.map("LEAVING")?;
+        let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
+        let signals = Some(Signals::new(&mut object)?);
         let programs = object.into_programs()?;
         links::attach(directory, cgroup.directory(), &programs.hooks)
             .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let meters = Arc::new(Meters::new(tables.clone(), programs.census));
+        let meters = Arc::new(Meters::new(tables.clone(), programs.census, watches.clone(), lost));
         let passes = Some(programs.passes);
-        Ok(Self { tables, frontends, leaving, meters, passes, _locks: vec![cgroup] })
+        Ok(Self { tables, frontends, leaving, watches, meters, passes, signals, _locks: vec![cgroup] })
     }
 
     /// A read-only view for any thread.
@@ -117,6 +126,16 @@ impl Kernel {
     /// The passes over the connections of leaving backends: for one thread.
     pub fn take_passes(&mut self) -> Option<Passes> {
         self.passes.take()
+    }
+
+    /// The streaks of backends, and the limits at which they signal.
+    pub fn watches(&self) -> Watches {
+        self.watches.clone()
+    }
+
+    /// The signals of the programs: for one thread.
+    pub fn take_signals(&mut self) -> Option<Signals> {
+        self.signals.take()
     }
 
     /// Identity of the store whose ids the tables hold; all zero when they are new.
@@ -135,7 +154,11 @@ impl Machine for Kernel {
             MapOp::SetNode { node, closed } => self.tables.set_node(*node, *closed),
             MapOp::PutBackend { backend, value } => self.tables.put_backend(*backend, value),
             MapOp::CloseBackend { backend, closed } => self.tables.close_backend(*backend, *closed),
-            MapOp::ForgetBackend { backend } => self.tables.forget_backend(*backend),
+            MapOp::ForgetBackend { backend } => {
+                // First: an entry of BACKENDS that is there keeps its id from being given out.
+                self.watches.forget(BackendId(*backend))?;
+                self.tables.forget_backend(*backend)
+            }
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
             MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
             MapOp::Flip { service, table } => self.tables.flip(*service, *table),

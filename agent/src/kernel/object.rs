@@ -105,8 +105,13 @@ impl Object {
         Ok(Map::new(fd))
     }
 
-    /// Loads all programs.
-    pub fn into_programs(mut self) -> Result<Programs> {
+    /// Takes a map that is read in its own way.
+    pub fn take_map(&mut self, name: &str) -> Result<aya::maps::Map> {
+        self.ebpf.take_map(name).with_context(|| format!("the object has no table {name}"))
+    }
+
+    /// Loads the programs of the cgroup.
+    pub fn hooks(&mut self) -> Result<Vec<(Program, Loaded)>> {
         let mut hooks = Vec::new();
         for program in Program::ALL {
             let found = self.ebpf.program_mut(program.name());
@@ -114,6 +119,12 @@ impl Object {
             let fd = load_program(found).with_context(|| format!("loading {}", program.name()))?;
             hooks.push((program, Loaded { fd }));
         }
+        Ok(hooks)
+    }
+
+    /// Loads all programs.
+    pub fn into_programs(mut self) -> Result<Programs> {
+        let hooks = self.hooks()?;
         let mut iterator = |name, over| load_iterator(&mut self.ebpf, name, over, &self.types);
         let (census, tally) = (iterator("census", STEERED)?, iterator("tally", STEERED)?);
         let (survey, tcp, udp) =

@@ -11,21 +11,22 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use sluice_common::{ABI_VERSION, records, tables, verdict::VERDICTS};
+use sluice_common::{ABI_VERSION, records, tables, verdict::VERDICTS, watch};
 
 use super::{
     Sizes,
     sys::{Map, MapInfo},
 };
 
-/// Maps in the order in which a new agent creates them.
-const MAPS: [&str; 11] = [
+/// Maps in the order in which a new agent creates them. One that an older agent did not have is made beside its others.
+const MAPS: [&str; 12] = [
     "META",
     "NODES",
     "BACKENDS",
     "SLOTS",
     "SERVICES",
     "COUNTERS",
+    "WATCHES",
     "VERDICTS",
     "FLOWS",
     "CONNECTIONS",
@@ -238,7 +239,7 @@ pub fn entries(name: &str, sizes: &Sizes) -> u32 {
         "FILTER" => tables::FILTER_ENTRIES,
         "SERVICES" => sizes.services,
         "SLOTS" => sizes.slots.div_ceil(tables::SLOTS_PER_ENTRY),
-        "BACKENDS" | "COUNTERS" => sizes.backends,
+        "BACKENDS" | "COUNTERS" | "WATCHES" => sizes.backends,
         "NODES" => sizes.nodes,
         "META" => 1,
         "VERDICTS" => VERDICTS,
@@ -256,6 +257,7 @@ fn shape(name: &str, sizes: &Sizes) -> MapInfo {
         "BACKENDS" => (index, size_of::<tables::Backend>()),
         "NODES" => (index, size_of::<tables::Node>()),
         "COUNTERS" => (index, size_of::<tables::Counters>()),
+        "WATCHES" => (index, size_of::<watch::Watch>()),
         "META" => (index, size_of::<tables::Meta>()),
         "VERDICTS" | "FILTER" => (index, size_of::<u64>()),
         "FLOWS" => (size_of::<records::FlowKey>(), size_of::<records::Flow>()),
@@ -269,7 +271,7 @@ fn flag(name: &str) -> &'static str {
         "FRONTENDS" => "--max-frontends",
         "SERVICES" => "--max-services",
         "SLOTS" => "--max-slots",
-        "BACKENDS" | "COUNTERS" => "--max-backends",
+        "BACKENDS" | "COUNTERS" | "WATCHES" => "--max-backends",
         "NODES" => "--max-nodes",
         _ => "this sluice",
     }

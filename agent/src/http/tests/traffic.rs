@@ -54,7 +54,7 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
             service_id: 0,
             backend_id: backend.0,
             pid: std::process::id(),
-            padding: 0,
+            seen: 0,
             since: 1_000_000_000,
         },
         cookie: 1,

@@ -1,0 +1,90 @@
+//! WATCHES, mapped: the streaks of each backend, and the limits at which the programs signal.
+#![allow(unsafe_code)]
+
+use std::{
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use sluice_common::watch::Watch;
+
+use super::{
+    memory::{Window, beyond, sized},
+    object::Object,
+};
+use crate::model::BackendId;
+
+/// When the programs tell of a backend's streaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// A signal when so many connects in a row failed, and at every SYN that is sent again; 0: no signals of any kind.
+    pub failures: u32,
+    /// A signal when so many connections in a row were reset before their first byte; 0: none of this kind.
+    pub early_resets: u32,
+}
+
+/// The streaks of all backends. They are pinned: they go on while no agent runs, and the next one finds them.
+#[derive(Clone)]
+pub struct Watches {
+    entries: Arc<Window<Watch>>,
+}
+
+impl Watches {
+    pub(super) fn map(object: &Object) -> Result<Self> {
+        let (map, length) = sized(object, "WATCHES")?;
+        Ok(Self { entries: Arc::new(Window::new(&map, 0, length)?) })
+    }
+
+    /// Sets when the programs signal. Takes effect with the next failure; the streaks go on as they are.
+    ///
+    /// # Errors
+    /// When the table has no such entry.
+    pub fn set_limits(&self, backend: BackendId, limits: Limits) -> Result<()> {
+        let at = self.at(backend)?;
+        // SAFETY: aligned words of a live mapping.
+        unsafe {
+            AtomicU32::from_ptr(&raw mut (*at).resets_limit).store(limits.early_resets, Ordering::SeqCst);
+            AtomicU32::from_ptr(&raw mut (*at).failures_limit).store(limits.failures, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Begins the streaks anew: what was counted so far has led to its consequence. Limits and totals stay.
+    ///
+    /// # Errors
+    /// As [`Watches::set_limits`].
+    pub fn restart(&self, backend: BackendId) -> Result<()> {
+        let at = self.at(backend)?;
+        // SAFETY: aligned words of a live mapping. A failure that is counted in this moment may be the first of the new
+        // streak or the last of the old one.
+        unsafe {
+            AtomicU32::from_ptr(&raw mut (*at).failures).store(0, Ordering::SeqCst);
+            AtomicU32::from_ptr(&raw mut (*at).early_resets).store(0, Ordering::SeqCst);
+            AtomicU64::from_ptr(&raw mut (*at).unanswered_since).store(0, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// The streaks as they stand; zero for an id beyond the table.
+    pub fn read(&self, backend: BackendId) -> Watch {
+        let at = self.entries.at(backend.0 as usize);
+        // SAFETY: live mapping; every field is an aligned word that programs write, read by whole words.
+        at.map_or_else(Watch::default, |at| unsafe { ptr::read_volatile(at) })
+    }
+
+    /// Makes an entry as new: its id is about to be another backend's.
+    pub(super) fn forget(&self, backend: BackendId) -> Result<()> {
+        let at = self.at(backend)?;
+        // SAFETY: live mapping; no table and no connection refers to this backend any more.
+        unsafe { ptr::write_bytes(at, 0, 1) };
+        Ok(())
+    }
+
+    fn at(&self, backend: BackendId) -> Result<*mut Watch> {
+        self.entries.at(backend.0 as usize).with_context(|| beyond("WATCHES", backend.0))
+    }
+}

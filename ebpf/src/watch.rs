@@ -1,0 +1,141 @@
+//! Streaks: what became of the last attempts to reach a backend, and the signals that tell the agent of it at once.
+//!
+//! While all is well an establishment reads one entry, and writes nothing.
+
+use core::ptr;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use sluice_common::{
+    records::Connection,
+    tables::{Counters, Failure},
+    watch::{Signal, SignalKind, Watch},
+};
+
+use crate::maps::{SIGNALS, SIGNALS_LOST, WATCHES, add, next_one};
+
+/// What a backend has answered so far, established or refused: compared for equality only.
+#[inline(always)]
+pub fn answers(counters: *mut Counters) -> u32 {
+    // SAFETY: a live map value, aligned words.
+    unsafe {
+        let established = ptr::read_volatile(&raw const (*counters).established);
+        let refused = ptr::read_volatile((&raw const (*counters).failed).cast::<u64>().add(Failure::Refused as usize));
+        established.wrapping_add(refused) as u32
+    }
+}
+
+/// A connection was established.
+#[inline(always)]
+pub fn established(backend_id: u32) {
+    if let Some(watch) = WATCHES.get_ptr_mut(backend_id) {
+        // SAFETY: a live map value, an aligned word.
+        unsafe {
+            if ptr::read_volatile(&raw const (*watch).failures) != 0 {
+                ptr::write_volatile(&raw mut (*watch).failures, 0);
+            }
+        }
+        answered(watch);
+    }
+}
+
+/// A connection was not established.
+#[inline(always)]
+pub fn failed(backend_id: u32, reason: Failure) {
+    let Some(watch) = WATCHES.get_ptr_mut(backend_id) else {
+        return;
+    };
+    match reason {
+        Failure::Refused => answered(watch),
+        Failure::TimedOut | Failure::Unreachable => {}
+        // Says more of the caller than of the backend; the SYNs that it sent again have counted.
+        Failure::Abandoned => return,
+    }
+    // SAFETY: a live map value, aligned words; the sum counts for this CPU alone.
+    let (failures, limit) = unsafe { (next_one(&raw mut (*watch).failures) + 1, (*watch).failures_limit) };
+    // SAFETY: helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a live map value.
+    if unsafe { (*watch).is_due(failures, limit, now) } {
+        signal(backend_id, watch, SignalKind::Failures, now);
+    }
+}
+
+/// A SYN had to be sent again.
+#[inline(always)]
+pub fn unanswered(connection: &Connection, counters: *mut Counters) {
+    let Some(watch) = WATCHES.get_ptr_mut(connection.backend_id) else {
+        return;
+    };
+    // SAFETY: helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let is_silent = connection.seen == answers(counters);
+    let from = if is_silent { connection.since } else { now };
+    // SAFETY: a live map value, aligned words.
+    unsafe {
+        add(&raw mut (*watch).unanswered, 1);
+        let failures = next_one(&raw mut (*watch).failures) + 1;
+        let since = ptr::read_volatile(&raw const (*watch).unanswered_since);
+        if since == 0 || from < since {
+            ptr::write_volatile(&raw mut (*watch).unanswered_since, from);
+        }
+        // Each is worth a signal, as if the limit were one; the streak that reaches its limit is, above all.
+        let limit = (*watch).failures_limit;
+        if (*watch).is_due(failures, limit, now) || (*watch).is_due(failures, 1, now) {
+            signal(connection.backend_id, watch, SignalKind::Unanswered, now);
+        }
+    }
+}
+
+/// An established connection ended: early, when the backend reset it before its first byte.
+#[inline(always)]
+pub fn closed(backend_id: u32, is_early: bool) {
+    let Some(watch) = WATCHES.get_ptr_mut(backend_id) else {
+        return;
+    };
+    // SAFETY: a live map value, aligned words.
+    unsafe {
+        if !is_early {
+            if ptr::read_volatile(&raw const (*watch).early_resets) != 0 {
+                ptr::write_volatile(&raw mut (*watch).early_resets, 0);
+            }
+            return;
+        }
+        add(&raw mut (*watch).early_resets_total, 1);
+        let (resets, limit) = (next_one(&raw mut (*watch).early_resets) + 1, (*watch).resets_limit);
+        let now = bpf_ktime_get_ns();
+        if (*watch).is_due(resets, limit, now) {
+            signal(backend_id, watch, SignalKind::EarlyResets, now);
+        }
+    }
+}
+
+#[inline(always)]
+fn answered(watch: *mut Watch) {
+    // SAFETY: the callers pass a live map value; an aligned word.
+    unsafe {
+        if ptr::read_volatile(&raw const (*watch).unanswered_since) != 0 {
+            ptr::write_volatile(&raw mut (*watch).unanswered_since, 0);
+        }
+    }
+}
+
+#[inline(always)]
+fn signal(backend_id: u32, watch: *mut Watch, kind: SignalKind, now: u64) {
+    // SAFETY: the callers pass a live map value; aligned words.
+    let record = unsafe {
+        ptr::write_volatile(&raw mut (*watch).signalled, now);
+        Signal {
+            backend_id,
+            kind: kind as u32,
+            failures: ptr::read_volatile(&raw const (*watch).failures),
+            early_resets: ptr::read_volatile(&raw const (*watch).early_resets),
+            unanswered_since: ptr::read_volatile(&raw const (*watch).unanswered_since),
+            time: now,
+        }
+    };
+    if SIGNALS.output::<Signal>(&record, 0).is_err()
+        && let Some(lost) = SIGNALS_LOST.get_ptr_mut(0)
+    {
+        add(lost, 1);
+    }
+}
