@@ -2,8 +2,7 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
+use anyhow::Result;
 
 use super::{Binaries, Outcome, count};
 use crate::build::workspace;
@@ -44,34 +43,6 @@ pub fn missing_rights() -> Option<String> {
     }
 }
 
-/// What `sluice check -o json` says.
-#[derive(Deserialize)]
-struct Report {
-    items: Vec<Finding>,
-}
-
-#[derive(Deserialize)]
-struct Finding {
-    feature: String,
-    status: String,
-    detail: String,
-}
-
-/// What the kernel here forbids to the agent, whatever rights this process has: sandboxes have rules of their own.
-/// Nothing if the agent may start, and nothing if it fails for another reason, for that is what tests are to show.
-pub fn forbidden(binaries: &Binaries) -> Result<Option<String>> {
-    let output = Command::new(&binaries.agent).args(["check", "-o", "json"]).output();
-    let output = output.context("starting `sluice check`")?;
-    Ok(first_forbidden(&serde_json::from_slice(&output.stdout).context("reading what `sluice check` says")?))
-}
-
-fn first_forbidden(report: &Report) -> Option<String> {
-    let mut missing = report.items.iter().filter(|finding| finding.status == "missing").peekable();
-    let first = missing.peek()?.feature.clone();
-    // The words of EPERM; whatever else a verifier dislikes has others.
-    missing.all(|finding| finding.detail.contains("Operation not permitted")).then_some(first)
-}
-
 /// The first capability that the effective set of /proc/self/status does not hold.
 fn missing_capability(status: &str) -> Option<&'static str> {
     const NEEDED: [(&str, u32); 3] = [("CAP_SYS_ADMIN", 21), ("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
@@ -87,22 +58,6 @@ fn cgroup2(mounts: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_forbidden_is_told_from_what_is_broken() {
-        let report = |second: &str| -> Report {
-            let item = |feature: &str, status: &str, detail: &str| serde_json::json!({"feature": feature, "status": status, "detail": detail, "enables": "x"});
-            let items = [
-                item("connect4", "ok", "accepted"),
-                item("census", "missing", "refused: Operation not permitted (os error 1)"),
-                item("tally", "missing", second),
-            ];
-            serde_json::from_value(serde_json::json!({ "items": items })).unwrap()
-        };
-        assert_eq!(first_forbidden(&report("Operation not permitted (os error 1)")).as_deref(), Some("census"));
-        assert_eq!(first_forbidden(&report("Invalid argument (os error 22)")), None);
-        assert_eq!(first_forbidden(&Report { items: Vec::new() }), None);
-    }
 
     #[test]
     fn tells_which_capability_is_missing() {

@@ -117,23 +117,13 @@ fn run_black_box(
         }
     };
     println!("built in {:.1} s", start.elapsed().as_secs_f64());
-    let mut here = false;
+    let here = on_host && missing.is_none();
     if on_host {
-        let name = format!("black-box, here ({})", host::kernel_release());
-        match missing.map_or_else(|| host::forbidden(&binaries), |missing| Ok(Some(missing))) {
-            Ok(None) => {
-                here = true;
-                table.run(&name, || host::run(&binaries, filter));
-            }
-            // Machines show what this kernel may not.
-            Ok(Some(missing)) if !arguments.host => {
-                let note = format!("left out: it is not permitted here ({missing})");
-                println!("\n{name}: {note}");
-                table.add(&name, Duration::ZERO, Outcome { note, ..Outcome::default() });
-            }
-            Ok(Some(missing)) => table.run(&name, || bail!("it is not permitted here: {missing}")),
-            Err(error) => table.run(&name, || Err(error)),
-        }
+        let release = host::kernel_release();
+        table.run(&format!("black-box, here ({release})"), || match missing {
+            Some(missing) => bail!("this user has not the rights for it: {missing}"),
+            None => host::run(&binaries, filter),
+        });
     }
     for (number, kernel) in kernels.iter().enumerate() {
         // Once is enough for what is the same on every kernel.
