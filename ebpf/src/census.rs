@@ -1,5 +1,8 @@
-//! `iter/bpf_sk_storage_map`: one row for every steered socket of the host, whatever namespace it lives in. Cost is
-//! proportional to the steered sockets, not to all.
+//! One row, or one more in a count, for every steered socket.
+//!
+//! `iter/bpf_sk_storage_map` finds those of the whole host, whatever namespace they live in, at a cost that is
+//! proportional to the steered sockets, not to all. Where the kernel refuses that iterator (some are hardened so),
+//! `iter/tcp` and `iter/udp` find those of one namespace after the other.
 
 use core::{ffi::c_void, mem::zeroed};
 
@@ -11,7 +14,7 @@ use sluice_common::{
 
 use crate::{
     maps::{TALLY, TALLY_BEFORE, add},
-    socket,
+    socket, walk,
 };
 
 /// `struct bpf_iter__bpf_sk_storage_map`.
@@ -33,14 +36,38 @@ pub fn census(ctx: *mut Context) -> i32 {
     if found.is_null() || value.is_null() {
         return 0;
     }
+    // SAFETY: the iterator holds the socket and its storage while the program runs.
+    write(seq, found, unsafe { &*value })
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn census_tcp(ctx: *mut walk::Context) -> i32 {
+    match walk::tcp(ctx) {
+        Some((found, record)) => write(walk::seq(ctx), found, record),
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub fn census_udp(ctx: *mut walk::Context) -> i32 {
+    match walk::udp(ctx) {
+        Some((found, record)) => write(walk::seq(ctx), found, record),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn write(seq: *mut c_void, found: *mut c_void, record: &Connection) -> i32 {
     // SAFETY: plain integers and arrays: all zero is a value.
     let mut row: CensusRow = unsafe { zeroed() };
-    // SAFETY: helpers without arguments; the iterator holds the socket and its storage while the program runs.
+    // SAFETY: helpers without arguments.
     unsafe {
         row.clock = bpf_ktime_get_ns();
         row.now = bpf_jiffies64() as u32;
-        row.connection = *value;
     }
+    row.connection = *record;
     describe(found, &mut row);
     // SAFETY: `row` is initialized, padding included.
     unsafe { bpf_seq_write(seq.cast(), (&raw const row).cast(), size_of::<CensusRow>() as u32) };
@@ -58,14 +85,30 @@ pub fn tally(ctx: *mut Context) -> i32 {
         return 0;
     }
     // SAFETY: the iterator holds the storage while the program runs.
-    let (phase, backend, since) = unsafe { ((*value).phase, (*value).backend_id, (*value).since) };
-    let one = match phase {
+    tell(unsafe { &*value })
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn tally_tcp(ctx: *mut walk::Context) -> i32 {
+    walk::tcp(ctx).map_or(0, |(_, record)| tell(record))
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub fn tally_udp(ctx: *mut walk::Context) -> i32 {
+    walk::udp(ctx).map_or(0, |(_, record)| tell(record))
+}
+
+#[inline(always)]
+fn tell(record: &Connection) -> i32 {
+    let one = match record.phase {
         phase if phase == Phase::Opened as u8 => 1,
         phase if phase == Phase::Established as u8 => 1 << 32,
         _ => return 0,
     };
-    if TALLY_BEFORE.get(0).is_some_and(|before| since < *before)
-        && let Some(count) = TALLY.get_ptr_mut(backend)
+    if TALLY_BEFORE.get(0).is_some_and(|before| record.since < *before)
+        && let Some(count) = TALLY.get_ptr_mut(record.backend_id)
     {
         add(count, one);
     }

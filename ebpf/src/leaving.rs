@@ -1,7 +1,7 @@
 //! Connections of backends that are drained: counted, and closed when nothing is lost by it.
 //!
-//! `survey` walks the steered sockets of the whole host and only counts; it also notes the network namespaces in which
-//! there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so
+//! `survey` walks the steered sockets of the whole host (see [`census`] for how) and only counts; it also notes the
+//! network namespaces in which there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so
 //! that nothing can be sent or received between the look and the close.
 
 use core::{ffi::c_void, mem::transmute};
@@ -18,18 +18,12 @@ use crate::{
     census,
     maps::{CALLERS, INBOUND, LEAVING, NAMESPACES, REMAINS, can_destroy, connection, hz},
     socket,
+    walk::{self, Context},
 };
 
 const TCP_SYN_SENT: u32 = 2;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
-
-/// `struct bpf_iter__tcp` and `struct bpf_iter__udp`, as far as they are alike.
-#[repr(C)]
-pub struct Context {
-    meta: *const c_void,
-    socket: *mut c_void,
-}
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
@@ -40,7 +34,23 @@ pub fn survey(ctx: *mut census::Context) -> i32 {
         return 0;
     }
     // SAFETY: the iterator holds the socket and its storage while the program runs.
-    let record = unsafe { &*value };
+    count(found, unsafe { &*value })
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn survey_tcp(ctx: *mut Context) -> i32 {
+    walk::tcp(ctx).map_or(0, |(found, record)| count(found, record))
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub fn survey_udp(ctx: *mut Context) -> i32 {
+    walk::udp(ctx).map_or(0, |(found, record)| count(found, record))
+}
+
+#[inline(always)]
+fn count(found: *mut c_void, record: &Connection) -> i32 {
     note_caller(record, found);
     let Some(remains) = remains_of(record, found) else {
         return 0;
@@ -95,18 +105,8 @@ pub fn visit_tcp(ctx: *mut Context) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/udp")]
 pub fn visit_udp(ctx: *mut Context) -> i32 {
-    // SAFETY: the context lives as long as the program runs.
-    let found = unsafe { (*ctx).socket };
-    if found.is_null() {
-        return 0;
-    }
-    let stored = connection(found);
-    if stored.is_null() {
-        return 0;
-    }
-    // SAFETY: storage of a socket that the iterator holds, and locks.
-    let record = unsafe { &*stored };
-    if record.protocol == UDP
+    if let Some((found, record)) = walk::udp(ctx)
+        && record.protocol == UDP
         && let Some(remains) = remains_of(record, found)
         && look(record, found, remains).1
     {

@@ -1,30 +1,23 @@
-//! Every steered socket of the host, read by an iterator over the socket storage.
+//! Every steered socket of the host, read by an iterator.
 #![allow(unsafe_code)]
 
-use std::{
-    collections::HashSet,
-    hash::Hash,
-    mem::size_of,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{collections::HashSet, hash::Hash, mem::size_of};
 
-use anyhow::{Context, Result};
-use aya::programs::ProgramFd;
+use anyhow::Result;
 use sluice_common::records::CensusRow;
 
-use super::sys::{self, Map};
+use super::walk::Walk;
 use crate::observe::{census::Census, clock};
 
 /// The iterators over all steered sockets.
 pub struct CensusProgram {
-    program: ProgramFd,
-    tally: ProgramFd,
-    connections: Map,
+    census: Walk,
+    tally: Walk,
 }
 
 impl CensusProgram {
-    pub fn new(program: ProgramFd, tally: ProgramFd, connections: Map) -> Self {
-        Self { program, tally, connections }
+    pub fn new(census: Walk, tally: Walk) -> Self {
+        Self { census, tally }
     }
 
     /// Runs the program that counts by backend; the counts are in TALLY then.
@@ -32,7 +25,7 @@ impl CensusProgram {
     /// # Errors
     /// As [`CensusProgram::read`].
     pub fn tally(&self) -> Result<()> {
-        self.run(&self.tally).map(drop)
+        self.tally.run().map(drop)
     }
 
     /// One pass over all steered sockets.
@@ -40,7 +33,7 @@ impl CensusProgram {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn read(&self) -> Result<Census> {
-        let bytes = self.run(&self.program)?;
+        let bytes = self.census.run()?;
         let mut rows: Vec<CensusRow> = bytes
             .chunks_exact(size_of::<CensusRow>())
             // SAFETY: integers and arrays of them, as many bytes as the type has; no alignment is asked for.
@@ -51,11 +44,6 @@ impl CensusProgram {
         let mut seen = HashSet::new();
         rows.retain(|row| row.local_port == 0 || seen.insert(ends(row)));
         Ok(Census { rows, hz: clock::hz() })
-    }
-
-    fn run(&self, program: &ProgramFd) -> Result<Vec<u8>> {
-        let link = sys::iterator_link(program.as_fd().as_raw_fd(), Some(self.connections.fd()));
-        link.and_then(|link| sys::run_iterator(&link)).context("walking the steered sockets")
     }
 }
 

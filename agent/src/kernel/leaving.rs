@@ -15,6 +15,7 @@ use sluice_common::{
 use super::{
     object::Object,
     sys::{self, Map},
+    walk::Walk,
 };
 use crate::model::BackendId;
 
@@ -25,17 +26,17 @@ pub struct Passes {
     inbound: Map,
     namespaces: Map,
     callers: Map,
-    survey: OwnedFd,
+    survey: Walk,
     tcp: OwnedFd,
     udp: OwnedFd,
     can_destroy: bool,
 }
 
 impl Passes {
-    pub(super) fn new(object: &Object, programs: [ProgramFd; 3], can_destroy: bool) -> Result<Self> {
-        let [survey, tcp, udp] = programs;
-        let link = |program: ProgramFd, map| {
-            sys::iterator_link(program.as_fd().as_raw_fd(), map).context("preparing a walk over sockets")
+    pub(super) fn new(object: &Object, survey: Walk, programs: [ProgramFd; 2], can_destroy: bool) -> Result<Self> {
+        let [tcp, udp] = programs;
+        let link = |program: ProgramFd| {
+            sys::iterator_link(program.as_fd().as_raw_fd(), None).context("preparing a walk over sockets")
         };
         Ok(Self {
             leaving: object.map("LEAVING")?,
@@ -43,9 +44,9 @@ impl Passes {
             inbound: object.map("INBOUND")?,
             namespaces: object.map("NAMESPACES")?,
             callers: object.map("CALLERS")?,
-            survey: link(survey, Some(object.map("CONNECTIONS")?.fd()))?,
-            tcp: link(tcp, None)?,
-            udp: link(udp, None)?,
+            survey,
+            tcp: link(tcp)?,
+            udp: link(udp)?,
             can_destroy,
         })
     }
@@ -88,7 +89,7 @@ impl Passes {
         for (caller, _) in self.callers.entries::<Endpoint, u32>().context("reading CALLERS")? {
             self.callers.remove(&caller).context("clearing CALLERS")?;
         }
-        run(&self.survey).context("counting the connections of leaving backends")?;
+        self.survey.run().context("counting the connections of leaving backends")?;
         self.namespaces.entries().context("reading NAMESPACES")
     }
 

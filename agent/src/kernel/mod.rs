@@ -16,6 +16,7 @@ pub mod probe;
 mod signals;
 pub mod sock_diag;
 mod sys;
+mod walk;
 mod watches;
 
 use std::{path::PathBuf, sync::Arc};

@@ -115,6 +115,12 @@ pub fn tour<'a, A: Send, T: Send>(
     })
 }
 
+/// Every process that /proc shows.
+pub fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// The cookie of the namespace that this thread is in.
 ///
 /// # Errors

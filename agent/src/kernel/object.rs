@@ -13,7 +13,7 @@ use aya::{
 use aya_obj::btf::BtfKind;
 use sluice_common::{leaving::DESTROY, verdict::Program};
 
-use super::{Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map};
+use super::{Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map, walk::Walk};
 use crate::observe::clock;
 
 /// The compiled programs.
@@ -125,12 +125,16 @@ impl Object {
     /// Loads all programs.
     pub fn into_programs(mut self) -> Result<Programs> {
         let hooks = self.hooks()?;
+        let records = self.map("CONNECTIONS")?;
+        let mut walk = |name| Walk::load(&mut self.ebpf, name, &self.types, &records);
+        let (census, tally, survey) = (walk("census")?, walk("tally")?, walk("survey")?);
+        if let Walk::Namespaces { .. } = census {
+            tracing::warn!("this kernel refuses the iterator over records: sockets are found namespace by namespace");
+        }
         let mut iterator = |name, over| load_iterator(&mut self.ebpf, name, over, &self.types);
-        let (census, tally) = (iterator("census", STEERED)?, iterator("tally", STEERED)?);
-        let (survey, tcp, udp) =
-            (iterator("survey", STEERED)?, iterator("visit_tcp", "tcp")?, iterator("visit_udp", "udp")?);
-        let census = CensusProgram::new(census, tally, self.map("CONNECTIONS")?);
-        let passes = Passes::new(&self, [survey, tcp, udp], self.can_destroy)?;
+        let (tcp, udp) = (iterator("visit_tcp", "tcp")?, iterator("visit_udp", "udp")?);
+        let census = CensusProgram::new(census, tally);
+        let passes = Passes::new(&self, survey, [tcp, udp], self.can_destroy)?;
         Ok(Programs { hooks, census, passes })
     }
 }

@@ -3,12 +3,12 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Result, ensure};
-use aya::{Btf, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
 use super::{
-    namespaces::Namespace,
+    namespaces::{Namespace, processes},
     object::{self, Facts},
     sock_diag, sys,
 };
@@ -144,10 +144,12 @@ fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
         };
         findings.push(finding(program.name(), purpose(program), result, Status::Missing));
     }
+    for (name, purpose) in
+        [("census", "connection lists"), ("tally", "healing of gauges"), ("survey", "drains: what is left")]
+    {
+        findings.push(walk(&mut ebpf, name, purpose, types));
+    }
     let iterators = [
-        ("census", object::STEERED, "connection lists"),
-        ("tally", object::STEERED, "healing of gauges"),
-        ("survey", object::STEERED, "drains: what is left"),
         ("visit_tcp", "tcp", "drains: closing connections, what a node has accepted"),
         ("visit_udp", "udp", "drains: closing connected datagram sockets"),
     ];
@@ -157,6 +159,21 @@ fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
         findings.push(finding(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
     }
     findings
+}
+
+/// One of the walks over all steered sockets, which can be done in two ways.
+fn walk(ebpf: &mut Ebpf, name: &str, purpose: &str, types: &Btf) -> Finding {
+    let feature = format!("iter/{}: {name}", object::STEERED);
+    let refusal = match object::load_iterator(ebpf, name, object::STEERED, types) {
+        Ok(_) => return finding(&feature, purpose, Ok("accepted".into()), Status::Missing),
+        Err(error) => last_words(error),
+    };
+    let mut accepts = |over: &str| object::load_iterator(ebpf, &format!("{name}_{over}"), over, types).is_ok();
+    if accepts("tcp") && accepts("udp") {
+        let detail = format!("refused; namespace by namespace instead, through all sockets of the host: {refusal}");
+        return finding(&feature, purpose, Err(detail), Status::Degraded);
+    }
+    finding(&feature, purpose, Err(refusal), Status::Missing)
 }
 
 /// The verifier's log is long; why it refused stands at its end.
@@ -209,9 +226,7 @@ fn namespaces() -> Finding {
     let result = if own.is_ok_and(|own| own != INITIAL) {
         Err("this is not the host's process ids: a container needs `hostPID: true` to see every process".into())
     } else {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        match Namespace::of_processes(processes) {
+        match Namespace::of_processes(processes()) {
             (found, 0) => Ok(format!("{} found", found.len())),
             (_, hidden) => Err(format!("{hidden} processes hide theirs: run as root, with CAP_SYS_PTRACE")),
         }

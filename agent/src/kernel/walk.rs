@@ -1,0 +1,65 @@
+//! The ways to all steered sockets of the host.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::{Btf, Ebpf};
+
+use super::{
+    namespaces::{Namespace, processes, tour},
+    object::{STEERED, load_iterator},
+    sys::{self, Map},
+};
+
+/// One walk over all steered sockets by a program that looks at each of them.
+pub enum Walk {
+    /// Over the records themselves: all namespaces at once, and no other socket is looked at.
+    Records(OwnedFd),
+    /// Namespace by namespace, where the kernel refuses the iterator over records, as hardened ones do: each walk goes
+    /// through the host's table of all sockets. A socket in a namespace that no process is in any more is not found.
+    Namespaces { tcp: OwnedFd, udp: OwnedFd },
+}
+
+impl Walk {
+    /// By the programs `name`, or else `name_tcp` and `name_udp`.
+    ///
+    /// # Errors
+    /// When the kernel refuses both; the error is that of the first.
+    pub fn load(ebpf: &mut Ebpf, name: &str, types: &Btf, records: &Map) -> Result<Self> {
+        let refusal = match iterator(ebpf, name, STEERED, types, Some(records)) {
+            Ok(link) => return Ok(Self::Records(link)),
+            Err(error) => error,
+        };
+        let mut other = |over: &str| iterator(ebpf, &format!("{name}_{over}"), over, types, None);
+        match (other("tcp"), other("udp")) {
+            (Ok(tcp), Ok(udp)) => Ok(Self::Namespaces { tcp, udp }),
+            (Err(_), _) | (_, Err(_)) => Err(refusal),
+        }
+    }
+
+    /// Returns what the program writes.
+    ///
+    /// # Errors
+    /// When the kernel refuses the walk.
+    pub fn run(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Records(link) => sys::run_iterator(link).context("walking the steered sockets"),
+            Self::Namespaces { tcp, udp } => {
+                let (namespaces, _) = Namespace::of_processes(processes());
+                let walk = |()| {
+                    let mut written = sys::run_iterator(tcp).context("walking the TCP sockets of a namespace")?;
+                    written.extend(sys::run_iterator(udp).context("walking the UDP sockets of a namespace")?);
+                    Ok(written)
+                };
+                let written = tour(namespaces.iter().map(|namespace| (namespace, ())), walk);
+                Ok(written.into_iter().collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+}
+
+fn iterator(ebpf: &mut Ebpf, name: &str, over: &str, types: &Btf, map: Option<&Map>) -> Result<OwnedFd> {
+    let program = load_iterator(ebpf, name, over, types)?;
+    let link = sys::iterator_link(program.as_fd().as_raw_fd(), map.map(Map::fd));
+    link.with_context(|| format!("preparing {name}"))
+}
