@@ -42,7 +42,7 @@ pub struct Connection {
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
     /// While on its way: what the backend had answered others when the SYN was sent, see WATCHES; 0 in records of before
-    /// that table.
+    /// that table. Then: the number of the next byte to send when the last answer came, see TURNS.
     pub seen: u32,
     /// CLOCK_MONOTONIC ns: of the pick, then of the establishment.
     pub since: u64,
@@ -147,15 +147,25 @@ pub enum Member {
     SegmentsSent,
     /// Kernels without MPTCP have none.
     Multipath,
+    // What turn time is measured by; a kernel without them measures none.
+    /// ns: when the last segment was sent.
+    SentAt,
+    SndNxt,
+    SegmentControl,
+    // Within SegmentControl.
+    SegmentStart,
+    SegmentEnd,
+    SegmentAck,
+    SegmentFlags,
 }
 
 /// Number of [`Member`]s.
-pub const MEMBERS: usize = 25;
+pub const MEMBERS: usize = 32;
 /// The offset of a member that the kernel does not have.
 pub const NO_MEMBER: u32 = u32::MAX;
 
 const _: () = {
-    assert!(Member::Multipath as usize + 1 == MEMBERS);
+    assert!(Member::SegmentFlags as usize + 1 == MEMBERS);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);

@@ -3,6 +3,8 @@
 //! A streak is broken by an answer, so that it says nothing about a backend that nobody calls. Streaks are kept for
 //! every backend; signals are for those whose limits the agent has set.
 
+use crate::tables::CONNECT_BUCKETS;
+
 /// Entry of WATCHES, by backend id. A cache line of its own: an establishment only reads it while all is well.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +33,17 @@ pub struct Watch {
     /// As `early_resets`, but only grows while the id is in use.
     pub early_resets_total: u64,
     pub padding2: u64,
+}
+
+/// Entry of TURNS, by backend id: turn times, while they are measured.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Bounds as those of [`crate::tables::Counters::connect_time`].
+    pub buckets: [u32; CONNECT_BUCKETS],
+    /// Sum of all, us.
+    pub sum: u64,
+    pub count: u64,
 }
 
 /// In [`Watch::flags`]: the turn time of this backend is measured.
@@ -94,6 +107,7 @@ impl Signal {
 const _: () = {
     assert!(size_of::<Watch>() == 64);
     assert!(size_of::<Signal>() == 32);
+    assert!(size_of::<Turns>() == 80);
     assert!(SIGNALS_BYTES.is_power_of_two());
 };
 

@@ -24,6 +24,8 @@ mod socket;
 #[cfg(target_arch = "bpf")]
 mod track;
 #[cfg(target_arch = "bpf")]
+mod turn;
+#[cfg(target_arch = "bpf")]
 mod walk;
 #[cfg(target_arch = "bpf")]
 mod watch;

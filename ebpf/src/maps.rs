@@ -19,7 +19,7 @@ use sluice_common::{
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
     tables::{Backend, Counters, Endpoint, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
-    watch::{SIGNALS_BYTES, Watch},
+    watch::{SIGNALS_BYTES, Turns, Watch},
 };
 
 // The numbers of entries are those of an object loaded by hand; the agent sets its own before loading.
@@ -54,6 +54,9 @@ pub static SIGNALS: RingBuf = RingBuf::with_byte_size(SIGNALS_BYTES, 0);
 /// Signals that found no room.
 #[map]
 pub static SIGNALS_LOST: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The agent's own.
+#[map]
+pub static TURNS: Array<Turns> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 /// What a tally found for each backend: connections on their way in the low half, established ones in the high half.
 /// The agent's own: cleared before every tally, not pinned.
 #[map]

@@ -108,7 +108,7 @@ pub fn read<T: Copy>(structure: *mut c_void, member: Member) -> T {
 }
 
 #[inline(always)]
-fn read_at<T: Copy>(structure: *mut c_void, offset: usize) -> T {
+pub fn read_at<T: Copy>(structure: *mut c_void, offset: usize) -> T {
     // SAFETY: T is a plain integer or pointer; the verifier checks the type, the kernel catches a wrong address.
     unsafe { ptr::read_volatile(structure.cast::<u8>().wrapping_add(offset).cast()) }
 }

@@ -163,6 +163,7 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
     let took = now.wrapping_sub(connection.since) / 1000;
     connection.phase = Phase::Established as u8;
     connection.since = now;
+    connection.seen = ops.snd_nxt;
     let bucket = bucket(took >> 6, CONNECT_BUCKETS, 1);
     // SAFETY: a live map value; `bucket` is below the length of the array.
     unsafe {
@@ -250,7 +251,7 @@ fn sample_rtt(ops: &bpf_sock_ops, counters: *mut Counters) {
 
 /// Index of the first bucket whose bound `1 << (i * step)` is not below `value`... the last one has no bound.
 #[inline(always)]
-fn bucket(value: u64, buckets: usize, step: u32) -> usize {
+pub fn bucket(value: u64, buckets: usize, step: u32) -> usize {
     let mut rest = value;
     let mut index = 0;
     while index < buckets - 1 && rest != 0 {

@@ -36,6 +36,24 @@ const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
     (Member::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
     (Member::SegmentsSent, "tcp_sock", &["data_segs_out"]),
     (Member::Multipath, "tcp_sock", &["is_mptcp"]),
+    (Member::SentAt, "tcp_sock", &["tcp_wstamp_ns"]),
+    (Member::SndNxt, "tcp_sock", &["snd_nxt"]),
+    (Member::SegmentControl, "sk_buff", &["cb"]),
+    (Member::SegmentStart, "tcp_skb_cb", &["seq"]),
+    (Member::SegmentEnd, "tcp_skb_cb", &["end_seq"]),
+    (Member::SegmentAck, "tcp_skb_cb", &["ack_seq"]),
+    (Member::SegmentFlags, "tcp_skb_cb", &["tcp_flags"]),
+];
+
+/// What turn time is measured by.
+pub const TURN_TIME: [Member; 7] = [
+    Member::SentAt,
+    Member::SndNxt,
+    Member::SegmentControl,
+    Member::SegmentStart,
+    Member::SegmentEnd,
+    Member::SegmentAck,
+    Member::SegmentFlags,
 ];
 
 /// Byte offset of every [`Member`], indexed by it.
@@ -48,7 +66,8 @@ pub fn offsets() -> Result<[u32; MEMBERS]> {
     let types = Types::parse(&data)?;
     let mut offsets = [0; MEMBERS];
     for (member, structure, path) in PATHS {
-        let found = types.offset(structure, path).or((member == Member::Multipath).then_some(NO_MEMBER));
+        let is_optional = member == Member::Multipath || TURN_TIME.contains(&member);
+        let found = types.offset(structure, path).or(is_optional.then_some(NO_MEMBER));
         offsets[member as usize] =
             found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;
     }

@@ -7,10 +7,10 @@ use sluice_common::{
     pick,
     tables::{Backend, Counters},
     verdict::{self, Program, Verdict},
-    watch::Watch,
+    watch::{Turns, Watch},
 };
 
-use super::{census::CensusProgram, memory::Tables, signals::Lost, watches::Watches};
+use super::{census::CensusProgram, memory::Tables, signals::Lost, turns::TurnTable, watches::Watches};
 use crate::{
     model::{BackendId, ServiceId},
     observe::{census::Census, clock, gauges},
@@ -22,13 +22,20 @@ pub struct Meters {
     census: CensusProgram,
     watches: Watches,
     lost: Lost,
+    turns: TurnTable,
     /// TALLY is for one at a time.
     tally: Mutex<()>,
 }
 
 impl Meters {
-    pub(super) fn new(tables: Arc<Tables>, census: CensusProgram, watches: Watches, lost: Lost) -> Self {
-        Self { tables, census, watches, lost, tally: Mutex::default() }
+    pub(super) fn new(
+        tables: Arc<Tables>,
+        census: CensusProgram,
+        watches: Watches,
+        lost: Lost,
+        turns: TurnTable,
+    ) -> Self {
+        Self { tables, census, watches, lost, turns, tally: Mutex::default() }
     }
 
     /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
@@ -42,6 +49,12 @@ impl Meters {
     /// The streaks of backends as they stand, in the order asked for.
     pub fn watches(&self, ids: &[BackendId]) -> Vec<Watch> {
         ids.iter().map(|id| self.watches.read(*id)).collect()
+    }
+
+    /// Turn times measured since this agent started, in the order asked for. A connection that was there when measuring
+    /// began may add one that is too short: what it was in the middle of.
+    pub fn turns(&self, ids: &[BackendId]) -> Vec<Turns> {
+        ids.iter().map(|id| self.turns.read(*id)).collect()
     }
 
     /// Signals that found no room since this agent started: what they would have said is in the streaks.

@@ -16,6 +16,7 @@ pub mod probe;
 mod signals;
 pub mod sock_diag;
 mod sys;
+mod turns;
 mod walk;
 mod watches;
 
@@ -28,6 +29,7 @@ pub use leaving::Passes;
 pub use meters::Meters;
 pub use pins::uninstall;
 pub use signals::{Signals, Waker};
+pub use turns::TurnTimes;
 pub use watches::{Limits, Watches};
 
 use crate::{
@@ -37,6 +39,7 @@ use crate::{
 use frontends::Frontends;
 use memory::Tables;
 use signals::Lost;
+use turns::TurnTable;
 
 /// Where and how the data plane is installed.
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ pub struct Kernel {
     frontends: Frontends,
     leaving: sys::Map,
     watches: Watches,
+    turns: TurnTable,
+    turn_times: TurnTimes,
     meters: Arc<Meters>,
     /// Until somebody takes them.
     passes: Option<Passes>,
@@ -110,13 +115,26 @@ impl Kernel {
         let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
         let leaving = object.map("LEAVING")?;
         let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
+        let turns = TurnTable::map(&object)?;
         let signals = Some(Signals::new(&mut object)?);
         let programs = object.into_programs()?;
         links::attach(directory, cgroup.directory(), &programs.hooks)
             .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let meters = Arc::new(Meters::new(tables.clone(), programs.census, watches.clone(), lost));
+        let meters = Arc::new(Meters::new(tables.clone(), programs.census, watches.clone(), lost, turns.clone()));
+        let turn_times = programs.turns;
         let passes = Some(programs.passes);
-        Ok(Self { tables, frontends, leaving, watches, meters, passes, signals, _locks: vec![cgroup] })
+        Ok(Self {
+            tables,
+            frontends,
+            leaving,
+            watches,
+            turns,
+            turn_times,
+            meters,
+            passes,
+            signals,
+            _locks: vec![cgroup],
+        })
     }
 
     /// A read-only view for any thread.
@@ -139,6 +157,11 @@ impl Kernel {
         self.signals.take()
     }
 
+    /// The measuring of turn times: off until somebody sets it.
+    pub fn turn_times(&mut self) -> &mut TurnTimes {
+        &mut self.turn_times
+    }
+
     /// Identity of the store whose ids the tables hold; all zero when they are new.
     pub fn store_identity(&self) -> [u8; 16] {
         self.tables.store_identity()
@@ -158,6 +181,7 @@ impl Machine for Kernel {
             MapOp::ForgetBackend { backend } => {
                 // First: an entry of BACKENDS that is there keeps its id from being given out.
                 self.watches.forget(BackendId(*backend))?;
+                self.turns.forget(BackendId(*backend))?;
                 self.tables.forget_backend(*backend)
             }
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),

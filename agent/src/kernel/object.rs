@@ -5,15 +5,17 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{CgroupSock, CgroupSockAddr, Iter, Program as AyaProgram, ProgramFd, SockOps},
+    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Iter, Program as AyaProgram, ProgramFd, SockOps},
 };
 use aya_obj::btf::BtfKind;
-use sluice_common::{leaving::DESTROY, verdict::Program};
+use sluice_common::{leaving::DESTROY, records::NO_MEMBER, verdict::Program};
 
-use super::{Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map, walk::Walk};
+use super::{
+    Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map, turns::TurnTimes, walk::Walk,
+};
 use crate::observe::clock;
 
 /// The compiled programs.
@@ -23,7 +25,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Object {
     ebpf: Ebpf,
     types: Btf,
-    can_destroy: bool,
+    facts: Facts,
 }
 
 /// What the programs are told about this kernel.
@@ -40,6 +42,11 @@ impl Facts {
     pub fn find(types: &Btf) -> Result<Self> {
         let destroy = types.id_by_type_name_kind("bpf_sock_destroy", BtfKind::Func).ok();
         Ok(Self { offsets: btf::offsets()?, hz: clock::hz(), destroy })
+    }
+
+    /// Whether the kernel has the members that turn time is measured by.
+    fn can_time_turns(&self) -> bool {
+        btf::TURN_TIME.iter().all(|member| self.offsets[*member as usize] != NO_MEMBER)
     }
 
     pub fn can_destroy(&self) -> bool {
@@ -84,7 +91,7 @@ pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true);
     facts.tell(&mut loader);
-    for name in ["TALLY", "LEAVING", "REMAINS", "INBOUND"] {
+    for name in ["TALLY", "TURNS", "LEAVING", "REMAINS", "INBOUND"] {
         loader.map_max_entries(name, config.sizes.backends);
     }
     for name in pins::maps() {
@@ -94,7 +101,7 @@ pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
         }
     }
     let ebpf = loader.load(&facts.object()).map_err(errors::explain)?;
-    Ok(Object { ebpf, types, can_destroy: facts.can_destroy() })
+    Ok(Object { ebpf, types, facts })
 }
 
 impl Object {
@@ -122,6 +129,15 @@ impl Object {
         Ok(hooks)
     }
 
+    /// Loads the program of turn time, where this kernel has what it takes.
+    pub fn turns(&mut self) -> TurnTimes {
+        let program = load_turns(&mut self.ebpf, &self.facts, &self.types);
+        if let Err(error) = &program {
+            tracing::info!("turn time cannot be measured: {error:#}");
+        }
+        TurnTimes::new(program.ok())
+    }
+
     /// Loads all programs.
     pub fn into_programs(mut self) -> Result<Programs> {
         let hooks = self.hooks()?;
@@ -134,8 +150,8 @@ impl Object {
         let mut iterator = |name, over| load_iterator(&mut self.ebpf, name, over, &self.types);
         let (tcp, udp) = (iterator("visit_tcp", "tcp")?, iterator("visit_udp", "udp")?);
         let census = CensusProgram::new(census, tally);
-        let passes = Passes::new(&self, survey, [tcp, udp], self.can_destroy)?;
-        Ok(Programs { hooks, census, passes })
+        let passes = Passes::new(&self, survey, [tcp, udp], self.facts.can_destroy())?;
+        Ok(Programs { hooks, census, passes, turns: self.turns() })
     }
 }
 
@@ -144,6 +160,7 @@ pub struct Programs {
     pub hooks: Vec<(Program, Loaded)>,
     pub census: CensusProgram,
     pub passes: Passes,
+    pub turns: TurnTimes,
 }
 
 /// What an iterator over the records of steered sockets walks.
@@ -160,6 +177,18 @@ pub fn load_iterator(ebpf: &mut Ebpf, name: &str, over: &str, types: &Btf) -> Re
     let iterator: &mut Iter = program.try_into()?;
     iterator.load(over, types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
     Ok(iterator.fd()?.try_clone()?)
+}
+
+/// Loads the program that measures turn time.
+///
+/// # Errors
+/// When this kernel lacks the tracepoint or a member.
+pub fn load_turns(ebpf: &mut Ebpf, facts: &Facts, types: &Btf) -> Result<ProgramFd> {
+    ensure!(facts.can_time_turns(), "this kernel lacks a member of tcp_sock, sk_buff or tcp_skb_cb");
+    let program = ebpf.program_mut("turn").context("the object has no program turn")?;
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load("tcp_probe", types).map_err(errors::explain).context("loading turn")?;
+    Ok(program.fd()?.try_clone()?)
 }
 
 /// A program that the verifier accepted.

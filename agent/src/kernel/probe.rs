@@ -158,6 +158,13 @@ fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
         let result = result.map(|_| "accepted".into()).map_err(last_words);
         findings.push(finding(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
     }
+    let result = object::load_turns(&mut ebpf, facts, types).map(|_| "accepted".into()).map_err(last_words);
+    findings.push(finding(
+        "tp_btf/tcp_probe: turn",
+        "turn time, where a service asks for it",
+        result,
+        Status::Degraded,
+    ));
     findings
 }
 

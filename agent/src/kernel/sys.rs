@@ -20,6 +20,7 @@ const MAP_GET_NEXT_KEY: u32 = 4;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
+const RAW_TRACEPOINT_OPEN: u32 = 17;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
 const ITER_CREATE: u32 = 33;
@@ -210,6 +211,20 @@ pub fn link_update(link: &OwnedFd, program: i32) -> io::Result<()> {
 
 pub fn cgroup_link_info(link: &OwnedFd) -> io::Result<CgroupLinkInfo> {
     info(link)
+}
+
+/// A link of a program to the tracepoint that it was loaded for.
+pub fn trace_link(program: i32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Open {
+        /// The program knows.
+        name: u64,
+        program: u32,
+        padding: u32,
+    }
+    let link = bpf(RAW_TRACEPOINT_OPEN, &mut Open { name: 0, program: program as u32, padding: 0 })?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
 }
 
 /// An iterator, ready to run: over the elements of `map`, or over all that its kind walks.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use sluice_common::watch::Watch;
+use sluice_common::watch::{MEASURED, Watch};
 
 use super::{
     memory::{Window, beyond, sized},
@@ -50,6 +50,18 @@ impl Watches {
             AtomicU32::from_ptr(&raw mut (*at).resets_limit).store(limits.early_resets, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).failures_limit).store(limits.failures, Ordering::SeqCst);
         }
+        Ok(())
+    }
+
+    /// Sets whether the backend's turn times are measured while [`super::TurnTimes`] is on.
+    ///
+    /// # Errors
+    /// As [`Watches::set_limits`].
+    pub fn set_measured(&self, backend: BackendId, measured: bool) -> Result<()> {
+        let at = self.at(backend)?;
+        let flags = if measured { MEASURED } else { 0 };
+        // SAFETY: an aligned word of a live mapping.
+        unsafe { AtomicU32::from_ptr(&raw mut (*at).flags) }.store(flags, Ordering::SeqCst);
         Ok(())
     }
 
