@@ -2,4 +2,5 @@
 //! tests move the time by hand.
 
 pub mod drain;
+pub mod outlier;
 pub mod warmup;

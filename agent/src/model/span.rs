@@ -39,6 +39,11 @@ impl Span {
         Duration::from_millis(self.0 as u64)
     }
 
+    /// So many times this, up to [`Span::MOST`].
+    pub fn times(self, times: u32) -> Self {
+        Self(self.0.saturating_mul(times)).min(Self::MOST)
+    }
+
     /// # Errors
     /// A refusal that names `field`, unless it is within `least..=most`.
     pub(super) fn within(self, field: &str, least: Self, most: Self) -> Result<(), Refusal> {
