@@ -9,6 +9,7 @@ mod kernel;
 mod model;
 mod observe;
 mod plan;
+mod probe;
 mod run;
 mod settings;
 mod source;

@@ -41,6 +41,22 @@ pub struct Settings {
     pub max_slots: u32,
     /// Time between two censuses that check the connection gauges.
     pub census_interval: Duration,
+    pub probing: Probing,
+}
+
+/// How this agent finds out which backends are ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probing {
+    /// Directory of the commands of `kind: exec`.
+    pub hooks: Option<PathBuf>,
+    /// The node that this agent runs on.
+    pub node: Option<String>,
+    /// The agents of the fleet, by node; empty when they share nothing.
+    pub peers: Vec<String>,
+    /// Agents that probe each backend of `from: peers`.
+    pub probers: usize,
+    /// Most probes at a time.
+    pub in_flight: usize,
 }
 
 /// Where the API is served over TCP.
@@ -98,6 +114,28 @@ pub struct Layer {
     #[arg(long, env = "SLUICE_CENSUS_INTERVAL", hide_env_values = true, value_name = "TIME", value_parser = time)]
     #[serde(deserialize_with = "some_time")]
     pub census_interval: Option<Duration>,
+    /// Directory of the commands that `readiness: {kind: exec}` may run; without it there are none
+    #[arg(long, env = "SLUICE_HOOKS", hide_env_values = true, value_name = "DIR", help_heading = "Readiness")]
+    pub hooks: Option<PathBuf>,
+    /// Node that this agent runs on, as backends name it
+    #[arg(long, env = "SLUICE_NODE", hide_env_values = true, value_name = "NAME", help_heading = "Readiness")]
+    pub node: Option<String>,
+    /// Nodes of all agents that share the probes of `from: peers`, this one's among them; the same list everywhere
+    #[arg(
+        long,
+        env = "SLUICE_PEERS",
+        hide_env_values = true,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        help_heading = "Readiness"
+    )]
+    pub peers: Option<Vec<String>>,
+    /// How many of the peers probe each backend [default: 3]
+    #[arg(long, env = "SLUICE_PROBERS", hide_env_values = true, value_name = "N", help_heading = "Readiness")]
+    pub probers: Option<u32>,
+    /// Most probes at a time; others wait their turn [default: 1024]
+    #[arg(long, env = "SLUICE_PROBES_IN_FLIGHT", hide_env_values = true, value_name = "N", help_heading = "Readiness")]
+    pub probes_in_flight: Option<u32>,
     /// Size of a kernel table, fixed while it is pinned [default: 16384]
     #[arg(long, env = "SLUICE_MAX_SERVICES", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
     pub max_services: Option<u32>,
@@ -148,6 +186,11 @@ impl Layer {
             log_level: self.log_level.or(other.log_level),
             mark: self.mark.or(other.mark),
             census_interval: self.census_interval.or(other.census_interval),
+            hooks: self.hooks.or(other.hooks),
+            node: self.node.or(other.node),
+            peers: self.peers.or(other.peers),
+            probers: self.probers.or(other.probers),
+            probes_in_flight: self.probes_in_flight.or(other.probes_in_flight),
             max_services: self.max_services.or(other.max_services),
             max_backends: self.max_backends.or(other.max_backends),
             max_nodes: self.max_nodes.or(other.max_nodes),
@@ -164,7 +207,17 @@ impl Layer {
             nodes: size("max-nodes", self.max_nodes, 16_384, 2..=1 << 20)?,
             frontends: size("max-frontends", self.max_frontends, 65_536, 1..=1 << 24)?,
         };
+        let peers = self.peers.unwrap_or_default();
+        ensure!(peers.is_empty() || self.node.is_some(), "peers needs node: say which of them this agent is");
+        let probing = Probing {
+            hooks: self.hooks,
+            node: self.node,
+            peers,
+            probers: size("probers", self.probers, 3, 1..=1000)? as usize,
+            in_flight: size("probes-in-flight", self.probes_in_flight, 1024, 1..=65_536)? as usize,
+        };
         Ok(Settings {
+            probing,
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             listen: match self.listen {
                 Some(listen) => listen,
@@ -299,6 +352,8 @@ mod tests {
         }
         let too_small = Layer { max_nodes: Some(1), ..some_cgroup() };
         assert!(too_small.complete().unwrap_err().to_string().contains("max-nodes"));
+        let nobody = Layer { peers: Some(vec!["a".into()]), ..some_cgroup() };
+        assert!(nobody.complete().unwrap_err().to_string().contains("node"));
     }
 
     #[test]

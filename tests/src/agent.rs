@@ -30,6 +30,8 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Agent {
     program: PathBuf,
     cgroup: PathBuf,
+    /// Where it runs and probes from; the test's own when not said.
+    namespace: Option<Arc<Namespace>>,
     home: Arc<TempDir>,
     bpffs: PathBuf,
     listen: Option<String>,
@@ -48,6 +50,7 @@ impl Agent {
         Ok(Self {
             program: program()?,
             cgroup: cgroup.to_owned(),
+            namespace: None,
             home: Arc::new(TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?),
             bpffs: bpffs()?.join(unique("agent")),
             listen: None,
@@ -65,6 +68,7 @@ impl Agent {
         Self {
             program: self.program.clone(),
             cgroup: self.cgroup.clone(),
+            namespace: self.namespace.clone(),
             home: Arc::clone(&self.home),
             bpffs: self.bpffs.clone(),
             listen: None,
@@ -87,6 +91,12 @@ impl Agent {
     pub fn apply(self, file: &Path) -> Self {
         let file = file.to_string_lossy().into_owned();
         self.argument("--apply").argument(&file)
+    }
+
+    /// Runs it in a network namespace, where its probes find what lives there.
+    pub fn inside(mut self, namespace: &Namespace) -> Result<Self> {
+        self.namespace = Some(Arc::new(namespace.again()?));
+        Ok(self)
     }
 
     /// One more word on its command line.
@@ -128,7 +138,7 @@ impl Agent {
     /// Starts it and does not wait.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
-        let mut command = command::<&Path>(None, None, &[&self.program])?;
+        let mut command = command::<&Path>(None, self.namespace.as_deref(), &[&self.program])?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", self.log_format, "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

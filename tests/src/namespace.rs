@@ -40,6 +40,11 @@ impl Namespace {
         Ok(Self { file: open_own()? })
     }
 
+    /// The same one, kept alive by one value more.
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone().context("copying a descriptor")? })
+    }
+
     /// Runs `job` on a thread of its own inside the namespace. Sockets and threads that it makes stay inside.
     pub fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         on_own_thread(|| {

@@ -20,6 +20,7 @@ mod follow;
 mod get;
 mod openapi;
 mod output;
+mod ready;
 mod restore;
 mod top;
 mod uninstall;
@@ -81,6 +82,7 @@ enum Verb {
     Zero(zero::Zero),
     Drain(drain::Drain),
     Restore(restore::Restore),
+    Ready(ready::Ready),
     Connections(connections::Connections),
     Explain(explain::Explain),
     Top(top::Top),
@@ -107,6 +109,7 @@ pub fn run() -> ExitCode {
         Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Drain(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
+        Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
         Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
@@ -173,6 +176,9 @@ mod tests {
             "sluice drain node/node-1 --deadline 60s --idle-close 2s --on-deadline keep --wait drained --timeout 5m",
             "sluice drain shop/n1 --idle-close never --on-deadline close --wait zeroed",
             "sluice restore node/node-1",
+            "sluice ready shop/n1",
+            "sluice ready shop/n1 --lease 30s --uptime 90s --reason warm",
+            "sluice ready shop/n1 --not --reason reindexing",
             "sluice connections --service shop --backend n1",
             "sluice explain 10.96.0.10:80",
             "sluice explain 10.96.0.10:80 --from pid:1",

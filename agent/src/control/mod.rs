@@ -3,4 +3,6 @@
 
 pub mod drain;
 pub mod outlier;
+pub mod peers;
+pub mod readiness;
 pub mod warmup;

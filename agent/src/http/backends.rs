@@ -73,7 +73,11 @@ pub fn find<'a>(published: &'a Published, target: &Target) -> Result<(&'a Servic
     Ok((service, backend))
 }
 
-fn show(app: &App, published: &Published, target: &Target) -> Result<Response, Problem> {
+/// The view of a backend.
+///
+/// # Errors
+/// 404.
+pub fn show(app: &App, published: &Published, target: &Target) -> Result<Response, Problem> {
     let (service, backend) = find(published, target)?;
     let status = app.reporter(published).backend(service, backend)?.ok_or_else(|| missing(target))?;
     let view = BackendView::new(published.state.backend_document(service, backend), status);

@@ -20,6 +20,7 @@ mod openapi;
 mod operations;
 mod parameters;
 pub mod problem;
+mod ready;
 mod router;
 mod services;
 mod stream;

@@ -6,7 +6,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Access, App, access, apply, backends, connections, drain, events, explain, meta, nodes, openapi::Description,
-    operations, problem::Problem, services, zero,
+    operations, problem::Problem, ready, services, zero,
 };
 use crate::telemetry::Source;
 
@@ -19,6 +19,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(zero::zero_backend))
         .routes(routes!(drain::drain_backend))
         .routes(routes!(zero::restore_backend))
+        .routes(routes!(ready::ready))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::delete))
         .routes(routes!(zero::zero_node))

@@ -31,6 +31,13 @@ pub fn expires<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sign
     said(deserializer, "write a time from now such as \"15m\" or \"2h\"", read)
 }
 
+/// # Errors
+/// It is no time.
+pub fn uptime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let read = |text: &str| text.parse().ok().and_then(|time: SignedDuration| Duration::try_from(time).ok());
+    said(deserializer, "write a time before now such as \"90s\" or \"2h\"", read)
+}
+
 /// `null`, unlike nothing, is never.
 ///
 /// # Errors

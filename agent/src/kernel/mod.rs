@@ -17,6 +17,7 @@ mod signals;
 pub mod sock_diag;
 mod sys;
 mod turns;
+pub mod wait;
 mod walk;
 mod watches;
 

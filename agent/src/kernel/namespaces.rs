@@ -131,7 +131,11 @@ pub fn cookie_here() -> Result<u64> {
     getsockopt(&socket, NetnsCookie).context("reading SO_NETNS_COOKIE")
 }
 
-fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {
+/// A descriptor of a process, readable once it has ended (Linux 5.3 and later).
+///
+/// # Errors
+/// When the process is gone.
+pub fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {
     // SAFETY: a system call without pointers.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }

@@ -144,6 +144,13 @@ impl Report {
         let message = "nobody has reported it ready yet".to_owned();
         Self { since: Stamp::NEVER, state: Reported::Awaited, message, lease: None, started: None }
     }
+
+    /// The same, once its lease is over.
+    pub fn lapsed(&self) -> Self {
+        let lease = self.lease.unwrap_or(Span::ZERO);
+        let message = format!("it was not reported ready again within {lease}");
+        Self { state: Reported::Lapsed, message, ..self.clone() }
+    }
 }
 
 impl Health {
@@ -208,6 +215,13 @@ impl Backend {
     /// The same with what an author says; `None` when that is so already.
     pub(super) fn finding(&self, what: &What) -> Option<Self> {
         let before = self.health.as_deref().cloned().unwrap_or_default();
+        // A lease that was renewed in the meantime.
+        if let What::Report(Some(lapsed)) = what
+            && lapsed.state == Reported::Lapsed
+            && before.report.as_ref().is_none_or(|report| report.since != lapsed.since)
+        {
+            return None;
+        }
         let after = before.with(what);
         let health = || (!after.is_empty()).then(|| Arc::new(after.clone()));
         (before != after).then(|| Self { health: health(), ..self.clone() })

@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{
     drainer::{self, Drainer, Homes, Looker},
     keeper,
+    prober::{self, Prober},
     steering::{Beginning, Steering},
 };
 use crate::{
@@ -113,6 +114,13 @@ pub fn start(settings: &Settings) -> Result<Running> {
         };
         drainer::spawn(drainer, drains);
     }
+    prober::spawn(Prober {
+        published: published.clone(),
+        commands: commands.clone(),
+        instruments: instruments.clone(),
+        probing: settings.probing.clone(),
+        mark: settings.mark,
+    })?;
     let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments);
     Ok(Running { handle, commands, thread, _watches: watches })
 }

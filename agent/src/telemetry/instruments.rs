@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use super::names::{self, Family};
 use crate::observe::events::EventKind;
@@ -40,6 +42,9 @@ pub struct Instruments {
     errors: IntCounterVec,
     health: IntCounterVec,
     kernel: IntCounter,
+    probes: IntCounterVec,
+    probe_times: HistogramVec,
+    late_probes: IntCounter,
 }
 
 impl Instruments {
@@ -58,6 +63,11 @@ impl Instruments {
             closed.with_label_values(&[reason.name()]);
         }
         let errors = IntCounterVec::new(opts(names::CONFIG_ERRORS_TOTAL), &["source"]).context("a counter")?;
+        let probes = IntCounterVec::new(opts(names::PROBES_TOTAL), &["kind", "result"]).context("a counter")?;
+        let times = names::PROBE_DURATION_SECONDS;
+        let times = HistogramOpts::new(times.name, times.help).buckets(BOUNDS.to_vec());
+        let probe_times = HistogramVec::new(times, &["kind"]).context("the histogram of probes")?;
+        let late_probes = IntCounter::with_opts(opts(names::PROBES_LATE_TOTAL)).context("a counter")?;
         let build = IntGaugeVec::new(opts(names::BUILD_INFO), &["version"]).context("a gauge")?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         for source in [Source::Api, Source::File] {
@@ -68,13 +78,16 @@ impl Instruments {
         registry.register(Box::new(drain.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(errors.clone()))?;
+        registry.register(Box::new(probes.clone()))?;
+        registry.register(Box::new(probe_times.clone()))?;
+        registry.register(Box::new(late_probes.clone()))?;
         registry.register(Box::new(build))?;
         let health =
             IntCounterVec::new(opts(names::HEALTH_CHANGES_TOTAL), &["service", "reason"]).context("a counter")?;
         registry.register(Box::new(health.clone()))?;
         let kernel = IntCounter::with_opts(opts(names::KERNEL_ERRORS_TOTAL)).context("a counter")?;
         registry.register(Box::new(kernel.clone()))?;
-        Ok(Self { registry, apply, zero, drain, closed, errors, health, kernel })
+        Ok(Self { registry, apply, zero, drain, closed, errors, health, kernel, probes, probe_times, late_probes })
     }
 
     /// A change is in force: the time from its request to the kernel's acknowledgement.
@@ -110,6 +123,17 @@ impl Instruments {
     /// Backends of a service have become healthy or unhealthy in this way, or the service itself as for its panics.
     pub fn health_changed(&self, service: &str, change: EventKind, many: usize) {
         self.health.with_label_values(&[service, change.name()]).inc_by(many as u64);
+    }
+
+    /// A probe of this kind has ended.
+    pub fn probed(&self, kind: &str, succeeded: bool, took: Duration) {
+        self.probes.with_label_values(&[kind, if succeeded { "success" } else { "failure" }]).inc();
+        self.probe_times.with_label_values(&[kind]).observe(took.as_secs_f64());
+    }
+
+    /// A probe had to wait for others.
+    pub fn late_probe(&self) {
+        self.late_probes.inc();
     }
 
     /// Everything in the text format of Prometheus.

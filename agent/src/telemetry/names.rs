@@ -158,3 +158,13 @@ pub const HEALTH_CHANGES_TOTAL: Family = family(
 );
 // Labels: version.
 pub const BUILD_INFO: Family = family("sluice_build_info", Kind::Gauge, "1, with the version of the agent.");
+// Labels: kind (tcp, http, exec), result (success, failure).
+pub const PROBES_TOTAL: Family = family("sluice_probes_total", Kind::Counter, "Probes of readiness that have ended.");
+// Labels: kind (tcp, http, exec).
+pub const PROBE_DURATION_SECONDS: Family =
+    family("sluice_probe_duration_seconds", Kind::Histogram, "Time from the beginning of a probe to its result.");
+pub const PROBES_LATE_TOTAL: Family = family(
+    "sluice_probes_late_total",
+    Kind::Counter,
+    "Probes that had to wait because as many were under way as may be.",
+);

@@ -31,6 +31,7 @@ fn settings(directory: &Path) -> Settings {
         limits: crate::model::Limits { services: 8, backends: 8, nodes: 8, frontends: 8 },
         max_slots: 64,
         census_interval: Duration::from_secs(30),
+        probing: crate::settings::Probing::default(),
     }
 }
 

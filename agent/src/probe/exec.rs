@@ -1,0 +1,199 @@
+//! A command of the hook directory that exits with 0.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
+    net::unix::pipe,
+    time::timeout,
+};
+
+use super::{Found, Means, Subject};
+use crate::{
+    control::readiness::{Cause, Failure},
+    kernel::{namespaces::pidfd_open, wait},
+};
+
+/// What is kept of the output, in bytes, and shown of it, in characters.
+const KEPT: usize = 4096;
+const SHOWN: usize = 200;
+/// What is read of the output once the command has ended, in pieces of [`KEPT`].
+const RESIDUE: usize = 32;
+/// Time for a killed command to be gone.
+const DEATH: Duration = Duration::from_secs(1);
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub async fn probe(subject: &Subject, means: &Means) -> Found {
+    let hook = hook(means.hooks.as_deref(), subject.readiness.command.first().map_or("", String::as_str))?;
+    let mut running = Running::start(subject, &hook)?;
+    let Ok(ended) = timeout(subject.readiness.timeout.duration(), running.end()).await else {
+        running.kill().await;
+        let message = format!("the command did not end within {}, and was killed", subject.readiness.timeout);
+        return Err(Failure::new(Cause::NoAnswer, message));
+    };
+    let status = ended.map_err(|error| Failure::setup("waiting for the command", &error))?;
+    if status.success() {
+        return Ok(());
+    }
+    let (cause, what) = match (status.code(), status.signal()) {
+        (Some(code), _) => (Cause::Exit(code), format!("exit status {code}")),
+        (None, signal) => (Cause::Signal(signal.unwrap_or(0)), format!("killed by signal {}", signal.unwrap_or(0))),
+    };
+    Err(Failure::new(
+        cause,
+        match last_line(&running.output) {
+            Some(line) => format!("{what}: {line}"),
+            None => what,
+        },
+    ))
+}
+
+/// The file of a hook: it lies in the directory itself, links included.
+fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, Failure> {
+    let Some(hooks) = hooks else {
+        return Err(Failure::new(Cause::Setup, "the agent has no directory of hooks (--hooks)"));
+    };
+    let missing = |error: io::Error| Failure::setup(&format!("hook {name:?} in {}", hooks.display()), &error);
+    let directory = hooks.canonicalize().map_err(missing)?;
+    let file = directory.join(name).canonicalize().map_err(missing)?;
+    let is_file = fs::metadata(&file).map_err(missing)?.is_file();
+    if file.parent() != Some(&directory) || !is_file {
+        return Err(Failure::new(Cause::Setup, format!("hook {name:?} is no file of {} itself", hooks.display())));
+    }
+    Ok(file)
+}
+
+/// A command at work, leader of a process group of its own.
+struct Running {
+    child: Child,
+    /// Readable once the leader has ended. It is reaped later than that, so that nobody else gets its number before
+    /// its group was killed.
+    ended: AsyncFd<OwnedFd>,
+    pipe: Option<pipe::Receiver>,
+    /// The last of it.
+    output: Vec<u8>,
+}
+
+impl Running {
+    fn start(subject: &Subject, hook: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::setup(&format!("starting {}", hook.display()), &error);
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let mut command = Command::new(hook);
+        command
+            .args(subject.readiness.command.iter().skip(1))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH.into()))
+            .env("SLUICE_SERVICE", subject.service.as_str())
+            .env("SLUICE_BACKEND", subject.backend.as_str())
+            .env("SLUICE_ADDRESS", subject.address.to_string())
+            .env("SLUICE_IP", subject.address.ip().to_string())
+            .env("SLUICE_PORT", subject.address.port().to_string())
+            .env("SLUICE_NODE", subject.node.as_ref().map_or("", |node| node.as_str()))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer)
+            .process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
+        let watch = || -> io::Result<_> {
+            let ended = wait::register(pidfd_open(child.id())?, Interest::READABLE)?;
+            Ok((ended, pipe::Receiver::from_owned_fd(reader.into())?))
+        };
+        match watch() {
+            Ok((ended, pipe)) => Ok(Self { child, ended, pipe: Some(pipe), output: Vec::new() }),
+            Err(error) => {
+                end(&mut child);
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// Waits until the leader has ended; what it left running is killed.
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        let mut some = [0; KEPT];
+        loop {
+            let Some(pipe) = &mut self.pipe else {
+                let _ = self.ended.readable().await?;
+                break;
+            };
+            tokio::select! {
+                biased;
+                ended = self.ended.readable() => {
+                    let _ = ended?;
+                    break;
+                }
+                read = pipe.read(&mut some) => match read {
+                    Ok(length) if length > 0 => keep(&mut self.output, &some[..length]),
+                    // Its output is closed, and it goes on.
+                    Ok(_) | Err(_) => self.pipe = None,
+                },
+            }
+        }
+        for _ in 0..RESIDUE {
+            match self.pipe.as_ref().map(|pipe| pipe.try_read(&mut some)) {
+                Some(Ok(length)) if length > 0 => keep(&mut self.output, &some[..length]),
+                Some(Ok(_) | Err(_)) | None => break,
+            }
+        }
+        kill_group(&self.child);
+        self.child.wait()
+    }
+
+    /// Ends the whole group.
+    async fn kill(&mut self) {
+        kill_group(&self.child);
+        // It is gone at once, unless it hangs in the kernel.
+        let _ = timeout(DEATH, self.ended.readable()).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            end(&mut self.child);
+        }
+    }
+}
+
+/// Kills a group whose leader was not reaped yet, and reaps it.
+fn end(child: &mut Child) {
+    kill_group(child);
+    if matches!(child.try_wait(), Ok(None)) {
+        // One that hangs in the kernel must not hold up the others.
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+        thread::spawn(move || nix::sys::wait::waitpid(pid, None));
+    }
+}
+
+fn kill_group(child: &Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // A group of which nobody is left.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
+fn keep(output: &mut Vec<u8>, more: &[u8]) {
+    output.extend_from_slice(more);
+    output.drain(..output.len().saturating_sub(KEPT));
+}
+
+/// The last line that says something, without what a terminal would make of it.
+fn last_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(SHOWN).collect())
+}

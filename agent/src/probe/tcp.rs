@@ -1,0 +1,110 @@
+//! A connection that can be opened.
+
+use std::{
+    io::{Error, ErrorKind, Result},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, time::timeout};
+
+use super::{Begun, Found};
+use crate::{
+    control::readiness::{Cause, Failure},
+    kernel::wait,
+    model::Span,
+};
+
+/// A connect() that has begun.
+pub enum Dial {
+    Connected(Socket),
+    /// Writable when it is over.
+    Waits(Socket),
+}
+
+/// Whether the answer to the server's SYN-ACK goes out at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    Whole,
+    /// It waits for something to send, which never comes: the close resets the connection before the server's
+    /// application has it. (With TCP_QUICKACK off, `tcp_rcv_synsent_state_process` puts the ACK off for 40 ms or more.)
+    Half,
+}
+
+pub fn begin(target: SocketAddr, limit: Span, mark: u32) -> Begun {
+    match dial(target, mark, Handshake::Half) {
+        Ok(Dial::Connected(_)) => Begun::Done(Ok(())),
+        Ok(Dial::Waits(socket)) => Begun::Goes(Box::pin(async move { connect(socket, limit).await })),
+        Err(error) => Begun::Done(Err(failure(&error))),
+    }
+}
+
+/// Begins to connect. Whatever becomes of it, a reset ends the connection: probes leave no TIME_WAIT behind.
+///
+/// # Errors
+/// It was refused at once, or this host has no socket or no route.
+pub fn dial(target: SocketAddr, mark: u32, handshake: Handshake) -> Result<Dial> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    socket.set_linger(Some(Duration::ZERO))?;
+    if handshake == Handshake::Half {
+        socket.set_tcp_quickack(false)?;
+    }
+    let target = target.into();
+    match socket.connect(&target) {
+        Ok(()) => return Ok(Dial::Connected(socket)),
+        Err(error) if is_under_way(&error) => {}
+        Err(error) => return Err(error),
+    }
+    // What lives on this host has answered before the first call was back: a second one says so.
+    match socket.connect(&target) {
+        Ok(()) => Ok(Dial::Connected(socket)),
+        Err(error) if is_under_way(&error) => Ok(Dial::Waits(socket)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the end of a connect().
+///
+/// # Errors
+/// The connection could not be made.
+pub async fn connected(socket: Socket) -> Result<Socket> {
+    let waiting = wait::register(socket.into(), Interest::WRITABLE)?;
+    let _ = waiting.writable().await?;
+    let socket = Socket::from(waiting.into_inner());
+    match socket.take_error()? {
+        None => Ok(socket),
+        Some(error) => Err(error),
+    }
+}
+
+/// What an error of a connection says of its target.
+pub fn failure(error: &Error) -> Failure {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Failure::new(Cause::Refused, "connection refused"),
+        ErrorKind::TimedOut => Failure::new(Cause::NoAnswer, "connection timed out"),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            Failure::new(Cause::Unreachable, "no route to the backend")
+        }
+        ErrorKind::ConnectionReset
+        | ErrorKind::BrokenPipe
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::UnexpectedEof => Failure::new(Cause::Broken, "connection reset"),
+        _ => Failure::setup("cannot connect", error),
+    }
+}
+
+async fn connect(socket: Socket, limit: Span) -> Found {
+    match timeout(limit.duration(), connected(socket)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(failure(&error)),
+        Err(_) => Err(Failure::new(Cause::NoAnswer, format!("no answer within {limit}"))),
+    }
+}
+
+fn is_under_way(error: &Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EALREADY))
+}
