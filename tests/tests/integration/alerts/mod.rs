@@ -102,8 +102,8 @@ fn host_rules_name_what_the_agent_writes() -> Result<()> {
         let uses = promql::uses(&expr);
         let name = record.as_ref().or(alert.as_ref()).context("a rule without a name")?;
         faults.extend(families.faults(&uses).into_iter().map(|fault| format!("{name}: {fault}")));
-        if let Some(record) = record {
-            families.record(&record, &uses);
+        if let Some(record) = &record {
+            families.record(record, &uses);
         }
         // What an annotation shows is a label of what it is about.
         let shown = annotations.values().flat_map(|text| text.split("$labels.").skip(1));

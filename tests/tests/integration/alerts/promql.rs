@@ -37,7 +37,7 @@ pub fn uses(expression: &str) -> Uses {
                     }
                 } else if after == Some('{') {
                     uses.metrics.push((name, names_until(&mut rest, '}')));
-                } else if after != Some('(') && !WORDS.contains(&lower.as_str()) {
+                } else if after != Some('(') && !WORDS.contains(&lower.as_str()) && !is_grouped(&rest) {
                     uses.metrics.push((name, Vec::new()));
                 }
             }
@@ -57,6 +57,12 @@ fn word(rest: &mut Peekable<Chars<'_>>) -> String {
         word.push(c);
     }
     word
+}
+
+/// Whether the word before was an aggregation: its grouping may come before what it aggregates.
+fn is_grouped(rest: &Peekable<Chars<'_>>) -> bool {
+    let next: String = rest.clone().take_while(|c| is_name(*c)).collect();
+    matches!(next.to_ascii_lowercase().as_str(), "by" | "without")
 }
 
 fn skip_space(rest: &mut Peekable<Chars<'_>>) {
