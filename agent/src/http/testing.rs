@@ -67,6 +67,15 @@ impl Readings for Numbers {
         Ok(3)
     }
 
+    fn watches(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Watch> {
+        vec![Default::default(); ids.len()]
+    }
+    fn turns(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Turns> {
+        vec![Default::default(); ids.len()]
+    }
+    fn signals_lost(&self) -> u64 {
+        0
+    }
     fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
         Ok(vec![(Program::Connect4, Verdict::Steered, 7)])
     }

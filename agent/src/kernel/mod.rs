@@ -21,7 +21,7 @@ pub mod wait;
 mod walk;
 mod watches;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
 use sluice_common::tables::{Counters, Table};
@@ -72,6 +72,8 @@ pub struct Kernel {
     watches: Watches,
     turns: TurnTable,
     turn_times: TurnTimes,
+    /// Backends whose turn times are measured.
+    measured: BTreeSet<u32>,
     meters: Arc<Meters>,
     /// Until somebody takes them.
     passes: Option<Passes>,
@@ -116,6 +118,7 @@ impl Kernel {
         let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
         let leaving = object.map("LEAVING")?;
         let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
+        watches.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(Signals::new(&mut object)?);
         let programs = object.into_programs()?;
@@ -131,6 +134,7 @@ impl Kernel {
             watches,
             turns,
             turn_times,
+            measured: BTreeSet::new(),
             meters,
             passes,
             signals,
@@ -158,9 +162,16 @@ impl Kernel {
         self.signals.take()
     }
 
-    /// The measuring of turn times: off until somebody sets it.
-    pub fn turn_times(&mut self) -> &mut TurnTimes {
-        &mut self.turn_times
+    /// Begins or ends the measuring of a backend's turn times. What cannot be measured is steered all the same.
+    fn measure(&mut self, backend: u32, measured: bool) {
+        let changed = if measured { self.measured.insert(backend) } else { self.measured.remove(&backend) };
+        if !changed {
+            return;
+        }
+        let set = self.watches.set_measured(BackendId(backend), measured);
+        if let Err(error) = set.and_then(|()| self.turn_times.set(!self.measured.is_empty())) {
+            tracing::warn!("turn times are not measured: {error:#}");
+        }
     }
 
     /// Identity of the store whose ids the tables hold; all zero when they are new.
@@ -183,6 +194,7 @@ impl Machine for Kernel {
                 // First: an entry of BACKENDS that is there keeps its id from being given out.
                 self.watches.forget(BackendId(*backend))?;
                 self.turns.forget(BackendId(*backend))?;
+                self.measure(*backend, false);
                 self.tables.forget_backend(*backend)
             }
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
@@ -193,6 +205,10 @@ impl Machine for Kernel {
             MapOp::RemoveFrontend { frontend } => self.frontends.remove(frontend),
             MapOp::AddLost { backend, established, connecting } => {
                 self.tables.add_lost(*backend, *established, *connecting)
+            }
+            MapOp::SetMeasured { backend, measured } => {
+                self.measure(*backend, *measured);
+                Ok(())
             }
             MapOp::SetLeaving { backend, leaving: Some(leaving) } => {
                 self.leaving.put(backend, leaving).context("writing LEAVING")

@@ -65,6 +65,18 @@ impl Watches {
         Ok(())
     }
 
+    /// What an earlier agent measured says nothing of what this one wants to.
+    pub(super) fn measure_nothing(&self) {
+        for at in (0..).map_while(|index| self.entries.at(index)) {
+            // SAFETY: an aligned word of a live mapping; written only where it is set, so that nothing is paged in.
+            unsafe {
+                if ptr::read_volatile(&raw const (*at).flags) != 0 {
+                    AtomicU32::from_ptr(&raw mut (*at).flags).store(0, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
     /// Begins the streaks anew: what was counted so far has led to its consequence. Limits and totals stay.
     ///
     /// # Errors

@@ -79,6 +79,15 @@ mod tests {
         fn no_backend(&self, _: ServiceId) -> Result<u64> {
             Ok(0)
         }
+        fn watches(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Watch> {
+            vec![Default::default(); ids.len()]
+        }
+        fn turns(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Turns> {
+            vec![Default::default(); ids.len()]
+        }
+        fn signals_lost(&self) -> u64 {
+            0
+        }
         fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
             Ok(Vec::new())
         }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use sluice_common::{
     tables::Counters,
     verdict::{Program, Verdict},
+    watch::{Turns, Watch},
 };
 
 use super::census::Census;
@@ -25,6 +26,15 @@ pub trait Readings: Send + Sync + 'static {
     /// # Errors
     /// When the table cannot be read.
     fn no_backend(&self, service: ServiceId) -> Result<u64>;
+
+    /// Streaks and totals of backends that the programs keep beside the counters, in the order asked for.
+    fn watches(&self, ids: &[BackendId]) -> Vec<Watch>;
+
+    /// Turn times of backends, in the order asked for.
+    fn turns(&self, ids: &[BackendId]) -> Vec<Turns>;
+
+    /// Signals that found no room.
+    fn signals_lost(&self) -> u64;
 
     /// Every verdict that was reached at least once.
     ///
@@ -52,6 +62,18 @@ impl Readings for Meters {
 
     fn no_backend(&self, service: ServiceId) -> Result<u64> {
         Self::no_backend(self, service)
+    }
+
+    fn watches(&self, ids: &[BackendId]) -> Vec<Watch> {
+        Self::watches(self, ids)
+    }
+
+    fn turns(&self, ids: &[BackendId]) -> Vec<Turns> {
+        Self::turns(self, ids)
+    }
+
+    fn signals_lost(&self) -> u64 {
+        Self::signals_lost(self)
     }
 
     fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {

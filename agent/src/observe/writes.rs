@@ -44,6 +44,10 @@ impl Names<'_> {
                 format!("frontend {}: {}", frontend.socket_addr(), self.service(*service))
             }
             MapOp::SetLeaving { backend, leaving } => format!("{}: {}", self.backend(*backend), leaves(*leaving)),
+            MapOp::SetMeasured { backend, measured } => {
+                let what = if *measured { "measured" } else { "not measured" };
+                format!("{}: turn times {what}", self.backend(*backend))
+            }
             // They have no names in them.
             MapOp::WriteTable { .. } | MapOp::RemoveFrontend { .. } | MapOp::AddLost { .. } => op.to_string(),
         }

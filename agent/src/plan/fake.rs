@@ -66,6 +66,7 @@ impl Machine for Fake {
             MapOp::RemoveFrontend { frontend } => drop(self.frontends.remove(frontend)),
             MapOp::SetLeaving { backend, leaving: Some(leaving) } => drop(self.leaving.insert(*backend, *leaving)),
             MapOp::SetLeaving { backend, leaving: None } => drop(self.leaving.remove(backend)),
+            MapOp::SetMeasured { .. } => {}
             MapOp::AddLost { backend, established, .. } => {
                 self.counters.entry(*backend).or_insert(UNUSED).lost += established;
             }

@@ -59,6 +59,11 @@ pub enum MapOp {
         backend: u32,
         leaving: Option<Leaving>,
     },
+    /// Whether the turn times of the backend's connections are measured.
+    SetMeasured {
+        backend: u32,
+        measured: bool,
+    },
     /// Connections whose end nobody saw: established ones, and ones that were on their way.
     AddLost {
         backend: u32,
@@ -136,6 +141,9 @@ impl fmt::Display for MapOp {
                 write!(f, "backend {backend}: leaving, connections may be closed after {quiet} ms of quiet")
             }
             Self::SetLeaving { backend, leaving: None } => write!(f, "backend {backend}: stays"),
+            Self::SetMeasured { backend, measured } => {
+                write!(f, "backend {backend}: turn times {}", if *measured { "measured" } else { "not measured" })
+            }
             Self::AddLost { backend, established, connecting } => {
                 write!(f, "backend {backend}: {established} established connections lost, {connecting} on their way")
             }

@@ -31,6 +31,8 @@ pub struct Programmed {
     regions: Regions,
     /// Backends whose connections may be closed.
     leaving: BTreeMap<u32, Leaving>,
+    /// Backends whose turn times are measured.
+    measured: BTreeSet<u32>,
     /// Regions that a flip has left and that programs may still read, by their base.
     left: BTreeMap<u32, Region>,
 }
@@ -79,6 +81,7 @@ impl Programmed {
             frontends: HashMap::new(),
             regions: Regions::new(slots),
             leaving: BTreeMap::new(),
+            measured: BTreeSet::new(),
             left: BTreeMap::new(),
         }
     }
@@ -95,6 +98,7 @@ impl Programmed {
         }
         // Not among the entries: it is this agent's own.
         adopted.leaving = self.leaving.clone();
+        adopted.measured = self.measured.clone();
         adopted.left = self.left.clone();
         adopted.left.retain(|_, left| adopted.regions.claim(*left));
         for (frontend, id) in frontends {
@@ -126,6 +130,7 @@ impl Programmed {
             }
             MapOp::ForgetBackend { backend } => {
                 self.backends.remove(backend);
+                self.measured.remove(backend);
             }
             MapOp::BeginService { service, .. } => {
                 let held = Held { table: Table(0), fingerprint: 0, frontends: BTreeSet::new() };
@@ -162,6 +167,12 @@ impl Programmed {
             }
             MapOp::SetLeaving { backend, leaving: None } => {
                 self.leaving.remove(backend);
+            }
+            MapOp::SetMeasured { backend, measured: true } => {
+                self.measured.insert(*backend);
+            }
+            MapOp::SetMeasured { backend, measured: false } => {
+                self.measured.remove(backend);
             }
             MapOp::WriteTable { .. } | MapOp::AddLost { .. } => {}
         }
@@ -245,6 +256,10 @@ impl Programmed {
             let value = entry(service, backend, panic);
             if self.backends.get(&backend.id.0) != Some(&value) {
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
+            }
+            let measured = service.watching.turn_time;
+            if self.measured.contains(&backend.id.0) != measured {
+                ops.push(MapOp::SetMeasured { backend: backend.id.0, measured });
             }
         }
         let fingerprint = service::fingerprint(built.word(service, 0), &built.entries);

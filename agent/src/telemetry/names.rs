@@ -64,6 +64,21 @@ pub const RESETS_TOTAL: Family =
 pub const RETRANSMITS_TOTAL: Family =
     family("sluice_retransmits_total", Kind::Counter, "Segments that were sent again to this backend.");
 // Labels: service, backend.
+pub const EARLY_RESETS_TOTAL: Family = family(
+    "sluice_early_resets_total",
+    Kind::Counter,
+    "Established connections that ended by a reset from the backend before its first byte.",
+);
+// Labels: service, backend.
+pub const UNANSWERED_TOTAL: Family =
+    family("sluice_unanswered_total", Kind::Counter, "SYNs to this backend that had to be sent again.");
+// Labels: service, backend; only of services with `turnTime: true`.
+pub const TURN_SECONDS: Family = family(
+    "sluice_turn_seconds",
+    Kind::Histogram,
+    "Time from the last byte of a request to the first byte of its answer, as the caller's kernel sees it.",
+);
+// Labels: service, backend.
 pub const RTT_SECONDS: Family = family(
     "sluice_rtt_seconds",
     Kind::Summary,
@@ -126,6 +141,11 @@ pub const DRAIN_CLOSED_CONNECTIONS_TOTAL: Family = family(
     "sluice_drain_closed_connections_total",
     Kind::Counter,
     "Connections that drains have closed: idle ones, what was left at the deadline, idle ones that a local backend had accepted.",
+);
+pub const SIGNALS_LOST_TOTAL: Family = family(
+    "sluice_signals_lost_total",
+    Kind::Counter,
+    "Signals of failing backends that found no room on their way to the agent, which then learns of them by a look.",
 );
 // Labels: program, verdict.
 pub const VERDICTS_TOTAL: Family =

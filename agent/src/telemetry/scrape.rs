@@ -6,7 +6,10 @@
 use std::io::Write;
 
 use anyhow::Result;
-use sluice_common::tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS};
+use sluice_common::{
+    tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS},
+    watch::Watch,
+};
 
 use super::{
     Instruments,
@@ -94,6 +97,25 @@ impl Scrape<'_> {
             self.each_used_backend(|service, backend, counters| {
                 Ok(sample(out, family, "", &labels(service, backend), figure(counters))?)
             })?;
+        }
+        let early_resets = (names::EARLY_RESETS_TOTAL, (|watch| watch.early_resets_total) as fn(&Watch) -> u64);
+        for (family, figure) in [early_resets, (names::UNANSWERED_TOTAL, |watch| watch.unanswered)] {
+            head(out, family)?;
+            self.each_used_backend(|service, backend, _| {
+                let watches = self.readings.watches(&[backend.id]);
+                let total = watches.first().map_or(0, figure);
+                Ok(sample(out, family, "", &labels(service, backend), total)?)
+            })?;
+        }
+        head(out, names::TURN_SECONDS)?;
+        for service in self.published.state.services().filter(|service| service.watching.turn_time) {
+            let ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
+            for (backend, turns) in service.backends.iter().zip(self.readings.turns(&ids)) {
+                let bound = |i: usize| (64_u64 << i) as f64 / 1e6;
+                let buckets = turns.buckets.map(u64::from);
+                let labels = labels(service, backend);
+                histogram(out, names::TURN_SECONDS, &labels, &buckets, bound, turns.sum as f64 / 1e6)?;
+            }
         }
         head(out, names::RTT_SECONDS)?;
         self.each_used_backend(|service, backend, counters| {
@@ -216,6 +238,8 @@ impl Scrape<'_> {
     }
 
     fn kernel(&self, out: &mut dyn Write) -> Result<()> {
+        head(out, names::SIGNALS_LOST_TOTAL)?;
+        sample(out, names::SIGNALS_LOST_TOTAL, "", &[], self.readings.signals_lost())?;
         head(out, names::VERDICTS_TOTAL)?;
         for (program, verdict, count) in self.readings.verdicts()? {
             let labels: Labels<'_> = &[("program", program.name()), ("verdict", verdict.name())];
