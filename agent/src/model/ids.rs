@@ -76,6 +76,42 @@ impl<T: Clone> Table<T> {
         (0..).zip(&self.0).filter_map(|(id, value)| Some((id, value.as_ref()?)))
     }
 
+    /// Ids under which something else stands than in `before`, ascending. What the two share whole is passed over.
+    pub fn differences(&self, before: &Self, is_same: impl Fn(&T, &T) -> bool) -> Vec<u32> {
+        let (mut ours, mut theirs) = (self.0.leaves(), before.0.leaves());
+        let (mut our, mut their): (&[Option<T>], &[Option<T>]) = (&[], &[]);
+        let (mut found, mut at) = (Vec::new(), 0);
+        loop {
+            if our.is_empty() {
+                our = ours.next().unwrap_or_default();
+            }
+            if their.is_empty() {
+                their = theirs.next().unwrap_or_default();
+            }
+            let both = match (our.len(), their.len()) {
+                (0, 0) => return found,
+                (0, only) | (only, 0) => only,
+                (our, their) => our.min(their),
+            };
+            if !std::ptr::eq(our.as_ptr(), their.as_ptr()) {
+                for (id, place) in (at..).zip(0..both) {
+                    let (one, other) = (our.get(place), their.get(place));
+                    let is_same = match (one.and_then(Option::as_ref), other.and_then(Option::as_ref)) {
+                        (Some(one), Some(other)) => is_same(one, other),
+                        (None, None) => true,
+                        (Some(_), None) | (None, Some(_)) => false,
+                    };
+                    if !is_same {
+                        found.push(id);
+                    }
+                }
+            }
+            our = our.get(both..).unwrap_or_default();
+            their = their.get(both..).unwrap_or_default();
+            at += both as u32;
+        }
+    }
+
     /// Looks at what stands under each of `ids`, fastest when they ascend.
     pub fn visit<V>(&self, ids: impl Iterator<Item = (u32, V)>, mut look: impl FnMut(u32, &T, V)) {
         let mut focus = self.0.focus();

@@ -6,6 +6,7 @@ pub mod address;
 mod apply;
 pub mod change;
 mod check;
+mod differences;
 pub mod document;
 mod drain;
 mod findings;

@@ -6,6 +6,7 @@ mod drainer;
 mod drains;
 mod findings;
 mod keeper;
+mod outliers;
 mod prober;
 mod proofs;
 mod start;

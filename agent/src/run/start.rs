@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{
     drainer::{self, Drainer, Homes, Looker},
     keeper,
+    outliers::{self, Outliers},
     prober::{self, Prober},
     steering::{Beginning, Steering},
 };
@@ -78,7 +79,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     let operations = Arc::new(Operations::default());
     let (commands, requests) = mpsc::channel();
     let (begun, drains) = mpsc::channel();
-    let passes = kernel.take_passes();
+    let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.watches());
     let beginning = Beginning {
         state,
         machine: kernel,
@@ -102,6 +103,17 @@ pub fn start(settings: &Settings) -> Result<Running> {
         })
     });
     let watches = watches.collect::<Result<_>>()?;
+    if let Some(signals) = signals {
+        outliers::spawn(Outliers {
+            signals,
+            watches: streaks,
+            meters: meters.clone(),
+            published: published.clone(),
+            commands: commands.clone(),
+            instruments: instruments.clone(),
+            mark: settings.mark,
+        });
+    }
     keeper::heal(meters.clone(), commands.clone(), settings.census_interval);
     if let Some(passes) = passes {
         let drainer = Drainer {

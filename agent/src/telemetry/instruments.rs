@@ -8,7 +8,7 @@ use prometheus::{
 };
 
 use super::names::{self, Family};
-use crate::observe::events::EventKind;
+use crate::{model::Rule, observe::events::EventKind};
 
 /// Bounds of the times of changes, in seconds.
 const BOUNDS: [f64; 14] =
@@ -41,6 +41,7 @@ pub struct Instruments {
     closed: IntCounterVec,
     errors: IntCounterVec,
     health: IntCounterVec,
+    ejections: IntCounterVec,
     kernel: IntCounter,
     probes: IntCounterVec,
     probe_times: HistogramVec,
@@ -85,9 +86,24 @@ impl Instruments {
         let health =
             IntCounterVec::new(opts(names::HEALTH_CHANGES_TOTAL), &["service", "reason"]).context("a counter")?;
         registry.register(Box::new(health.clone()))?;
+        let ejections = IntCounterVec::new(opts(names::EJECTIONS_TOTAL), &["service", "rule"]).context("a counter")?;
+        registry.register(Box::new(ejections.clone()))?;
         let kernel = IntCounter::with_opts(opts(names::KERNEL_ERRORS_TOTAL)).context("a counter")?;
         registry.register(Box::new(kernel.clone()))?;
-        Ok(Self { registry, apply, zero, drain, closed, errors, health, kernel, probes, probe_times, late_probes })
+        Ok(Self {
+            registry,
+            apply,
+            zero,
+            drain,
+            closed,
+            errors,
+            health,
+            ejections,
+            kernel,
+            probes,
+            probe_times,
+            late_probes,
+        })
     }
 
     /// A change is in force: the time from its request to the kernel's acknowledgement.
@@ -108,6 +124,11 @@ impl Instruments {
     /// A drain has closed connections.
     pub fn closed(&self, reason: Closed, connections: u64) {
         self.closed.with_label_values(&[reason.name()]).inc_by(connections);
+    }
+
+    /// A rule has put a backend out.
+    pub fn ejected(&self, service: &str, rule: Rule) {
+        self.ejections.with_label_values(&[service, rule.name()]).inc();
     }
 
     /// A change or a document could not be used.

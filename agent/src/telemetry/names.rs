@@ -162,6 +162,9 @@ pub const CONFIG_APPLY_DURATION_SECONDS: Family = family(
     Kind::Histogram,
     "Time from the request of a change to the kernel's acknowledgement.",
 );
+// Labels: service, rule.
+pub const EJECTIONS_TOTAL: Family =
+    family("sluice_ejections_total", Kind::Counter, "Ejections of backends, by the rule that was broken.");
 pub const KERNEL_ERRORS_TOTAL: Family = family(
     "sluice_kernel_errors_total",
     Kind::Counter,
