@@ -32,11 +32,6 @@ impl TurnTimes {
         Self { program, link: None }
     }
 
-    /// Whether this kernel can measure.
-    pub fn is_available(&self) -> bool {
-        self.program.is_some()
-    }
-
     /// Attaches or detaches the program. While it is attached every TCP segment that the host receives costs some
     /// nanoseconds. Where it cannot be measured, nothing happens.
     ///

@@ -13,6 +13,9 @@ use crate::{
 
 /// Names in one message.
 const NAMED: usize = 5;
+/// A service and those of its backends that something has become of.
+type OfService<'a> = (&'a Arc<Service>, Vec<&'a Backend>);
+
 /// Services with an event of their own; of more, one event tells.
 const TOLD: usize = 5;
 
@@ -46,7 +49,7 @@ impl<M: Machine> Steering<M> {
 
     /// Tells what became of the health of backends, and of panics.
     pub(super) fn tell_health(&self, before: &State, touched: &Touched) {
-        let mut told: Vec<(EventKind, Vec<(&Arc<Service>, Vec<&Backend>)>)> = Vec::new();
+        let mut told: Vec<(EventKind, Vec<OfService<'_>>)> = Vec::new();
         for service in touched.services.iter().filter_map(|id| self.state.service_by_id(*id)) {
             let Some(former) = before.service_by_id(service.id) else { continue };
             let mut of_kinds: Vec<(EventKind, Vec<&Backend>)> = Vec::new();
@@ -99,7 +102,7 @@ impl<M: Machine> Steering<M> {
         }
     }
 
-    fn tell_of_many(&self, kind: EventKind, services: &[(&Arc<Service>, Vec<&Backend>)]) {
+    fn tell_of_many(&self, kind: EventKind, services: &[OfService<'_>]) {
         let backends: usize = services.iter().map(|(_, backends)| backends.len()).sum();
         let names: Vec<&Name> = services.iter().map(|(service, _)| &service.name).collect();
         let first = services.iter().find_map(|(_, backends)| why(kind, backends.first()?));

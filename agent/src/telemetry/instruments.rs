@@ -126,6 +126,13 @@ impl Instruments {
         self.closed.with_label_values(&[reason.name()]).inc_by(connections);
     }
 
+    /// A service has rules: its ejections are counted from 0 on, so that the first one is seen as a growth.
+    pub fn may_eject(&self, service: &str) {
+        for rule in Rule::ALL {
+            self.ejections.with_label_values(&[service, rule.name()]);
+        }
+    }
+
     /// A rule has put a backend out.
     pub fn ejected(&self, service: &str, rule: Rule) {
         self.ejections.with_label_values(&[service, rule.name()]).inc();

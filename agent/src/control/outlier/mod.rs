@@ -148,13 +148,9 @@ impl Ejector {
     }
 
     /// Whether anything is watched.
+    #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         self.services.is_empty()
-    }
-
-    /// Whether a service is watched.
-    pub fn knows(&self, id: ServiceId) -> bool {
-        self.services.contains_key(&id)
     }
 
     /// Judges what the kernel signalled.

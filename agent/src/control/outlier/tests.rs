@@ -357,7 +357,7 @@ fn early_resets_in_a_row_put_it_out() {
 fn rules_that_are_off_do_nothing() {
     let off =
         json!({"consecutiveFailures": 0, "consecutiveEarlyResets": 0, "unanswered": "0s", "failurePercentage": 0});
-    let mut world = World::new(3, off);
+    let world = World::new(3, off);
     assert_eq!(world.limits[&world.id(0)], Limits::default());
     let mut world = World::new(3, json!({"consecutiveFailures": 0, "consecutiveEarlyResets": 0}));
     assert_eq!(world.limits[&world.id(0)], Limits { failures: u32::MAX, early_resets: 0 });
@@ -459,7 +459,7 @@ fn one_in_five_for_ten_minutes_changes_little() {
             };
             if step * per_second / 10_000 != (step + 1) * per_second / 10_000 {
                 whole += u32::from(stage.is_none());
-                world.calls(0, &[(draw >> 33) % 5 != 0]);
+                world.calls(0, &[!(draw >> 33).is_multiple_of(5)]);
             }
             world.pass(10);
         }

@@ -80,7 +80,7 @@ struct Judge<E> {
     commands: Sender<Command>,
     instruments: Arc<Instruments>,
     /// Begins to try backends; what comes of it is news.
-    tries: Box<dyn Fn(Vec<(BackendId, std::net::SocketAddr)>) + Send>,
+    tries: Box<dyn Fn(Vec<tries::Wanted>) + Send>,
 }
 
 /// Starts the threads.
@@ -122,6 +122,9 @@ impl<E: Eyes> Judge<E> {
             match news {
                 News::Published(services) => {
                     for (id, service) in services {
+                        if let Some(service) = service.as_deref().filter(|s| s.watching.outlier.is_some()) {
+                            self.instruments.may_eject(service.name.as_str());
+                        }
                         self.ejector.adopt(id, service.as_ref(), now);
                     }
                 }

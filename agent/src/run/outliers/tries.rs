@@ -14,13 +14,16 @@ use tokio::{net::TcpSocket, task::JoinSet, time::timeout};
 use super::News;
 use crate::{control::outlier::Tried, kernel::Waker, model::BackendId};
 
+/// A backend that is to be tried, and where.
+pub type Wanted = (BackendId, SocketAddr);
+
 /// How long a backend may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections at once: a network that is cut leaves thousands to be tried.
 const AT_ONCE: usize = 512;
 
 /// Tries them and ends; what came of it is told in few batches.
-pub fn spawn(backends: Vec<(BackendId, SocketAddr)>, mark: u32, news: Sender<News>, waker: Waker) {
+pub fn spawn(backends: Vec<Wanted>, mark: u32, news: Sender<News>, waker: Waker) {
     thread::spawn(move || {
         for some in backends.chunks(AT_ONCE) {
             if news.send(News::Tried(all(some, mark))).is_err() {
@@ -31,7 +34,7 @@ pub fn spawn(backends: Vec<(BackendId, SocketAddr)>, mark: u32, news: Sender<New
     });
 }
 
-pub(super) fn all(backends: &[(BackendId, SocketAddr)], mark: u32) -> Vec<(BackendId, Tried)> {
+pub(super) fn all(backends: &[Wanted], mark: u32) -> Vec<(BackendId, Tried)> {
     let ids = || backends.iter().map(|(backend, _)| *backend);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

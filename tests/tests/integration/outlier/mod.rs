@@ -1,0 +1,110 @@
+//! A backend that misbehaves is taken out by what the kernel counts of its connections, and comes back when it has healed.
+
+mod course;
+mod rules;
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sluice_tests::{Client, Errno, Report, Service, World, system::eventually};
+use socket2::{Domain, Socket, Type};
+
+use crate::stage::{FRONTEND, LIMIT, Stage, backend_address, weighted};
+
+/// A stage whose agent lives with the servers, where it can try them.
+fn stage(label: &str) -> Result<Stage> {
+    let world = World::new(label)?;
+    let mut agent = world.agent()?.inside(&world.namespace)?;
+    agent.start()?;
+    Ok(Stage { agent, servers: BTreeMap::new(), world })
+}
+
+/// A stage with servers b1, b2 ... and a service with these rules.
+fn watched(label: &str, backends: usize, outlier: Value) -> Result<Stage> {
+    let mut stage = stage(label)?;
+    for number in 1..=backends {
+        stage.tcp(&backend_address(number), &format!("b{number}"))?;
+    }
+    stage.put(&service(backends, outlier))?;
+    Ok(stage)
+}
+
+fn service(backends: usize, outlier: Value) -> Service {
+    weighted(&vec![1; backends]).set("outlier", outlier)
+}
+
+/// Out for long, so that nothing comes back while a test looks.
+fn forever() -> Value {
+    json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h"})
+}
+
+/// Waits until a backend has this state, and returns its status.
+fn becomes(stage: &Stage, backend: &str, state: &str) -> Result<Value> {
+    let mut last = Value::Null;
+    let became = eventually("the backend's state", LIMIT, || {
+        last = stage.backend("shop", backend).ok()?;
+        (last["state"] == state).then(|| last.clone())
+    });
+    became.map_err(|error| error.context(format!("{backend} is not {state}: {last}")))
+}
+
+/// Connects until the backend is out, one call after the other; returns how many failed.
+fn until_out(stage: &Stage, client: &Client, backend: &str) -> Result<usize> {
+    let mut failed = 0;
+    for _ in 0..200 {
+        match client.connect(FRONTEND) {
+            Ok(_) => {}
+            Err(_) => failed += 1,
+        }
+        if stage.backend("shop", backend)?["state"] == "unhealthy" {
+            return Ok(failed);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    anyhow::bail!("{backend} is still in after 200 connections, of which {failed} failed")
+}
+
+/// The rule and the stage that the API shows.
+fn ejection(status: &Value) -> (String, String) {
+    let reasons = status["health"]["reasons"].as_array().expect("reasons");
+    let reason = reasons.iter().find(|reason| reason["author"] == "outlier").expect("an ejection");
+    let text = |field: &str| reason[field].as_str().unwrap_or_default().to_owned();
+    assert!(!text("message").is_empty(), "{reason}");
+    (text("rule"), text("stage"))
+}
+
+/// A listener whose queue is full: the kernel drops every SYN, as a network does that was cut.
+struct Silent {
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Silent {
+    fn new(world: &World, address: &str) -> Result<Self> {
+        let address: SocketAddr = address.parse()?;
+        world.namespace.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(0)?;
+            let mut queued = Vec::new();
+            // A queue of 0 holds one; what does not fit is not answered.
+            while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+                queued.push(stream);
+                anyhow::ensure!(queued.len() < 8, "the queue of a listener is never full");
+            }
+            Ok(Self { _listener: socket.into(), _queued: queued })
+        })
+    }
+}
+
+fn refused(report: &Report) -> u64 {
+    let errors = report.errors();
+    assert!(errors.keys().all(|error| *error == Errno::ECONNREFUSED.to_string()), "{errors:?}");
+    errors.values().sum()
+}

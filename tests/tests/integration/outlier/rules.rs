@@ -1,0 +1,97 @@
+//! Each rule, broken by a real server.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+use sluice_tests::{Load, client::Options};
+
+use super::{Silent, becomes, ejection, forever, refused, service, until_out, watched};
+use crate::stage::{FRONTEND, LIMIT, assert_all_answered, backend_address};
+
+#[test]
+fn a_backend_that_refuses_is_out_after_three_connections() -> Result<()> {
+    let mut stage = watched("refuses", 3, forever())?;
+    let client = stage.client()?;
+    assert_all_answered(&client.spread(FRONTEND, 30));
+    stage.servers.remove("b2");
+    let failed = until_out(&stage, &client, "b2")?;
+    assert!((3..=6).contains(&failed), "{failed} callers were refused");
+    let status = becomes(&stage, "b2", "unhealthy")?;
+    assert_eq!(ejection(&status), ("consecutiveFailures".into(), "out".into()));
+    assert_eq!(status["effectiveWeight"], 0);
+    // Nobody meets it any more, and the others have its share.
+    let report = client.spread(FRONTEND, 60);
+    assert_all_answered(&report);
+    assert_eq!((report.answered_by("b1"), report.answered_by("b3")), (30, 30));
+    assert_eq!(stage.metric("sluice_ejections_active", &[("service", "shop")])?, 1.0);
+    let rule = [("service", "shop"), ("rule", "consecutiveFailures")];
+    assert_eq!(stage.metric("sluice_ejections_total", &rule)?, 1.0);
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_leaves_syns_unanswered_is_out_within_seconds() -> Result<()> {
+    let mut stage = watched("silent", 2, forever())?;
+    let client = stage.client()?;
+    assert_all_answered(&client.spread(FRONTEND, 10));
+    stage.servers.remove("b2");
+    let silent = Silent::new(&stage.world, &backend_address(2))?;
+    // One caller at a time, who waits for as long as it takes.
+    let patient = Options::default().timeout_millis(60_000);
+    let load = client.begin(&Load::connects(FRONTEND).options(patient).pause(Duration::from_millis(20)));
+    let status = becomes(&stage, "b2", "unhealthy")?;
+    let rule = ejection(&status).0;
+    assert!(["unanswered", "consecutiveFailures"].contains(&rule.as_str()), "{rule}");
+    drop(silent);
+    drop(load.stop());
+    assert_all_answered(&client.spread(FRONTEND, 20));
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_resets_before_its_first_byte_is_out() -> Result<()> {
+    let mut stage = watched("resets", 2, forever())?;
+    let client = stage.client()?;
+    stage.servers.remove("b2");
+    let address: std::net::SocketAddr = backend_address(2).parse()?;
+    let listener = stage.world.namespace.run(|| std::net::TcpListener::bind(address))?;
+    listener.set_nonblocking(true)?;
+    let load = client.begin(&Load::exchanges(FRONTEND).pause(Duration::from_millis(5)));
+    let mut last = None;
+    let out = sluice_tests::system::eventually("the backend is out", LIMIT, || {
+        while let Ok((stream, _)) = listener.accept() {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+        last = stage.backend("shop", "b2").ok();
+        last.as_ref().filter(|status| status["state"] == "unhealthy").cloned()
+    })?;
+    load.stop();
+    assert_eq!(ejection(&out).0, "consecutiveEarlyResets");
+    Ok(())
+}
+
+#[test]
+fn no_more_are_out_than_may_be() -> Result<()> {
+    let mut stage =
+        watched("most", 4, json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h", "maxEjectionPercent": 50}))?;
+    let client = stage.client()?;
+    stage.servers.clear();
+    let report = client.run(&Load::connects(FRONTEND).count(200));
+    assert_eq!(refused(&report), 200);
+    let status = stage.status("shop")?;
+    let unhealthy = status["backends"].as_array().unwrap().iter().filter(|b| b["state"] == "unhealthy").count();
+    assert_eq!((unhealthy, status["panic"].as_bool()), (2, Some(false)), "{status}");
+    Ok(())
+}
+
+#[test]
+fn without_rules_nobody_is_ejected() -> Result<()> {
+    let mut stage = watched("no-rules", 2, forever())?;
+    stage.put(&service(2, serde_json::Value::Null))?;
+    let client = stage.client()?;
+    stage.servers.remove("b2");
+    assert_eq!(refused(&client.run(&Load::connects(FRONTEND).count(40))), 20);
+    assert_eq!(stage.backend("shop", "b2")?["state"], "ready");
+    Ok(())
+}
