@@ -1,5 +1,5 @@
 //! The rules for Prometheus and the dashboard under `agent/deploy`: that they are valid, that they name what the agent
-//! writes, and that each alert fires when it should. They need Prometheus' own programs, which are on the host only.
+//! writes, and that each alert fires when it should. Most of it needs promtool and the files, which are on the host only.
 
 mod dashboard;
 mod families;

@@ -98,7 +98,7 @@ fn names_until(rest: &mut Peekable<Chars<'_>>, end: char) -> Vec<String> {
 }
 
 #[test]
-fn host_expressions_are_taken_apart() {
+fn expressions_are_taken_apart() {
     let found = uses(
         r#"sum by (service, le) (rate(a_bucket{kind=~"x|}y",le!="0.5"}[5m])) / on (job) group_left () (b offset 30m > 0.5e3) unless up"#,
     );
