@@ -55,6 +55,9 @@ impl Show {
         self.kill()?;
         self.books()?;
         self.leave()?;
+        self.join()?;
+        self.refuse()?;
+        self.fall_silent()?;
         Ok(self.broken)
     }
 
@@ -222,6 +225,93 @@ impl Show {
         self.screen.say(&format!("  the servers that stay have taken over; {web} may be stopped"));
         self.stage.act(&node, "restore", &json!({}))?;
         self.stage.load.take().context("the clients are gone")?.finish().map(drop)
+    }
+
+    /// A node joins, and is cold.
+    fn join(&mut self) -> Result<()> {
+        let warmup = json!({"warmup": {"duration": "8s"}, "readiness": {"kind": "tcp", "period": "500ms"}});
+        self.stage.put_with((&[], [""; SERVERS]), SERVERS - 1, warmup.clone())?;
+        self.stage.load = Some(Load::start(&self.stage.cgroup, &self.stage.clients, FRONTEND, Habit::Anew(RATE))?);
+        self.wait_for(1, "ready")?;
+        self.begin("A node joins: web-3 is new and cold, and warms up over 8 s")?;
+        self.stage.put_with((&[], [""; SERVERS]), SERVERS, warmup)?;
+        self.watch(Duration::from_secs(2))?;
+        let (web, seen) = (name(SERVERS), self.seen()?);
+        let share = |seen: &Seen, before: &Seen| {
+            let all = (seen.answered() - before.answered()).max(1);
+            (seen.of(&web).count - before.of(&web).count) as f64 / all as f64
+        };
+        let first = share(&seen, &self.before);
+        self.watch(Duration::from_secs(8))?;
+        let before = self.seen()?;
+        self.watch(Duration::from_secs(3))?;
+        let last = share(&self.seen()?, &before);
+        let words =
+            format!("{web} got {:.1} % in its first 2 s, and {:.1} % when it was warm", first * 100.0, last * 100.0);
+        self.check(first < 0.15 && (last - 1.0 / 3.0).abs() < 0.02, &words);
+        let failed = self.seen()?.failed() - self.before.failed();
+        self.check(failed == 0, &format!("{failed} requests failed meanwhile"));
+        Ok(())
+    }
+
+    /// A server dies, nobody says so, and it comes back.
+    fn refuse(&mut self) -> Result<()> {
+        let rules = json!({"warmup": {"duration": "4s"},
+            "outlier": {"baseEjectionTime": "2s", "maxEjectionTime": "10s", "trial": "2s"}});
+        self.stage.put_with((&[], [""; SERVERS]), SERVERS, rules)?;
+        self.begin("A server dies: web-2 refuses connections, and nobody tells")?;
+        self.stage.stop(2);
+        let took = self.wait_for(2, "unhealthy")?;
+        let out = self.seen()?;
+        self.watch(Duration::from_secs(1))?;
+        let failed = out.failed() - self.before.failed();
+        self.check(
+            failed <= 20,
+            &format!("it is out after {:.0} ms and {failed} refused callers", took.as_secs_f64() * 1e3),
+        );
+        self.say_why(2)?;
+        self.stage.start(2)?;
+        let took = self.wait_for(2, "ready")?;
+        let words = format!(
+            "it serves again: a trial of its own and a ramp later it is back, after {:.1} s",
+            took.as_secs_f64()
+        );
+        self.check(true, &words);
+        Ok(())
+    }
+
+    /// The cable of a node is pulled, and put back.
+    fn fall_silent(&mut self) -> Result<()> {
+        self.begin("A cable is pulled: web-1 answers nothing any more, and nobody tells")?;
+        self.stage.cut(1, true)?;
+        let took = self.wait_for(1, "unhealthy")?;
+        let seconds = took.as_secs_f64();
+        self.check(seconds <= 5.0, &format!("it is out {seconds:.1} s after its first silence"));
+        self.say_why(1)?;
+        self.stage.cut(1, false)?;
+        let took = self.wait_for(1, "ready")?;
+        self.screen.say(&format!("  the cable is back, and {:.1} s later so is the server", took.as_secs_f64()));
+        self.stage.load.take().context("the clients are gone")?.finish().map(drop)
+    }
+
+    /// Shows what happens until a backend has this state; returns how long that took.
+    fn wait_for(&mut self, number: usize, state: &str) -> Result<Duration> {
+        const PATIENCE: Duration = Duration::from_secs(40);
+        let start = Instant::now();
+        while self.stage.backend(number)?["state"] != state {
+            ensure!(start.elapsed() < PATIENCE, "{} is not {state} after {PATIENCE:?}", name(number));
+            self.watch(FRAME)?;
+        }
+        Ok(start.elapsed())
+    }
+
+    /// The agent's own words.
+    fn say_why(&mut self, number: usize) -> Result<()> {
+        let backend = self.stage.backend(number)?;
+        for reason in backend["health"]["reasons"].as_array().into_iter().flatten() {
+            self.screen.say(&format!("  {}", reason["message"].as_str().unwrap_or_default()));
+        }
+        Ok(())
     }
 
     /// Drains a node, shows what happens meanwhile, and returns the operation at its end.

@@ -31,7 +31,7 @@ pub struct Stage {
     pub servers: Vec<Server>,
     /// The clients' host.
     pub clients: Namespace,
-    _nodes: Vec<Namespace>,
+    nodes: Vec<Namespace>,
     /// The clients' cgroup.
     pub cgroup: Cgroup,
 }
@@ -52,17 +52,23 @@ impl Stage {
             servers.push(Server::http(&node, backend(number)?, &name(number))?);
             nodes.push(node);
         }
-        let mut agent = Agent::new(cgroup.path())?.quiet();
+        // The agent tries backends from where their callers are.
+        let mut agent = Agent::new(cgroup.path())?.quiet().inside(&clients)?;
         agent.start()?;
-        Ok(Self { load: None, agent, servers, clients, _nodes: nodes, cgroup })
+        Ok(Self { load: None, agent, servers, clients, nodes, cgroup })
     }
 
     /// Puts the service's document.
     pub fn put(&self, groups: Groups) -> Result<Value> {
+        self.put_with(groups, SERVERS, json!({}))
+    }
+
+    /// Puts the document with the first `servers` of the backends, and with these fields besides.
+    pub fn put_with(&self, groups: Groups, servers: usize, fields: Value) -> Result<Value> {
         let (weights, member) = groups;
         let groups: Vec<Value> = weights.iter().map(|(name, weight)| json!({"name": name, "weight": weight})).collect();
         let mut backends = Vec::new();
-        for (number, group) in (1..).zip(member) {
+        for (number, group) in (1..).zip(member).take(servers) {
             let mut backend =
                 json!({"name": name(number), "address": backend(number)?.to_string(), "node": node(number)});
             if !groups.is_empty() {
@@ -70,13 +76,42 @@ impl Stage {
             }
             backends.push(backend);
         }
-        let document = json!({
+        let mut document = json!({
             "apiVersion": "sluice.dev/v1",
             "kind": "SteeredService",
             "metadata": {"name": SERVICE},
             "spec": {"frontends": [FRONTEND.to_string()], "groups": groups, "backends": backends},
         });
+        if let (Value::Object(spec), Value::Object(fields)) = (&mut document["spec"], fields) {
+            spec.extend(fields);
+        }
         good(&self.agent.put(&format!("/v1/services/{SERVICE}"), &document)?)
+    }
+
+    /// Ends a server: its node refuses connections.
+    pub fn stop(&mut self, number: usize) {
+        self.servers.retain(|server| server.name() != name(number));
+    }
+
+    /// Starts a server again.
+    pub fn start(&mut self, number: usize) -> Result<()> {
+        let node = self.nodes.get(number - 1).context("there is no such node")?;
+        self.servers.push(Server::http(node, backend(number)?, &name(number))?);
+        Ok(())
+    }
+
+    /// Pulls the cable of a node, or puts it back: what is sent there is not answered any more.
+    pub fn cut(&self, number: usize, cut: bool) -> Result<()> {
+        let node = self.nodes.get(number - 1).context("there is no such node")?;
+        let route = format!("route {} blackhole 10.0.{number}.1/32", if cut { "add" } else { "del" });
+        node.ip(&route)
+    }
+
+    /// The status of one backend.
+    pub fn backend(&self, number: usize) -> Result<Value> {
+        let service = self.service()?;
+        let backends = service["status"]["backends"].as_array().cloned().unwrap_or_default();
+        backends.into_iter().find(|held| held["name"] == name(number).as_str()).context("no such backend")
     }
 
     /// The service with its status.
