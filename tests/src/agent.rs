@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::{
     Cgroup, Namespace,
     http::{Endpoint, Request, Response},
-    program::{command, pid, spawn_logged},
+    program::{command, command_at, pid, place, spawn_logged},
     system::{bpffs, companion, eventually, unique},
 };
 
@@ -32,6 +32,8 @@ pub struct Agent {
     cgroup: PathBuf,
     /// Where it runs and probes from; the test's own when not said.
     namespace: Option<Arc<Namespace>>,
+    /// Whether it lives in the cgroup that it steers.
+    steered: bool,
     home: Arc<TempDir>,
     bpffs: PathBuf,
     listen: Option<String>,
@@ -51,6 +53,7 @@ impl Agent {
             program: program()?,
             cgroup: cgroup.to_owned(),
             namespace: None,
+            steered: false,
             home: Arc::new(TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?),
             bpffs: bpffs()?.join(unique("agent")),
             listen: None,
@@ -69,6 +72,7 @@ impl Agent {
             program: self.program.clone(),
             cgroup: self.cgroup.clone(),
             namespace: self.namespace.clone(),
+            steered: self.steered,
             home: Arc::clone(&self.home),
             bpffs: self.bpffs.clone(),
             listen: None,
@@ -97,6 +101,12 @@ impl Agent {
     pub fn inside(mut self, namespace: &Namespace) -> Result<Self> {
         self.namespace = Some(Arc::new(namespace.again()?));
         Ok(self)
+    }
+
+    /// Runs it in the cgroup that it steers: what it connects to is steered, unless it has the mark.
+    pub fn steered(mut self) -> Self {
+        self.steered = true;
+        self
     }
 
     /// One more word on its command line.
@@ -138,7 +148,9 @@ impl Agent {
     /// Starts it and does not wait.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
-        let mut command = command::<&Path>(None, self.namespace.as_deref(), &[&self.program])?;
+        let [here, namespace] = place(None, self.namespace.as_deref());
+        let cgroup = if self.steered { self.cgroup.clone().into() } else { here };
+        let mut command = command_at::<&Path>([cgroup, namespace], &[&self.program])?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", self.log_format, "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -75,10 +75,13 @@ pub fn command<S: AsRef<OsStr>>(
     namespace: Option<&Namespace>,
     words: &[S],
 ) -> Result<Command> {
+    command_at(place(cgroup, namespace), words)
+}
+
+/// As [`command`], with the place as paths.
+pub(crate) fn command_at<S: AsRef<OsStr>>(place: [OsString; 2], words: &[S]) -> Result<Command> {
     let mut command = Command::new(client::program()?);
-    command.arg("run");
-    command.args(place(cgroup, namespace));
-    command.args(words);
+    command.arg("run").args(place).args(words);
     Ok(command)
 }
 

@@ -8,7 +8,10 @@ use prometheus::{
 };
 
 use super::names::{self, Family};
-use crate::{model::Rule, observe::events::EventKind};
+use crate::{
+    model::{ReadinessKind, Rule},
+    observe::events::EventKind,
+};
 
 /// Bounds of the times of changes, in seconds.
 const BOUNDS: [f64; 14] =
@@ -68,6 +71,9 @@ impl Instruments {
         let times = names::PROBE_DURATION_SECONDS;
         let times = HistogramOpts::new(times.name, times.help).buckets(BOUNDS.to_vec());
         let probe_times = HistogramVec::new(times, &["kind"]).context("the histogram of probes")?;
+        for kind in [ReadinessKind::Tcp, ReadinessKind::Http, ReadinessKind::Exec].map(ReadinessKind::name) {
+            ["success", "failure"].iter().for_each(|result| drop(probes.with_label_values(&[kind, result])));
+        }
         let late_probes = IntCounter::with_opts(opts(names::PROBES_LATE_TOTAL)).context("a counter")?;
         let build = IntGaugeVec::new(opts(names::BUILD_INFO), &["version"]).context("a gauge")?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

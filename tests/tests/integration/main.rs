@@ -20,6 +20,7 @@ mod matrix;
 mod outlier;
 mod outside;
 mod programs;
+mod readiness;
 mod restart;
 mod sockets;
 mod tracking;

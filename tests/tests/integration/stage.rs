@@ -35,6 +35,22 @@ impl Stage {
         Ok(Self { agent, servers: BTreeMap::new(), world })
     }
 
+    /// As [`Stage::with`], with an agent that lives where the servers do: its probes reach them.
+    pub fn probing(label: &str, flags: impl FnOnce(Agent) -> Agent) -> Result<Self> {
+        let world = World::new(label)?;
+        let mut agent = flags(world.agent()?.inside(&world.namespace)?);
+        agent.start()?;
+        Ok(Self { agent, servers: BTreeMap::new(), world })
+    }
+
+    /// As [`Stage::probing`], with an agent that steers itself too.
+    pub fn probing_steered(label: &str) -> Result<Self> {
+        let world = World::new(label)?;
+        let mut agent = world.agent()?.inside(&world.namespace)?.steered();
+        agent.start()?;
+        Ok(Self { agent, servers: BTreeMap::new(), world })
+    }
+
     /// A service of TCP backends on [`FRONTEND`]: b1, b2 ... with these weights, on nodes n1, n2 ..., each with its server.
     pub fn weights(label: &str, weights: &[u32]) -> Result<Self> {
         let mut stage = Self::new(label)?;
@@ -54,6 +70,13 @@ impl Stage {
     /// Starts a TCP server.
     pub fn tcp(&mut self, address: &str, name: &str) -> Result<()> {
         let server = self.world.tcp(address, name)?;
+        self.servers.insert(name.to_owned(), server);
+        Ok(())
+    }
+
+    /// Starts an HTTP server.
+    pub fn http(&mut self, address: &str, name: &str) -> Result<()> {
+        let server = self.world.http(address, name)?;
         self.servers.insert(name.to_owned(), server);
         Ok(())
     }

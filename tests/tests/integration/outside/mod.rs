@@ -11,5 +11,6 @@ mod files;
 mod groups;
 mod harness;
 mod owners;
+mod ready;
 mod startup;
 mod zeros;
