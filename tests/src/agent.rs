@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::{
     Cgroup, Namespace,
     http::{Endpoint, Request, Response},
-    program::{command, command_at, pid, place, spawn_logged},
+    program::{command_at, pid, place, spawn_logged},
     system::{bpffs, companion, eventually, unique},
 };
 
