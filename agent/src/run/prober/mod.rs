@@ -2,6 +2,8 @@
 //! steering thread what has changed, many findings at a time. Sleeps while nothing is probed.
 
 mod follow;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::{

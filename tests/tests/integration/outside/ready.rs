@@ -102,7 +102,7 @@ fn the_last_ready_backend_is_not_zeroed_without_force() -> Result<()> {
 
 #[test]
 fn without_readiness_nothing_keeps_a_backend_out() -> Result<()> {
-    let stage = Stage::new("ready-gone")?;
+    let stage = Stage::probing("ready-gone", |agent| agent)?;
     // Nobody listens there.
     stage.put(&weighted(&[1]).set("readiness", json!({"kind": "tcp", "period": "200ms"})))?;
     assert_eq!(state(&stage, "b1")?, "unhealthy");
@@ -113,7 +113,7 @@ fn without_readiness_nothing_keeps_a_backend_out() -> Result<()> {
 
 #[test]
 fn who_is_not_to_probe_takes_backends_for_ready() -> Result<()> {
-    let stage = Stage::with("ready-from", |agent| agent.argument("--node").argument("n1"))?;
+    let stage = Stage::probing("ready-from", |agent| agent.argument("--node").argument("n1"))?;
     // Nobody listens there, which only the agent of each backend's node finds out.
     stage.put(&weighted(&[1, 1]).set("readiness", json!({"kind": "tcp", "period": "200ms", "from": "node"})))?;
     becomes(&stage, "b2", "ready")?;
