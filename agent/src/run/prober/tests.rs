@@ -27,6 +27,7 @@ fn published(world: &World) -> Arc<Published> {
         state: world.state.clone(),
         programmed: imbl::OrdMap::new(),
         zeros: imbl::OrdMap::new(),
+        ramps: Default::default(),
         ready: Readiness::Ready,
     })
 }
