@@ -33,8 +33,10 @@ pub struct ServiceStatus {
     /// Connections and datagrams that found no open backend.
     pub no_backend: u64,
     /// Backends that are not ready, or ejected.
+    #[serde(default)]
     pub unhealthy: u32,
     /// So few backends are healthy that all of them serve.
+    #[serde(default)]
     pub panic: bool,
     pub groups: Vec<GroupStatus>,
     pub backends: Vec<BackendStatus>,
