@@ -2,6 +2,7 @@
 
 mod course;
 mod rules;
+mod slow;
 
 use std::{
     collections::BTreeMap,
