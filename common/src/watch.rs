@@ -32,7 +32,8 @@ pub struct Watch {
     pub unanswered: u64,
     /// As `early_resets`, but only grows while the id is in use.
     pub early_resets_total: u64,
-    pub padding2: u64,
+    /// Written by the agent: CLOCK_MONOTONIC ns at which the streaks began anew. What was picked before counts in none.
+    pub restarted: u64,
 }
 
 /// Entry of TURNS, by backend id: turn times, while they are measured.

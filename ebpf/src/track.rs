@@ -106,7 +106,7 @@ pub fn sock_release(ctx: &SockContext) {
 }
 
 /// Counts the end of a connection that nobody saw. One that never sent its SYN, because the kernel found no route or
-/// another program said no, is counted as unreachable.
+/// another program said no, is counted as unreachable, and held against nobody: the backend never heard of it.
 #[inline(always)]
 pub fn settle(program: Program, stored: *mut Connection) {
     // SAFETY: the callers pass storage of a socket that they hold.
@@ -118,10 +118,10 @@ pub fn settle(program: Program, stored: *mut Connection) {
         return;
     };
     if record.phase == Phase::Picked as u8 {
-        record.phase = Phase::Opened as u8;
         // SAFETY: a live map value.
         add(unsafe { &raw mut (*counters).opened }, 1);
-        end(program, record, counters, ENETUNREACH);
+        record.phase = Phase::Ended as u8;
+        fail(program, counters, Failure::Unreachable);
     } else {
         count(program, Verdict::Recovered);
         end(program, record, counters, 0);
@@ -187,10 +187,8 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
             EHOSTUNREACH | ENETUNREACH => Failure::Unreachable,
             _ => Failure::Abandoned,
         };
-        // SAFETY: a live map value, an index below its length.
-        add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
-        watch::failed(connection.backend_id, reason);
-        count(program, Verdict::Failed);
+        fail(program, counters, reason);
+        watch::failed(connection, reason);
     } else if phase == Phase::Established as u8 {
         // SAFETY: helper without arguments.
         let lasted = unsafe { bpf_ktime_get_ns() }.wrapping_sub(connection.since) / 1_000_000;
@@ -212,6 +210,14 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
 #[inline(always)]
 fn is_reset(error: i32) -> bool {
     error == ECONNRESET || error == EPIPE
+}
+
+/// Counts a connection that was not established.
+#[inline(always)]
+fn fail(program: Program, counters: *mut Counters, reason: Failure) {
+    // SAFETY: a live map value, an index below its length.
+    add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
+    count(program, Verdict::Failed);
 }
 
 /// Whether a connection was reset before the first byte came back. The kernel counts a FIN as a byte received.

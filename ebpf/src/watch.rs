@@ -40,7 +40,8 @@ pub fn established(backend_id: u32) {
 
 /// A connection was not established.
 #[inline(always)]
-pub fn failed(backend_id: u32, reason: Failure) {
+pub fn failed(connection: &Connection, reason: Failure) {
+    let backend_id = connection.backend_id;
     let Some(watch) = WATCHES.get_ptr_mut(backend_id) else {
         return;
     };
@@ -49,6 +50,9 @@ pub fn failed(backend_id: u32, reason: Failure) {
         Failure::TimedOut | Failure::Unreachable => {}
         // Says more of the caller than of the backend; the SYNs that it sent again have counted.
         Failure::Abandoned => return,
+    }
+    if is_old(connection, watch) {
+        return;
     }
     // SAFETY: a live map value, aligned words; the sum counts for this CPU alone.
     let (failures, limit) = unsafe { (next_one(&raw mut (*watch).failures) + 1, (*watch).failures_limit) };
@@ -68,11 +72,15 @@ pub fn unanswered(connection: &Connection, counters: *mut Counters) {
     };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a live map value, an aligned word.
+    add(unsafe { &raw mut (*watch).unanswered }, 1);
+    if is_old(connection, watch) {
+        return;
+    }
     let is_silent = connection.seen == answers(counters);
     let from = if is_silent { connection.since } else { now };
     // SAFETY: a live map value, aligned words.
     unsafe {
-        add(&raw mut (*watch).unanswered, 1);
         let failures = next_one(&raw mut (*watch).failures) + 1;
         let since = ptr::read_volatile(&raw const (*watch).unanswered_since);
         if since == 0 || from < since {
@@ -107,6 +115,13 @@ pub fn closed(backend_id: u32, is_early: bool) {
             signal(backend_id, watch, SignalKind::EarlyResets, now);
         }
     }
+}
+
+/// Whether it was begun before the streaks began anew: what becomes of it says nothing of the backend as it is now.
+#[inline(always)]
+fn is_old(connection: &Connection, watch: *mut Watch) -> bool {
+    // SAFETY: the callers pass a live map value; an aligned word.
+    connection.since < unsafe { ptr::read_volatile(&raw const (*watch).restarted) }
 }
 
 #[inline(always)]

@@ -199,6 +199,7 @@ fn node(view: &NodeView, drains: &Drains) -> String {
         ("Labels", labels.join(", ")),
         ("Declared", if status.declared { "by a document" } else { "by the backends that name it" }.to_owned()),
         ("Serves", format!("{} of {}", count(status.backends, "backend"), count(status.services, "service"))),
+        ("Health", format!("{} not healthy", count(status.unhealthy, "backend"))),
         ("Connections", format!("{} active, {} new", status.active_connections, status.new_connections)),
         ("Last new connection", ago(status.last_new_connection_at)),
         ("Failures", status.connect_failures.to_string()),
@@ -269,8 +270,8 @@ fn fitness(status: &BackendStatus) -> Vec<String> {
         let stage = match reason.stage {
             Some(Stage::Out) => "ejected",
             Some(Stage::Trial) => "on trial",
-            None if status.health.as_ref().is_some_and(|health| health.ready) => "ready",
-            None => "not ready",
+            None if reason.holds => "not ready",
+            None => "ready",
         };
         format!("{stage} by {}{since}{until}: {}", reason.author.name(), reason.message)
     };

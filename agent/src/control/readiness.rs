@@ -95,7 +95,11 @@ impl Machine {
                 self.failures = 0;
                 self.successes = self.successes.saturating_add(1);
                 if self.told.is_some() && self.successes >= self.success_threshold {
+                    let is_news = self.ready_since.is_none();
                     self.ready_since.get_or_insert(now);
+                    if is_news && !self.delay.is_zero() {
+                        return self.waits(now);
+                    }
                 }
                 self.look(now)
             }
@@ -118,6 +122,16 @@ impl Machine {
             self.told.take();
             None
         })
+    }
+
+    /// Says that it is ready, and waits for its delay.
+    fn waits(&mut self, now: Stamp) -> Told {
+        let told = self.told.clone()?;
+        let message = format!("ready; it takes connections after its delay of {}s", self.delay.as_secs_f64());
+        self.told_at = Some(now);
+        self.cause = None;
+        self.told = Some(Unready { message, ..told });
+        self.told.clone().map(Some)
     }
 
     fn failed(&mut self, failure: Failure, now: Stamp) -> Told {

@@ -90,10 +90,26 @@ impl Ramps {
 
     /// Part of its weight that a backend has, in thousandths: on trial after an ejection, warming up, or whole.
     pub fn part(&self, backend: &Backend) -> u32 {
-        if backend.health.as_ref().is_some_and(|health| health.is_on_trial()) {
+        if is_on_trial(backend) {
             return health::TRIAL_PART;
         }
         self.get(backend.id).map_or(WHOLE, |ramp| ramp.part)
+    }
+
+    /// Parts of the weights of a service's backends, in millionths; 0 for those that take nothing. One on trial has its
+    /// part of what the coldest of its group has: it must not be the favourite among cold ones.
+    pub fn parts(&self, service: &Service, takes: impl Fn(&Backend) -> bool) -> Vec<u32> {
+        let mut coldest = vec![WHOLE; service.groups.len()];
+        for backend in service.backends.iter().filter(|b| takes(b) && !is_on_trial(b)) {
+            if let Some(held) = coldest.get_mut(backend.group as usize) {
+                *held = self.part(backend).min(*held);
+            }
+        }
+        let part = |backend: &Backend| match is_on_trial(backend) {
+            true => health::TRIAL_PART * coldest.get(backend.group as usize).copied().unwrap_or(WHOLE),
+            false => self.part(backend) * WHOLE,
+        };
+        service.backends.iter().map(|backend| if takes(backend) { part(backend) } else { 0 }).collect()
     }
 
     /// CLOCK_BOOTTIME ns of the next step of any.
@@ -176,7 +192,17 @@ impl Ramps {
         let former = before.backend(id).map(|(_, former)| former);
         let took = former.is_some_and(|former| takes(before, former));
         let ramp = self.get(id).map(|ramp| ramp.since);
+        let (said_before, said) = (former.and_then(started), started(backend));
+        let is_news = warmup.start == WarmupStart::Process && said != said_before;
         match (takes(after, backend), ramp) {
+            // Its process began at another time than was known.
+            (true, _) if took && is_news && said.is_some() => {
+                self.begin(id, warmup, said.unwrap_or(*now), now);
+                match self.get(id) {
+                    Some(_) => followed.begun.push(id),
+                    None => followed.dropped.push(id),
+                }
+            }
             (true, None) if took => {}
             // Its settings may be others now.
             (true, Some(since)) if took || warmup.start == WarmupStart::Process => self.begin(id, warmup, since, now),
@@ -195,13 +221,22 @@ impl Ramps {
 
 /// From when a backend that begins to take connections warms up, if it does.
 fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: &Stamp) -> Option<Stamp> {
-    let said = backend.health.as_ref().and_then(|health| health.report.as_ref()?.started);
+    let said = started(backend);
     match warmup.start {
         WarmupStart::Ready => Some(*now),
         WarmupStart::Process if said.is_some() => said,
         // It was there and ready: its process has been running.
         WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(*now),
     }
+}
+
+fn is_on_trial(backend: &Backend) -> bool {
+    backend.health.as_ref().is_some_and(|health| health.is_on_trial())
+}
+
+/// When its process began, if a report said so.
+fn started(backend: &Backend) -> Option<Stamp> {
+    backend.health.as_ref().and_then(|health| health.report.as_ref()?.started)
 }
 
 fn is_ready(backend: &Backend) -> bool {

@@ -112,7 +112,7 @@ impl ReadyRequest {
         let Self { ready, lease, reason, .. } = self;
         let state = if ready { Reported::Ready } else { Reported::NotReady };
         // Who is ready again and does not say when it began is the same process as before.
-        let before = known.filter(|known| known.state == state).and_then(|known| known.started);
+        let before = known.and_then(|known| known.started);
         let is_same = |a: Stamp, b: Stamp| a.until(&b).max(b.until(&a)) < SAME;
         let started = match (started, before) {
             (Some(said), Some(before)) if is_same(said, before) => Some(before),

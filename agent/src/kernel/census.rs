@@ -25,7 +25,7 @@ impl CensusProgram {
     /// # Errors
     /// As [`CensusProgram::read`].
     pub fn tally(&self) -> Result<()> {
-        self.tally.run().map(drop)
+        self.tally.run_thorough().map(drop)
     }
 
     /// One pass over all steered sockets.

@@ -121,7 +121,7 @@ impl Kernel {
         watches.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(Signals::new(&mut object)?);
-        let programs = object.into_programs()?;
+        let programs = object.into_programs(&config.cgroup)?;
         links::attach(directory, cgroup.directory(), &programs.hooks)
             .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
         let meters = Arc::new(Meters::new(tables.clone(), programs.census, watches.clone(), lost, turns.clone()));

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -139,10 +140,10 @@ impl Object {
     }
 
     /// Loads all programs.
-    pub fn into_programs(mut self) -> Result<Programs> {
+    pub fn into_programs(mut self, cgroup: &Path) -> Result<Programs> {
         let hooks = self.hooks()?;
         let records = self.map("CONNECTIONS")?;
-        let mut walk = |name| Walk::load(&mut self.ebpf, name, &self.types, &records);
+        let mut walk = |name| Walk::load(&mut self.ebpf, name, &self.types, &records, cgroup);
         let (census, tally, survey) = (walk("census")?, walk("tally")?, walk("survey")?);
         if let Walk::Namespaces { .. } = census {
             tracing::warn!("this kernel refuses the iterator over records: sockets are found namespace by namespace");

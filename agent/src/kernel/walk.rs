@@ -1,8 +1,11 @@
 //! The ways to all steered sockets of the host.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::{Btf, Ebpf};
 
 use super::{
@@ -10,6 +13,7 @@ use super::{
     object::{STEERED, load_iterator},
     sys::{self, Map},
 };
+use crate::observe::cgroups;
 
 /// One walk over all steered sockets by a program that looks at each of them.
 pub enum Walk {
@@ -17,7 +21,7 @@ pub enum Walk {
     Records(OwnedFd),
     /// Namespace by namespace, where the kernel refuses the iterator over records, as hardened ones do: each walk goes
     /// through the host's table of all sockets. A socket in a namespace that no process is in any more is not found.
-    Namespaces { tcp: OwnedFd, udp: OwnedFd },
+    Namespaces { tcp: OwnedFd, udp: OwnedFd, cgroup: PathBuf },
 }
 
 impl Walk {
@@ -25,16 +29,28 @@ impl Walk {
     ///
     /// # Errors
     /// When the kernel refuses both; the error is that of the first.
-    pub fn load(ebpf: &mut Ebpf, name: &str, types: &Btf, records: &Map) -> Result<Self> {
+    pub fn load(ebpf: &mut Ebpf, name: &str, types: &Btf, records: &Map, cgroup: &Path) -> Result<Self> {
         let refusal = match iterator(ebpf, name, STEERED, types, Some(records)) {
             Ok(link) => return Ok(Self::Records(link)),
             Err(error) => error,
         };
         let mut other = |over: &str| iterator(ebpf, &format!("{name}_{over}"), over, types, None);
         match (other("tcp"), other("udp")) {
-            (Ok(tcp), Ok(udp)) => Ok(Self::Namespaces { tcp, udp }),
+            (Ok(tcp), Ok(udp)) => Ok(Self::Namespaces { tcp, udp, cgroup: cgroup.to_owned() }),
             (Err(_), _) | (_, Err(_)) => Err(refusal),
         }
+    }
+
+    /// As [`Walk::run`], for counts that must miss nobody.
+    ///
+    /// # Errors
+    /// When a process of the cgroup hides its namespace too.
+    pub fn run_thorough(&self) -> Result<Vec<u8>> {
+        if let Self::Namespaces { cgroup, .. } = self {
+            let (_, hidden) = Namespace::of_processes(cgroups::processes(cgroup));
+            ensure!(hidden == 0, "{hidden} processes hide their network namespaces: the agent needs CAP_SYS_PTRACE");
+        }
+        self.run()
     }
 
     /// Returns what the program writes.
@@ -44,7 +60,7 @@ impl Walk {
     pub fn run(&self) -> Result<Vec<u8>> {
         match self {
             Self::Records(link) => sys::run_iterator(link).context("walking the steered sockets"),
-            Self::Namespaces { tcp, udp } => {
+            Self::Namespaces { tcp, udp, .. } => {
                 let (namespaces, _) = Namespace::of_processes(processes());
                 let walk = |()| {
                     let mut written = sys::run_iterator(tcp).context("walking the TCP sockets of a namespace")?;

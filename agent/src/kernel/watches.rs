@@ -16,7 +16,7 @@ use super::{
     memory::{Window, beyond, sized},
     object::Object,
 };
-use crate::model::BackendId;
+use crate::{model::BackendId, observe::clock};
 
 /// When the programs tell of a backend's streaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,7 @@ impl Watches {
         // SAFETY: aligned words of a live mapping. A failure that is counted in this moment may be the first of the new
         // streak or the last of the old one.
         unsafe {
+            AtomicU64::from_ptr(&raw mut (*at).restarted).store(clock::monotonic_ns(), Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).failures).store(0, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).early_resets).store(0, Ordering::SeqCst);
             AtomicU64::from_ptr(&raw mut (*at).unanswered_since).store(0, Ordering::SeqCst);

@@ -94,6 +94,13 @@ fn watching(spec: &ServiceSpec) -> Result<(), Refusal> {
     let inside = |field: &'static str| move |refusal: Refusal| refusal.inside(&format!("spec.{field}"));
     spec.warmup.iter().try_for_each(Warmup::check).map_err(inside("warmup"))?;
     spec.readiness.iter().try_for_each(Readiness::check).map_err(inside("readiness"))?;
+    let is_tcp = spec.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
+    for (field, is_set) in [("spec.outlier", spec.outlier.is_some()), ("spec.turnTime", spec.turn_time)] {
+        if is_set && !is_tcp {
+            let message = "counts TCP connections, and the service has no TCP frontend";
+            return Err(Refusal::invalid(field, message));
+        }
+    }
     spec.outlier.iter().try_for_each(Outlier::check).map_err(inside("outlier"))
 }
 

@@ -96,7 +96,9 @@ pub enum Rule {
     ConsecutiveEarlyResets,
     Unanswered,
     FailurePercentage,
+    #[serde(rename = "successRateStdevFactor")]
     SuccessRate,
+    #[serde(rename = "connectTimeFactor")]
     ConnectTime,
 }
 

@@ -78,13 +78,14 @@ impl State {
         touched.removed_nodes.push((id, name));
     }
 
-    /// What `service` has open and healthy, and must keep. A panic makes nobody healthy.
+    /// What `service` has open and fit, and must keep.
     pub(super) fn measure(&self, service: &Service) -> Capacity {
         let (mut total, mut open) = (0, 0);
+        let is_doubtful = is_doubtful(service);
         for backend in &service.backends {
             let weight = weight_in(service, backend);
             total += weight;
-            if self.is_open(backend) && backend.is_healthy() {
+            if self.is_open(backend) && backend.is_fit(is_doubtful) {
                 open += weight;
             }
         }
@@ -222,17 +223,27 @@ impl State {
     }
 }
 
+/// Whether a service would panic if no node were zeroed: then a guard counts all that serve, for who is healthy is what
+/// nobody knows. It looks at the service alone, so that what is kept by node stays true when a node is zeroed.
+fn is_doubtful(service: &Service) -> bool {
+    let takes = |b: &&Backend| b.zero.is_none() && b.counts_for_panic() && weight_in(service, b) > 0;
+    let counted = service.backends.iter().filter(takes).count();
+    let healthy = service.backends.iter().filter(takes).filter(|b| b.is_healthy()).count();
+    healthy * 100 < usize::from(service.watching.panic_threshold) * counted
+}
+
 /// Weight of a backend as capacity: none in a group that gets no connections.
-fn weight_in(service: &Service, backend: &Backend) -> u64 {
+pub(super) fn weight_in(service: &Service, backend: &Backend) -> u64 {
     let group = service.groups.get(backend.group as usize);
     if group.is_some_and(|group| group.weight > 0) { backend.weight.into() } else { 0 }
 }
 
-/// Weight of a service on each of its nodes, without backends that are zeroed themselves or not healthy.
+/// Weight of a service on each of its nodes, without backends that are zeroed themselves or not fit.
 fn shares(service: &Service) -> BTreeMap<NodeId, u64> {
     let mut shares = BTreeMap::new();
+    let is_doubtful = is_doubtful(service);
     for backend in service.backends.iter().filter(|backend| backend.node != NodeId(0)) {
-        let takes = backend.zero.is_none() && backend.is_healthy();
+        let takes = backend.zero.is_none() && backend.is_fit(is_doubtful);
         let weight = if takes { weight_in(service, backend) } else { 0 };
         *shares.entry(backend.node).or_insert(0) += weight;
     }

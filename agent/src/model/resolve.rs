@@ -183,6 +183,7 @@ fn health(before: Option<Option<&Health>>, readiness: Option<&Readiness>, watchi
         None => Health::default(),
     };
     let is_probed = readiness.is_some_and(Readiness::is_probed);
+    let was_starting = health.probe.as_ref().is_some_and(|probe| probe.starting);
     match (is_probed, before) {
         (true, None) => {
             health.probe =
@@ -193,6 +194,10 @@ fn health(before: Option<Option<&Health>>, readiness: Option<&Readiness>, watchi
     }
     match (kind, before) {
         (ReadinessKind::Report, None) => health.report = Some(Report::awaited()),
+        // It has never been ready, and only who would say so is another.
+        (ReadinessKind::Report, Some(_)) if was_starting && health.report.is_none() => {
+            health.report = Some(Report::awaited());
+        }
         (ReadinessKind::Report, Some(_)) => {}
         _ if health.report.as_ref().is_some_and(|report| report.state == Reported::Awaited) => health.report = None,
         _ => {}

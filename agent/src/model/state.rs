@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{
     Backend, BackendId, Frontend, Name, Node, NodeId, Service, ServiceId, Target,
     ids::{Pool, Table},
+    install::weight_in,
     service::Protocol,
 };
 
@@ -211,7 +212,8 @@ impl State {
             return false;
         }
         let (mut counted, mut healthy) = (0_usize, 0_usize);
-        for backend in service.backends.iter().filter(|b| b.counts_for_panic() && self.is_open(b)) {
+        let takes = |backend: &&Backend| self.is_open(backend) && weight_in(service, backend) > 0;
+        for backend in service.backends.iter().filter(|b| b.counts_for_panic()).filter(takes) {
             counted += 1;
             healthy += usize::from(backend.is_healthy());
         }

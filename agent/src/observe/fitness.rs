@@ -25,6 +25,9 @@ pub struct HealthStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
     pub author: Author,
+    /// Whether it keeps the backend from connections: a report of ready does not, nor does a trial.
+    #[serde(default)]
+    pub holds: bool,
     /// Absent when it was so from the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
@@ -109,12 +112,18 @@ fn of_probe(probe: &Unready) -> Reason {
 
 fn of_report(report: &Report) -> Reason {
     let lease = report.lease.filter(|_| report.state == Reported::Ready);
-    reason(Author::Report, report.since, &report.message, lease.map(|lease| lease.duration()))
+    let since = match (report.state, report.lease) {
+        (Reported::Lapsed, Some(lease)) => report.since.after(lease.duration()),
+        _ => report.since,
+    };
+    let holds = report.state != Reported::Ready;
+    Reason { holds, ..reason(Author::Report, since, &report.message, lease.map(|lease| lease.duration())) }
 }
 
 fn of_ejection(ejection: &Ejection) -> Reason {
     let Ejection { since, stage, lasts, times, rule, message } = ejection;
     Reason {
+        holds: *stage == Stage::Out,
         rule: Some(*rule),
         stage: Some(*stage),
         times: Some(*times),
@@ -127,5 +136,5 @@ fn reason(author: Author, since: Stamp, message: &str, lasts: Option<Duration>) 
     let until = lasts.map(|lasts| now.after(since.left(lasts, &now)).at);
     let since = (since != Stamp::NEVER).then(|| now.before(since.until(&now)).at);
     let message = message.to_owned();
-    Reason { author, since, message, until, rule: None, stage: None, times: None }
+    Reason { author, holds: true, since, message, until, rule: None, stage: None, times: None }
 }

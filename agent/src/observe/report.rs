@@ -90,6 +90,7 @@ impl Reporter<'_> {
             declared: node.declared,
             services: self.published.state.node_services(node.id).count(),
             backends: counters.len(),
+            unhealthy: self.published.state.node_backends(node.id).filter(|(_, b)| !b.is_healthy()).count(),
             connecting: sum(|gauges| gauges.connecting),
             active_connections: sum(|gauges| gauges.active),
             new_connections: picks.picked,

@@ -116,6 +116,9 @@ pub struct NodeStatus {
     pub services: usize,
     /// Number of backends here.
     pub backends: usize,
+    /// How many of them are not ready, or ejected.
+    #[serde(default)]
+    pub unhealthy: usize,
     pub connecting: u64,
     pub active_connections: u64,
     pub new_connections: u64,

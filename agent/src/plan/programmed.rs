@@ -252,9 +252,15 @@ impl Programmed {
         if held.is_none() {
             ops.push(MapOp::BeginService { service: id, sequence: seed });
         }
+        // What closes waits for the table without it: until then it may be all there is. What must close at once was
+        // closed before.
+        let mut closing = Vec::new();
         for backend in &service.backends {
             let value = entry(service, backend, panic);
-            if self.backends.get(&backend.id.0) != Some(&value) {
+            let held = self.backends.get(&backend.id.0);
+            if held != Some(&value) {
+                let is_closing = held.is_some_and(|held| held.closed == 0) && value.closed != 0;
+                let ops = if is_closing { &mut closing } else { &mut ops };
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
             let measured = service.watching.turn_time;
@@ -272,6 +278,7 @@ impl Programmed {
             }
             ops.push(MapOp::Flip { service: id, table: built.word(service, region.base) });
         }
+        ops.extend(closing);
         let wanted: BTreeSet<Endpoint> = service.frontends.iter().map(endpoint).collect();
         for frontend in &wanted {
             if self.frontends.get(frontend) != Some(&id) {

@@ -42,8 +42,7 @@ pub struct BuiltBackend {
 /// Builds the table that the service should have now.
 pub fn build(state: &State, ramps: &Ramps, service: &Service) -> Built {
     let panic = state.panics(service);
-    let takes = |backend: &Backend| state.is_open(backend) && backend.is_fit(panic);
-    let parts: Vec<u32> = service.backends.iter().map(|b| if takes(b) { ramps.part(b) } else { 0 }).collect();
+    let parts = ramps.parts(service, |backend| state.is_open(backend) && backend.is_fit(panic));
     let weights = service.backends.iter().zip(&parts);
     let (shares, spilled) =
         divide(service, weights.map(|(backend, part)| u64::from(backend.weight) * u64::from(*part)));
@@ -105,11 +104,11 @@ fn finish(service: &Service, parts: &[u32], shares: &[u64], spilled: Vec<usize>,
     }
 }
 
-/// A part of a weight in thousandths: at least 1 of what is not nothing.
+/// A part of a weight in millionths: at least 1 of what is not nothing.
 fn effective_weight(weight: u32, part: u32) -> u32 {
-    let thousandths = u64::from(weight) * u64::from(part);
-    let whole = u32::try_from(thousandths / u64::from(WHOLE)).unwrap_or(u32::MAX);
-    whole.max(u32::from(thousandths > 0))
+    let millionths = u64::from(weight) * u64::from(part);
+    let whole = u32::try_from(millionths / u64::from(WHOLE * WHOLE)).unwrap_or(u32::MAX);
+    whole.max(u32::from(millionths > 0))
 }
 
 /// Equal for tables that steer alike, wherever they are.

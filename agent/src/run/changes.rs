@@ -1,12 +1,12 @@
 //! Carrying out a change: desired, programmed, acknowledged, saved, published, in this order. Whatever fails, the
 //! desired state stays as it was and the kernel is brought back to it.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::{steering::Steering, warming::Warming};
+use super::{findings, steering::Steering, warming::Warming};
 use crate::{
     control::warmup::Ramps,
     handle::{ChangeError, Done, Options},
@@ -38,8 +38,15 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() {
             return Ok(self.done(outcome, options, Instant::now(), next, Vec::new()));
         }
-        let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
-        let acknowledged = match self.program(&next, &warming.ramps, &touched, closes) {
+        let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. } | Change::Find { .. }));
+        // A lease that is renewed concerns no table.
+        let is_found = changes.iter().all(|change| matches!(change, Change::Find { .. }));
+        let programmed = if is_found && warming.is_unchanged() && findings::steer_alike(&self.state, &next, &touched) {
+            Ok(Instant::now())
+        } else {
+            self.program(&next, &warming.ramps, &touched, closes)
+        };
+        let acknowledged = match programmed {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
@@ -56,7 +63,10 @@ impl<M: Machine> Steering<M> {
         let cancelled = self.follow_drains(changes);
         // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
         if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
-            let stale: Vec<_> = self.stale().iter().copied().collect();
+            let concerned = touched.nodes.iter().flat_map(|node| self.state.node_services(*node));
+            let mut concerned: BTreeSet<_> = concerned.map(|service| service.id).collect();
+            concerned.extend(&touched.services);
+            let stale: Vec<_> = self.stale().intersection(&concerned).copied().collect();
             if let Err(error) = self.rebuild(&stale) {
                 self.failed(&error);
             }

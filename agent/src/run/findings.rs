@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::steering::Steering;
+use super::{steering::Steering, warming::Warming};
 use crate::{
     model::{Backend, Change, Finding, Name, Service, State, Touched},
     observe::events::EventKind,
@@ -29,22 +29,44 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() {
             return;
         }
-        let services: Vec<Arc<Service>> =
-            touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned()).collect();
-        let closing = self.plan_closing(&next, &services);
-        if let Err(error) = self.run_all(&closing) {
-            self.undo(error);
-            return;
-        }
         let warming = self.warm_up(&next, &touched);
-        let before = self.state.clone();
-        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
-        if self.keep(next, warming, batch, |_| Ok(Vec::new())).is_err() {
-            return;
+        let services = touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned());
+        // Where something opens, it does before anything closes: they may be all there is.
+        let (opening, closing): (Vec<Arc<Service>>, Vec<_>) =
+            services.partition(|service| opens(&self.state, &next, service));
+        let closing = self.plan_closing(&next, &closing);
+        let mut written = self.run_all(&closing);
+        let mut built = Vec::with_capacity(opening.len());
+        for service in opening {
+            match self.program_service(&next, &warming.ramps, &service) {
+                Ok(table) => built.push((service, table)),
+                Err(error) => written = Err(error),
+            }
         }
+        if let Err(error) = written.and_then(|()| self.show(built)) {
+            // What is so is so, whatever the kernel says: the tables are tried again.
+            self.failed(&error);
+        }
+        let before = self.hold(next, warming, &touched);
         self.stale.extend(&touched.services);
         self.tell_health(&before, &touched);
         self.publish();
+    }
+
+    /// Makes `next` the state and saves it if that can be done. What cannot be saved is found again after a restart, so
+    /// that a full disk keeps no dead backend open; the store writes it with the next change that it can write. Returns
+    /// the state before.
+    fn hold(&mut self, next: State, warming: Warming, touched: &Touched) -> State {
+        let before = std::mem::replace(&mut self.state, next);
+        self.ramps = warming.ramps;
+        let extras: Vec<_> = warming.records.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        let batch = Batch { touched: std::slice::from_ref(touched), extras: &extras, ..Batch::default() };
+        if let Err(error) = self.store.commit_batch(&self.state, batch) {
+            self.instruments.kernel_failed();
+            tracing::error!("what was found of backends is not saved yet: {error:#}");
+        }
+        self.tell_warmups(EventKind::WarmupStarted, &warming.followed.begun);
+        before
     }
 
     /// Tells what became of the health of backends, and of panics.
@@ -113,6 +135,26 @@ impl<M: Machine> Steering<M> {
         };
         self.note(kind, None, format!("{what}{} services ({}){first}", services.len(), list(&names)));
     }
+}
+
+/// Whether the same backends take connections after a change that only findings make, and as many.
+pub(super) fn steer_alike(before: &State, after: &State, touched: &Touched) -> bool {
+    let is_alike = |service: &Service| {
+        let Some(former) = before.service_by_id(service.id) else { return false };
+        let (was, is) = (before.panics(former), after.panics(service));
+        let is_trial = |backend: &Backend| backend.health.as_ref().is_some_and(|health| health.is_on_trial());
+        let mut pairs = former.backends.iter().zip(&service.backends);
+        pairs.all(|(former, backend)| (former.is_fit(was), is_trial(former)) == (backend.is_fit(is), is_trial(backend)))
+    };
+    touched.services.iter().all(|id| after.service_by_id(*id).is_some_and(|service| is_alike(service)))
+}
+
+/// Whether some backend of the service may take connections that could not before.
+fn opens(before: &State, after: &State, service: &Service) -> bool {
+    let Some(former) = before.service_by_id(service.id) else { return false };
+    let (was, is) = (before.panics(former), after.panics(service));
+    let mut pairs = former.backends.iter().zip(&service.backends);
+    pairs.any(|(former, backend)| backend.is_fit(is) && !former.is_fit(was))
 }
 
 /// What differs in the health of a backend.

@@ -26,6 +26,11 @@ pub(super) struct Warming {
 }
 
 impl Warming {
+    /// Whether nothing begins and nothing ends.
+    pub fn is_unchanged(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// A change that opens and closes nothing.
     pub fn unchanged(ramps: Ramps) -> Self {
         Self { ramps, followed: Followed::default(), records: Extras::new() }

@@ -53,7 +53,8 @@ fn heard(signal: &watch::Signal) -> Option<(BackendId, Signal, Streaks)> {
 
 fn look(counters: &Counters, watch: &Watch) -> Look {
     let Watch { failures, early_resets, unanswered_since, early_resets_total, .. } = *watch;
-    let failed = [Failure::Refused, Failure::TimedOut, Failure::Unreachable];
+    // What was unreachable may never have left the caller's host.
+    let failed = [Failure::Refused, Failure::TimedOut];
     Look {
         streaks: Streaks { failures, early_resets, unanswered_since },
         totals: Totals {

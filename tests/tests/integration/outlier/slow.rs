@@ -55,7 +55,7 @@ fn a_backend_whose_connects_take_long_is_out_within_two_windows() -> Result<()> 
         }
         stage.backend("shop", "b2").ok().filter(|status| status["state"] == "unhealthy")
     })?;
-    assert_eq!(ejection(&out).0, "connectTime");
+    assert_eq!(ejection(&out).0, "connectTimeFactor");
     while answer() {}
     drop(listener);
     drop(load.stop());
