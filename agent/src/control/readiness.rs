@@ -238,19 +238,21 @@ mod tests {
             readiness.delay = Span::seconds(10);
             readiness.failure_threshold = 2;
         };
+        let waits = |told: Told| told.flatten().is_some_and(|told| told.message.contains("after its delay of 10s"));
         let mut new = machine(starting(), delay);
-        assert_eq!(new.saw(Ok(()), at(1)), None);
+        assert!(waits(new.saw(Ok(()), at(1))), "who looks is told what it waits for");
+        assert_eq!(new.saw(Ok(()), at(2)), None, "once");
         assert_eq!(new.due(at(3)), Some(Duration::from_secs(8)));
         assert_eq!(new.saw(refused(), at(6)), None, "one failure is not enough");
         assert_eq!((new.look(at(10)), new.look(at(11))), (None, Some(None)));
         assert_eq!(new.due(at(12)), None);
 
         let mut failing = machine(starting(), delay);
-        assert_eq!(failing.saw(Ok(()), at(1)), None);
+        assert!(waits(failing.saw(Ok(()), at(1))));
         assert_eq!(failing.saw(refused(), at(2)), None);
         assert!(failing.saw(refused(), at(3)).is_some(), "it is not ready any more");
         assert_eq!((failing.due(at(3)), failing.look(at(20))), (None, None));
-        assert_eq!(failing.saw(Ok(()), at(21)), None, "the delay begins anew");
+        assert!(waits(failing.saw(Ok(()), at(21))), "the delay begins anew");
         assert_eq!(failing.due(at(21)), Some(Duration::from_secs(10)));
     }
 

@@ -2,6 +2,7 @@
 //! after a restart.
 
 mod drains;
+mod health;
 
 use std::{
     collections::BTreeSet,

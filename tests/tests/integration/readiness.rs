@@ -18,16 +18,6 @@ fn watched(backends: usize, readiness: Value) -> Service {
     weighted(&vec![1; backends]).set("readiness", readiness)
 }
 
-/// Waits until a backend has this state, and returns its status.
-fn becomes(stage: &Stage, backend: &str, state: &str) -> Result<Value> {
-    let mut last = Value::Null;
-    let became = eventually("the backend's state", LIMIT, || {
-        last = stage.backend("shop", backend).ok()?;
-        (last["state"] == state).then(|| last.clone())
-    });
-    became.map_err(|error| error.context(format!("{backend} is not {state}: {last}")))
-}
-
 /// Waits until the kernel's table has this backend, or has it no more.
 fn serves(stage: &Stage, backend: &str, serves: bool) -> Result<()> {
     eventually("the backend's share", LIMIT, || {
@@ -64,14 +54,14 @@ fn a_new_backend_gets_its_first_connection_once_its_port_is_open() -> Result<()>
     stage.servers.remove("b2");
     stage.put(&watched(2, probing("tcp")))?;
     serves(&stage, "b1", true)?;
-    let status = becomes(&stage, "b2", "unhealthy")?;
+    let status = stage.becomes("b2", "unhealthy")?;
     assert!(status["health"].is_object(), "{status}");
     says(&stage, "b2", "connection refused")?;
     assert_eq!(some_connections(&stage)?.by_server().len(), 1, "only b1 answers");
     assert_eq!(stage.count("shop", "b2", "newConnections")?, 0);
 
     stage.tcp(&backend_address(2), "b2")?;
-    becomes(&stage, "b2", "ready")?;
+    stage.becomes("b2", "ready")?;
     serves(&stage, "b2", true)?;
     let report = some_connections(&stage)?;
     assert!(report.answered_by("b2") > 0, "{:?}", report.by_server());
@@ -102,7 +92,7 @@ fn a_backend_that_stops_answering_is_out_and_comes_back() -> Result<()> {
     serves(&stage, "b1", true)?;
     serves(&stage, "b2", true)?;
     stage.servers["b2"].set_status(503);
-    becomes(&stage, "b2", "unhealthy")?;
+    stage.becomes("b2", "unhealthy")?;
     says(&stage, "b2", "HTTP 503, wanted 200")?;
     let before = stage.count("shop", "b2", "newConnections")?;
     let client = stage.client()?;
@@ -111,7 +101,7 @@ fn a_backend_that_stops_answering_is_out_and_comes_back() -> Result<()> {
     }
     assert_eq!(stage.count("shop", "b2", "newConnections")?, before);
     stage.servers["b2"].set_status(200);
-    becomes(&stage, "b2", "ready")?;
+    stage.becomes("b2", "ready")?;
     serves(&stage, "b2", true)
 }
 
@@ -131,7 +121,7 @@ fn probes_reach_the_backend_and_not_what_its_address_is_steered_to() -> Result<(
     stage.put(&watched(1, readiness))?;
     says(&stage, "b1", "connection refused")?;
     stage.tcp(&steered, "probed")?;
-    becomes(&stage, "b1", "ready")?;
+    stage.becomes("b1", "ready")?;
     Ok(())
 }
 
@@ -177,10 +167,10 @@ fn a_hook_decides() -> Result<()> {
     says(&stage, "b1", "exit status 7: no sign")?;
     assert_eq!(stage.client()?.connect(FRONTEND).err(), Some(Errno::ECONNREFUSED));
     fs::write(&sign, "")?;
-    becomes(&stage, "b1", "ready")?;
+    stage.becomes("b1", "ready")?;
     serves(&stage, "b1", true)?;
     fs::remove_file(&sign)?;
-    becomes(&stage, "b1", "unhealthy")?;
+    stage.becomes("b1", "unhealthy")?;
     Ok(())
 }
 
@@ -195,7 +185,7 @@ fn a_restart_keeps_unready_backends_out_and_leases_running() -> Result<()> {
         serves(&stage, backend, true)?;
     }
     stage.servers.remove("b2");
-    becomes(&stage, "b2", "unhealthy")?;
+    stage.becomes("b2", "unhealthy")?;
     serves(&stage, "b2", false)?;
     report(&stage, "b3", &json!({"lease": "1s"}))?;
     stage.agent.kill()?;
@@ -203,7 +193,7 @@ fn a_restart_keeps_unready_backends_out_and_leases_running() -> Result<()> {
     let report = some_connections(&stage)?;
     assert!(report.errors().is_empty() && report.answered_by("b1") > 0, "{:?}", report.errors());
     assert_eq!(stage.backend("shop", "b2")?["state"], "unhealthy");
-    becomes(&stage, "b3", "unhealthy")?;
+    stage.becomes("b3", "unhealthy")?;
     says(&stage, "b3", "within 1s")?;
     serves(&stage, "b3", false)?;
     stage.tcp(&backend_address(2), "b2")?;

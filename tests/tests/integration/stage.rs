@@ -112,6 +112,16 @@ impl Stage {
         Ok(backends.iter().find(|held| held["name"] == backend).expect("the backend").clone())
     }
 
+    /// Waits until a backend of "shop" has this state, and returns its status.
+    pub fn becomes(&self, backend: &str, state: &str) -> Result<Value> {
+        let mut last = Value::Null;
+        let became = eventually("the backend's state", LIMIT, || {
+            last = self.backend("shop", backend).ok()?;
+            (last["state"] == state).then(|| last.clone())
+        });
+        became.map_err(|error| error.context(format!("{backend} is not {state}: {last}")))
+    }
+
     /// A number in the status of a backend.
     pub fn count(&self, service: &str, backend: &str, field: &str) -> Result<u64> {
         let status = self.backend(service, backend)?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use sluice_tests::system::eventually;
 
-use super::{becomes, ejection, forever, service, until_out, watched};
+use super::{ejection, forever, service, until_out, watched};
 use crate::stage::{FRONTEND, LIMIT, assert_all_answered, backend_address};
 
 #[test]
@@ -16,17 +16,17 @@ fn a_backend_that_heals_comes_back_by_a_trial_and_a_ramp() -> Result<()> {
     until_out(&stage, &client, "b2")?;
     // Its time passes; the agent's own connection finds it as it was, and it stays out.
     std::thread::sleep(std::time::Duration::from_millis(2500));
-    let status = becomes(&stage, "b2", "unhealthy")?;
+    let status = stage.becomes("b2", "unhealthy")?;
     assert!(ejection(&status).1 == "out", "{status}");
     stage.put(&service(2, rules).set("warmup", json!({"duration": "4s"})))?;
     stage.tcp(&backend_address(2), "b2")?;
-    let status = becomes(&stage, "b2", "warming")?;
+    let status = stage.becomes("b2", "warming")?;
     assert_eq!(ejection(&status).1, "trial", "{status}");
     let share = eventually("a table with it", LIMIT, || {
         stage.backend("shop", "b2").ok()?["programmedShare"].as_f64().filter(|share| *share > 0.0)
     })?;
     assert!(share < 0.05, "{share}");
-    becomes(&stage, "b2", "ready")?;
+    stage.becomes("b2", "ready")?;
     let report = client.spread(FRONTEND, 20);
     assert_all_answered(&report);
     assert_eq!(report.answered_by("b2"), 10);
@@ -42,7 +42,7 @@ fn an_ejection_outlives_its_agent_and_a_restore_ends_it() -> Result<()> {
     stage.agent.kill()?;
     assert_all_answered(&client.spread(FRONTEND, 20));
     stage.agent.start()?;
-    let status = becomes(&stage, "b2", "unhealthy")?;
+    let status = stage.becomes("b2", "unhealthy")?;
     assert_eq!(ejection(&status), ("consecutiveFailures".into(), "out".into()));
     // The operator's zero and its end leave the ejection alone.
     stage.zero("shop/b2")?;
@@ -52,7 +52,7 @@ fn an_ejection_outlives_its_agent_and_a_restore_ends_it() -> Result<()> {
     // Once more, and it is the ejection that ends.
     stage.tcp(&backend_address(2), "b2")?;
     stage.restore("shop/b2")?;
-    becomes(&stage, "b2", "ready")?;
+    stage.becomes("b2", "ready")?;
     let report = client.spread(FRONTEND, 20);
     assert_all_answered(&report);
     assert_eq!(report.answered_by("b2"), 10);

@@ -5,29 +5,21 @@ mod rules;
 mod slow;
 
 use std::{
-    collections::BTreeMap,
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Report, Service, World, system::eventually};
+use sluice_tests::{Client, Report, Service, World};
 use socket2::{Domain, Socket, Type};
 
-use crate::stage::{FRONTEND, LIMIT, Stage, backend_address, weighted};
-
-/// A stage whose agent lives with the servers, where it can try them.
-fn stage(label: &str) -> Result<Stage> {
-    let world = World::new(label)?;
-    let mut agent = world.agent()?.inside(&world.namespace)?;
-    agent.start()?;
-    Ok(Stage { agent, servers: BTreeMap::new(), world })
-}
+use crate::stage::{FRONTEND, Stage, backend_address, weighted};
 
 /// A stage with servers b1, b2 ... and a service with these rules.
 fn watched(label: &str, backends: usize, outlier: Value) -> Result<Stage> {
-    let mut stage = stage(label)?;
+    // The agent lives with the servers, where it can try them.
+    let mut stage = Stage::probing(label, |agent| agent)?;
     for number in 1..=backends {
         stage.tcp(&backend_address(number), &format!("b{number}"))?;
     }
@@ -42,16 +34,6 @@ fn service(backends: usize, outlier: Value) -> Service {
 /// Out for long, so that nothing comes back while a test looks.
 fn forever() -> Value {
     json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h"})
-}
-
-/// Waits until a backend has this state, and returns its status.
-fn becomes(stage: &Stage, backend: &str, state: &str) -> Result<Value> {
-    let mut last = Value::Null;
-    let became = eventually("the backend's state", LIMIT, || {
-        last = stage.backend("shop", backend).ok()?;
-        (last["state"] == state).then(|| last.clone())
-    });
-    became.map_err(|error| error.context(format!("{backend} is not {state}: {last}")))
 }
 
 /// Connects until the backend is out, one call after the other; returns how many failed.

@@ -11,7 +11,7 @@ use serde_json::json;
 use sluice_tests::{Load, client::Options, system::eventually};
 use socket2::SockRef;
 
-use super::{Silent, becomes, ejection, forever, refused, service, until_out, watched};
+use super::{Silent, ejection, forever, refused, service, until_out, watched};
 use crate::stage::{FRONTEND, LIMIT, assert_all_answered, backend_address};
 
 #[test]
@@ -22,7 +22,7 @@ fn a_backend_that_refuses_is_out_after_three_connections() -> Result<()> {
     stage.servers.remove("b2");
     let failed = until_out(&stage, &client, "b2")?;
     assert!((3..=6).contains(&failed), "{failed} callers were refused");
-    let status = becomes(&stage, "b2", "unhealthy")?;
+    let status = stage.becomes("b2", "unhealthy")?;
     assert_eq!(ejection(&status), ("consecutiveFailures".into(), "out".into()));
     // It is closed at once; the table without it comes at leisure.
     eventually("a table without it", LIMIT, || {
@@ -48,7 +48,7 @@ fn a_backend_that_leaves_syns_unanswered_is_out_within_seconds() -> Result<()> {
     // One caller at a time, who waits for as long as it takes.
     let patient = Options::default().timeout_millis(60_000);
     let load = client.begin(&Load::connects(FRONTEND).options(patient).pause(Duration::from_millis(20)));
-    let status = becomes(&stage, "b2", "unhealthy")?;
+    let status = stage.becomes("b2", "unhealthy")?;
     let rule = ejection(&status).0;
     assert!(["unanswered", "consecutiveFailures"].contains(&rule.as_str()), "{rule}");
     drop(silent);
@@ -71,7 +71,7 @@ fn a_backend_that_resets_before_its_first_byte_is_out() -> Result<()> {
         }
     });
     let load = client.begin(&Load::connects(FRONTEND).pause(Duration::from_millis(5)));
-    let out = becomes(&stage, "b2", "unhealthy")?;
+    let out = stage.becomes("b2", "unhealthy")?;
     load.stop();
     assert_eq!(ejection(&out).0, "consecutiveEarlyResets");
     Ok(())
