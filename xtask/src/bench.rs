@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, matrix. After a slash, a part of
+    /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, health, matrix. After a slash, a part of
     /// the group: matrix/tls
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,

@@ -59,8 +59,17 @@ pub struct Steered {
 impl Steered {
     /// An agent without documents.
     pub fn empty() -> Result<Self> {
+        Self::begin(|agent, _| Ok(agent))
+    }
+
+    /// An agent without documents that lives with the backends.
+    pub fn probing() -> Result<Self> {
+        Self::begin(|agent, side| agent.inside(&side.namespace))
+    }
+
+    fn begin(place: impl FnOnce(Agent, &Side) -> Result<Agent>) -> Result<Self> {
         let side = Side::new("steered")?;
-        let agent = Agent::new(side.cgroup.path())?.quiet();
+        let agent = place(Agent::new(side.cgroup.path())?.quiet(), &side)?;
         let mut agent = agent.environment("SLUICE_MAX_BACKENDS", MAX_BACKENDS);
         agent.start()?;
         Ok(Self { agent, side })
@@ -108,18 +117,23 @@ pub fn elsewhere6(number: u32) -> Vec<SocketAddr> {
 /// Services that have one light backend each, as during a canary. One in five is an IPv6 one, and all of them take TCP
 /// and UDP. The backends of one number share a node.
 pub fn document(services: u32, backends: u32) -> String {
+    document_with(services, backends, "")
+}
+
+/// The same with this field in each spec.
+pub fn document_with(services: u32, backends: u32, field: &str) -> String {
     let mut text = String::new();
     for service in 0..services {
         // Writing to a string cannot fail.
-        let _ = one(&mut text, service, backends);
+        let _ = one(&mut text, service, backends, field);
     }
     text
 }
 
-fn one(text: &mut String, service: u32, backends: u32) -> std::fmt::Result {
+fn one(text: &mut String, service: u32, backends: u32, field: &str) -> std::fmt::Result {
     let at = frontend(service);
     writeln!(text, "---\napiVersion: sluice.dev/v1\nkind: SteeredService\nmetadata: {{name: s{service}}}")?;
-    writeln!(text, "spec:\n  frontends: [\"{at}\", \"{at}/udp\"]\n  backends:")?;
+    writeln!(text, "spec:\n  frontends: [\"{at}\", \"{at}/udp\"]\n  {field}\n  backends:")?;
     for number in 0..backends {
         let weight = if number == 0 { 10 } else { 30 };
         let address = backend(service, number);

@@ -7,6 +7,7 @@ mod bed;
 mod bpf;
 mod connect;
 mod drain;
+mod health;
 mod hooks;
 mod matrix;
 mod report;
@@ -25,13 +26,14 @@ use report::Report;
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, Group); 7] = [
+const GROUPS: [(&str, Group); 8] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),
     ("zero", zero::run),
     ("scale", scale::run),
     ("drain", drain::run),
+    ("health", health::run),
     ("matrix", matrix::run),
 ];
 
