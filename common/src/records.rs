@@ -16,6 +16,8 @@ pub enum Phase {
     Established = 2,
     /// Ended, and counted as such.
     Ended = 3,
+    /// Just made, by the program that still runs.
+    New = 4,
 }
 
 /// Socket storage CONNECTIONS: lives exactly as long as its socket.
@@ -44,7 +46,7 @@ pub struct Connection {
     /// While on its way: what the backend had answered others when the SYN was sent, see WATCHES; 0 in records of before
     /// that table. Then: the number of the next byte to send when the last answer came, see TURNS.
     pub seen: u32,
-    /// CLOCK_MONOTONIC ns: of the pick, then of the establishment.
+    /// CLOCK_MONOTONIC ns: of the pick, as in `Counters::last_pick`, then of the establishment.
     pub since: u64,
 }
 
@@ -202,7 +204,7 @@ impl CensusRow {
 }
 
 impl Connection {
-    /// The record of a choice that was just made; nothing was sent yet.
+    /// The record of a choice that is being made.
     #[inline(always)]
     pub fn picked(
         frontend: &Endpoint,
@@ -218,7 +220,7 @@ impl Connection {
             frontend_port: frontend.port,
             backend_port: backend.port,
             protocol: frontend.protocol,
-            phase: Phase::Picked as u8,
+            phase: Phase::New as u8,
             has_flows: 0,
             service_id,
             backend_id,

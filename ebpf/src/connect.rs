@@ -3,7 +3,7 @@
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32,
 };
 use sluice_common::{
     pick::{Client, pick},
@@ -14,7 +14,9 @@ use sluice_common::{
 
 use crate::{
     address::{Call, Family, REFUSED},
-    maps::{Kernel, SERVICES, add, bypass_mark, connection, connection_or, counters, forget, next, service_of},
+    maps::{
+        Kernel, SERVICES, add, bypass_mark, connection, connection_or, counters, forget, next, service_of, time_of_pick,
+    },
     track,
 };
 
@@ -66,8 +68,8 @@ pub fn choose<F: Family>(call: &Call<F>, service_id: u32) -> Result<Choice<'stat
     let Some(service) = SERVICES.get_ptr_mut(service_id) else {
         return Err(call.proceed(Verdict::Broken));
     };
-    // SAFETY: helper without arguments. The time comes before the state is read: see `Counters::last_pick`.
-    let time = unsafe { bpf_ktime_get_ns() };
+    // Before the state is read: see `Counters::last_pick`.
+    let time = time_of_pick(service);
     // SAFETY: a live map value; one aligned 64-bit load, so that the word is the old or the new one.
     let table = Table(unsafe { ptr::read_volatile(&raw const (*service).table) });
     if !table.present() {
@@ -138,12 +140,13 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
     }
     // SAFETY: storage of a socket that this call holds.
     unsafe {
-        if (*stored).since != choice.time {
+        if (*stored).phase != Phase::New as u8 {
             // The socket was used before.
             track::settle(call.program(), stored);
             record.has_flows = (*stored).has_flows;
             *stored = record;
         }
+        (*stored).phase = Phase::Picked as u8;
         if frontend.protocol == UDP {
             (*stored).phase = Phase::Established as u8;
             if let Some(counters) = counters(choice.id) {

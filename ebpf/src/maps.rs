@@ -9,25 +9,27 @@ use core::{
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
     btf_maps::SkStorage,
-    helpers::generated::{bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::generated::{
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop, bpf_sk_storage_delete, bpf_sk_storage_get,
+    },
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sluice_common::{
+    frontends::{self, Bucket, Buckets, FILTER_ENTRIES, filter_bit},
     leaving::{Inbound, Leaving, Place, Remains},
     pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
-    tables::{Backend, Counters, Endpoint, FILTER_ENTRIES, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{Backend, Counters, Endpoint, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::{self, Program, VERDICTS as VERDICT_COUNT, Verdict},
     watch::{SIGNALS_BYTES, Turns, Watch},
 };
 
 // The numbers of entries are those of an object loaded by hand; the agent sets its own before loading.
 #[map]
-static FRONTENDS: HashMap<Endpoint, u32> = HashMap::with_max_entries(1024, 0);
-/// A bit for every hash of a frontend: most addresses are none, and this says so in one load.
-#[map]
 static FILTER: Array<u64> = Array::with_max_entries(FILTER_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+static FRONTENDS: Array<Bucket> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
 pub static SERVICES: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
@@ -82,6 +84,9 @@ pub static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 /// Sockets with this SO_MARK pass untouched; 0 is no mark. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static MARK: u32 = 0;
+/// Number of buckets of FRONTENDS less one. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static FRONTENDS_MASK: u32 = 1023;
 /// Offsets of [`Member`]s in this kernel. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
@@ -178,15 +183,55 @@ extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
+impl Buckets for Kernel {
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<*const Bucket> {
+        FRONTENDS.get_ptr(index)
+    }
+    #[inline(always)]
+    fn mask(&self) -> u32 {
+        // SAFETY: a static of this object; volatile, because the agent changes it after compilation.
+        unsafe { ptr::read_volatile(&raw const FRONTENDS_MASK) }
+    }
+    #[inline(always)]
+    fn further(&self, frontend: &Endpoint) -> u32 {
+        look_further(frontend)
+    }
+}
+
+/// Out of line: few frontends are not in their home, and of other addresses nearly none comes here.
+#[inline(never)]
+fn look_further(frontend: &Endpoint) -> u32 {
+    frontends::further(&Kernel, frontend)
+}
+
 /// The service that has this frontend.
 #[inline(always)]
 pub fn service_of(frontend: &Endpoint) -> Option<u32> {
-    let bit = frontend.filter_bit();
+    let bit = filter_bit(frontend);
     if FILTER.get(bit / 64)? >> (bit % 64) & 1 == 0 {
         return None;
     }
-    // SAFETY: the value is a plain integer that is copied at once.
-    unsafe { FRONTENDS.get(frontend) }.copied()
+    frontends::find(&Kernel, frontend)
+}
+
+/// CLOCK_MONOTONIC ns of a pick, see [`Counters::last_pick`].
+///
+/// Whoever reads an old `exact_until` does so before the agent's store, and the last tick was before that too.
+#[inline(always)]
+pub fn time_of_pick(service: *mut Service) -> u64 {
+    // SAFETY: helpers without arguments; live map values, aligned words.
+    unsafe {
+        let tick = bpf_ktime_get_coarse_ns();
+        let read = ptr::read_volatile(&raw const (*service).clock_read);
+        let is_exact = META.get_ptr(0).is_none_or(|meta| ptr::read_volatile(&raw const (*meta).exact_until) > tick);
+        if read >= tick && !is_exact {
+            return read;
+        }
+        let now = bpf_ktime_get_ns();
+        ptr::write_volatile(&raw mut (*service).clock_read, now);
+        now
+    }
 }
 
 /// Counts a way out. Not atomic: the counter is this CPU's own, and of two tasks that a preemption interleaves within

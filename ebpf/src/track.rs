@@ -4,14 +4,14 @@
 //! showed (another sock_ops program may clear the callback flags) is settled when the socket is used again or
 //! released; what even that misses, the agent's census finds.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+    helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
     programs::{SockContext, SockOpsContext},
 };
 use sluice_common::{
@@ -21,10 +21,11 @@ use sluice_common::{
 };
 
 use crate::{
-    maps::{add, add_one, connection, count, counters, offset},
-    watch,
+    maps::{add, add_one, connection, count, counters, hz},
+    socket, watch,
 };
 
+const SOCK_STREAM: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 const ECONNRESET: i32 = 104;
 const ETIMEDOUT: i32 = 110;
@@ -73,9 +74,9 @@ pub fn sock_ops(ctx: &SockOpsContext) {
         }
         _ => {
             sample_rtt(ops, counters);
-            let error = member::<i32>(socket, Member::SkErr);
+            let error = error_of(socket);
             if connection.phase == Phase::Established as u8 {
-                watch::closed(connection.backend_id, is_early_reset(socket, error));
+                watch::closed(connection.backend_id, is_early_reset(ops, error));
             }
             end(Program::SockOps, connection, counters, error);
         }
@@ -85,16 +86,19 @@ pub fn sock_ops(ctx: &SockOpsContext) {
 /// Datagram sockets end here. A TCP socket that is closed already ended unseen.
 #[inline(always)]
 pub fn sock_release(ctx: &SockContext) {
+    // SAFETY: the context is the socket.
+    let (kind, state) =
+        unsafe { (ptr::read_volatile(&raw const (*ctx.sock).type_), ptr::read_volatile(&raw const (*ctx.sock).state)) };
+    // The storage of most sockets is not looked for.
+    if kind == SOCK_STREAM && state != TCP_CLOSE {
+        return count(Program::SockRelease, Verdict::NotOurs);
+    }
     let stored = connection(ctx.sock);
     if stored.is_null() {
         return count(Program::SockRelease, Verdict::NotOurs);
     }
     // SAFETY: storage of the socket being released.
     let record = unsafe { &mut *stored };
-    // SAFETY: the context is the socket.
-    if record.protocol == TCP && unsafe { ptr::read_volatile(&raw const (*ctx.sock).state) } != TCP_CLOSE {
-        return count(Program::SockRelease, Verdict::NotOurs);
-    }
     if record.protocol == TCP {
         return settle(Program::SockRelease, stored);
     }
@@ -160,7 +164,7 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
     }
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let took = now.wrapping_sub(connection.since) / 1000;
+    let took = connect_time(ops, now.wrapping_sub(connection.since) / 1000);
     connection.phase = Phase::Established as u8;
     connection.since = now;
     connection.seen = ops.snd_nxt;
@@ -174,6 +178,15 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
     sample_rtt(ops, counters);
     watch::established(connection.backend_id);
     count(Program::SockOps, Verdict::Established);
+}
+
+/// Microseconds from connect() to the answer. `since_pick` is too long by up to a tick, which is only good enough when
+/// the SYN was sent again; else the time that the kernel took for the handshake, which it keeps times eight, is exact.
+#[inline(always)]
+fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
+    let handshake = u64::from(ops.srtt_us >> 3);
+    let tick = 1_000_000_u64.checked_div(hz().into()).unwrap_or_default();
+    if handshake != 0 && since_pick <= handshake + 2 * tick { handshake } else { since_pick }
 }
 
 #[inline(always)]
@@ -222,24 +235,16 @@ fn fail(program: Program, counters: *mut Counters, reason: Failure) {
 
 /// Whether a connection was reset before the first byte came back. The kernel counts a FIN as a byte received.
 #[inline(always)]
-fn is_early_reset(socket: *mut bpf_sock, error: i32) -> bool {
-    is_reset(error) && member::<u64>(socket, Member::BytesReceived) <= u64::from(error == EPIPE)
+fn is_early_reset(ops: &bpf_sock_ops, error: i32) -> bool {
+    is_reset(error) && ops.bytes_received <= u64::from(error == EPIPE)
 }
 
-/// A member of the socket; zero when it cannot be read. [`Member::SkErr`] says why the kernel ended the connection, and
-/// is 0 when the application did.
+/// Why the kernel ended the connection; 0 when the application did.
 #[inline(always)]
-fn member<T: Copy + Default>(socket: *mut bpf_sock, member: Member) -> T {
-    let mut value = T::default();
-    // SAFETY: reads as many bytes as T has inside the socket; the offset is from this kernel's BTF.
-    unsafe {
-        let tcp = bpf_skc_to_tcp_sock(socket.cast());
-        if !tcp.is_null() {
-            let at = tcp.cast::<u8>().wrapping_add(offset(member));
-            bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at.cast());
-        }
-    }
-    value
+fn error_of(socket: *mut bpf_sock) -> i32 {
+    // SAFETY: the helper checks the socket.
+    let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(socket.cast()) }.cast();
+    if tcp.is_null() { 0 } else { socket::read(tcp, Member::SkErr) }
 }
 
 #[inline(always)]

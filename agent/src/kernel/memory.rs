@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
-    tables::{Backend, Counters, FILTER_ENTRIES, Failure, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{Backend, Counters, Failure, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
     verdict::VERDICTS,
 };
 
 use super::{object::Object, sys::Map};
-use crate::plan::service::fingerprint;
+use crate::{observe::clock, plan::service::fingerprint};
 
 /// Part of an array map, mapped read-write for as long as this value lives.
 pub(super) struct Window<T> {
@@ -62,6 +62,17 @@ impl<T: Copy> Window<T> {
         Ok(Self { address, bytes, first, length, element: PhantomData })
     }
 
+    /// Memory that no kernel reads.
+    #[cfg(test)]
+    pub(super) fn anonymous(length: usize) -> Result<Self> {
+        let bytes = length * size_of::<T>();
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = NonNull::new(unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) });
+        let address = address.filter(|at| at.as_ptr() != libc::MAP_FAILED).context("mapping memory")?;
+        Ok(Self { address, bytes, first: address.as_ptr().cast(), length, element: PhantomData })
+    }
+
     pub(super) fn at(&self, index: usize) -> Option<*mut T> {
         // SAFETY: inside the mapping.
         (index < self.length).then(|| unsafe { self.first.add(index) })
@@ -81,7 +92,6 @@ pub struct Tables {
     backends: Window<Backend>,
     nodes: Window<Node>,
     meta: Window<Meta>,
-    filter: Window<u64>,
     /// Too large to stay mapped: [`Window`]s come and go.
     slots: Map,
     slot_count: usize,
@@ -109,7 +119,6 @@ impl Tables {
             backends: Window::new(&backends, 0, backend_count)?,
             nodes: Window::new(&nodes, 0, node_count)?,
             meta: Window::new(&meta, 0, 1)?,
-            filter: Window::new(&object.map("FILTER")?, 0, FILTER_ENTRIES as usize)?,
             slots,
             slot_count: slot_entries * SLOTS_PER_ENTRY as usize,
             counters,
@@ -123,7 +132,7 @@ impl Tables {
 
     pub(super) fn stamp_version(&self) {
         if let Some(meta) = self.meta.at(0) {
-            // SAFETY: a live mapping; programs do not read META.
+            // SAFETY: a live mapping; programs do not read this member.
             unsafe { (*meta).abi_version = ABI_VERSION };
         }
     }
@@ -140,16 +149,22 @@ impl Tables {
         }
     }
 
-    /// Replaces 64 bits of FILTER.
-    pub(super) fn set_filter(&self, entry: u32, bits: u64) -> Result<()> {
-        let at = self.filter.at(entry as usize).with_context(|| beyond("FILTER", entry))?;
-        // SAFETY: an aligned word of a live mapping.
-        unsafe { AtomicU64::from_ptr(at) }.store(bits, Ordering::SeqCst);
-        Ok(())
+    /// Programs take exact times from now on, for longer than the kernel's ticks may be late: what is counted or closed
+    /// after this call can be told from what was before it.
+    fn begin_exact_times(&self) {
+        const LASTS: u64 = 1_000_000_000;
+        if let Some(meta) = self.meta.at(0) {
+            // SAFETY: an aligned word of a live mapping.
+            let until = unsafe { AtomicU64::from_ptr(&raw mut (*meta).exact_until) };
+            until.store(clock::monotonic_ns() + LASTS, Ordering::SeqCst);
+        }
     }
 
     pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {
         let at = self.nodes.at(node as usize).with_context(|| beyond("NODES", node))?;
+        if closed != 0 {
+            self.begin_exact_times();
+        }
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -166,6 +181,9 @@ impl Tables {
                 (*at).port = value.port;
             }
             AtomicU32::from_ptr(&raw mut (*at).node).store(value.node, Ordering::SeqCst);
+            if value.closed != 0 {
+                self.begin_exact_times();
+            }
             AtomicU32::from_ptr(&raw mut (*at).closed).store(value.closed, Ordering::SeqCst);
         }
         Ok(())
@@ -173,6 +191,9 @@ impl Tables {
 
     pub(super) fn close_backend(&self, backend: u32, closed: u32) -> Result<()> {
         let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        if closed != 0 {
+            self.begin_exact_times();
+        }
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -224,8 +245,10 @@ impl Tables {
         Ok(())
     }
 
-    /// Clears TALLY and sets the time before which connections count.
-    pub(super) fn begin_tally(&self, before: u64) -> Result<()> {
+    /// Clears TALLY: the connections that are there now count, and no later ones.
+    pub(super) fn begin_tally(&self) -> Result<()> {
+        self.begin_exact_times();
+        let before = clock::monotonic_ns();
         let window = Window::<u64>::new(&self.tally, 0, self.counter_count)?;
         // SAFETY: live mappings; no tally runs.
         unsafe {

@@ -13,7 +13,7 @@ use sluice_common::{
 use super::{census::CensusProgram, memory::Tables, signals::Lost, turns::TurnTable, watches::Watches};
 use crate::{
     model::{BackendId, ServiceId},
-    observe::{census::Census, clock, gauges},
+    observe::{census::Census, gauges},
 };
 
 /// Reads what the kernel counts. Nothing here can change it.
@@ -80,7 +80,7 @@ impl Meters {
     /// When the kernel refuses the iterator.
     pub fn tally(&self, ids: &[BackendId]) -> Result<Vec<(u64, u64)>> {
         let _guard = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tables.begin_tally(clock::monotonic_ns())?;
+        self.tables.begin_tally()?;
         self.census.tally()?;
         self.tables.tally(ids.iter().map(|id| id.0))
     }

@@ -115,7 +115,7 @@ impl Kernel {
         let mut object = object::load(directory, config)?;
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
-        let frontends = Frontends::adopt(object.map("FRONTENDS")?, tables.clone())?;
+        let frontends = Frontends::adopt(&object)?;
         let leaving = object.map("LEAVING")?;
         let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
         watches.measure_nothing();
@@ -222,7 +222,7 @@ impl Machine for Kernel {
 
     fn read(&self) -> Result<Entries> {
         Ok(Entries {
-            frontends: self.frontends.entries()?,
+            frontends: self.frontends.entries(),
             services: self.tables.services()?,
             backends: self.tables.backends(),
             nodes: self.tables.nodes(),

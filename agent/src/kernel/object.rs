@@ -91,6 +91,8 @@ pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
     let facts = Facts::find(&types)?;
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true);
+    let mask = pins::entries("FRONTENDS", &config.sizes) - 1;
+    loader.override_global("FRONTENDS_MASK", &mask, true);
     facts.tell(&mut loader);
     for name in ["TALLY", "TURNS", "LEAVING", "REMAINS", "INBOUND"] {
         loader.map_max_entries(name, config.sizes.backends);

@@ -11,7 +11,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use sluice_common::{ABI_VERSION, records, tables, verdict::VERDICTS, watch};
+use sluice_common::{ABI_VERSION, frontends, records, tables, verdict::VERDICTS, watch};
 
 use super::{
     Sizes,
@@ -235,8 +235,8 @@ pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
 /// Entries of each table for the sizes asked for.
 pub fn entries(name: &str, sizes: &Sizes) -> u32 {
     match name {
-        "FRONTENDS" => sizes.frontends,
-        "FILTER" => tables::FILTER_ENTRIES,
+        "FILTER" => frontends::FILTER_ENTRIES,
+        "FRONTENDS" => frontends::buckets(sizes.frontends),
         "SERVICES" => sizes.services,
         "SLOTS" => sizes.slots.div_ceil(tables::SLOTS_PER_ENTRY),
         "BACKENDS" | "COUNTERS" | "WATCHES" => sizes.backends,
@@ -251,7 +251,7 @@ pub fn entries(name: &str, sizes: &Sizes) -> u32 {
 fn shape(name: &str, sizes: &Sizes) -> MapInfo {
     let index = size_of::<u32>();
     let (key, value) = match name {
-        "FRONTENDS" => (size_of::<tables::Endpoint>(), index),
+        "FRONTENDS" => (index, size_of::<frontends::Bucket>()),
         "SERVICES" => (index, size_of::<tables::Service>()),
         "SLOTS" => (index, tables::SLOTS_PER_ENTRY as usize * size_of::<u32>()),
         "BACKENDS" => (index, size_of::<tables::Backend>()),
