@@ -6,6 +6,7 @@
 mod bed;
 mod bpf;
 mod connect;
+mod detect;
 mod drain;
 mod health;
 mod hooks;
@@ -26,7 +27,7 @@ use report::Report;
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, Group); 8] = [
+const GROUPS: [(&str, Group); 9] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),
@@ -34,6 +35,7 @@ const GROUPS: [(&str, Group); 8] = [
     ("scale", scale::run),
     ("drain", drain::run),
     ("health", health::run),
+    ("detect", detect::run),
     ("matrix", matrix::run),
 ];
 
