@@ -5,12 +5,14 @@
 
 mod bed;
 mod bpf;
+mod compare;
 mod connect;
 mod detect;
 mod drain;
 mod health;
 mod hooks;
 mod matrix;
+mod page;
 mod report;
 mod scale;
 mod worker;
@@ -41,10 +43,13 @@ const GROUPS: [(&str, Group); 9] = [
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1).peekable();
-    let result = if arguments.next_if(|word| word == "worker").is_some() {
-        worker::main(arguments)
-    } else {
-        Plan::parse(arguments).and_then(|plan| run(&plan))
+    let role = arguments.next_if(|word| ["worker", "compare", "load", "node"].contains(&word.as_str()));
+    let result = match role.as_deref() {
+        Some("worker") => worker::main(arguments),
+        Some("compare") => compare::main(arguments),
+        Some("load") => compare::load::main(),
+        Some("node") => compare::node::main(arguments),
+        _ => Plan::parse(arguments).and_then(|plan| run(&plan)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -203,17 +203,20 @@ fn load() -> String {
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
-fn kernel() -> String {
+/// The release of the kernel that runs.
+pub fn kernel() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-fn processor() -> String {
+/// The name of the processor.
+pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     name.map_or("unknown processor", |(_, name)| name).to_owned()
 }
 
-fn processors() -> usize {
+/// How many processors there are.
+pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
 }
 

@@ -1,0 +1,111 @@
+//! From readings to a report: `compare write --host FILE [--vm FILE] --directory DIR --command WORDS [--readme FILE]`.
+
+mod sections;
+mod table;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::readings::Readings;
+use crate::page::{Page, Section};
+use table::markdown;
+
+/// The name of the report's files.
+const NAME: &str = "compare";
+/// What stands around the table in the README.
+const MARKS: [&str; 2] = ["<!-- compare -->", "<!-- /compare -->"];
+
+const INTRO: &str = "Every candidate steers the clients of a network namespace (a host) of its own. All hosts and three \
+nodes with backends hang on one bridge; frontends, backends and ports are the same for all. In each round every candidate has \
+its turn, in another order each time; the first round only warms up. Numbers are medians with the least and the greatest of \
+all samples; shares are means. The best value of a column is bold, whoever has it; direct, the limit, is not judged. Proxies \
+run beside the clients, so that a connection through them is two. Processor time is that of the whole machine (user, system, \
+interrupts and soft interrupts in /proc/stat) with nothing subtracted: the clients' and the servers' own part is in it.\n\n\
+The virtual machine is there for IPVS, which the host's kernel lacks. An emulated processor's times say little: only ratios to \
+direct in the same machine can be compared, and its rows are judged among themselves. Peers are configured by the files in \
+`tests/src/bin/sluice-bench/compare/peers`. keepalived takes no part: it would drive the same IPVS.";
+
+/// Writes the report, and the summary into a README.
+pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let [mut host, mut vm, mut directory, mut command, mut readme] = [const { None }; 5];
+    while let Some(word) = arguments.next() {
+        let value = Some(arguments.next().with_context(|| format!("{word} needs a value"))?);
+        match word.as_str() {
+            "--host" => host = value,
+            "--vm" => vm = value,
+            "--directory" => directory = value,
+            "--command" => command = value,
+            "--readme" => readme = value,
+            _ => bail!("unknown argument {word}"),
+        }
+    }
+    let host = read(&host.context("no --host given")?)?;
+    let vm = vm.map(|file| read(&file)).transpose()?;
+    let command = command.context("no --command given")?;
+    let date = Timestamp::now().to_zoned(TimeZone::UTC).date().to_string();
+    let sections = sections::all(&host, vm.as_ref());
+    if let Some(readme) = readme {
+        let summary = sections.first().context("a report without a summary")?;
+        publish(Path::new(&readme), summary, &host, &date, &command)?;
+    }
+    let page = Page {
+        title: "Sluice and its alternatives".to_owned(),
+        intro: INTRO.to_owned(),
+        facts: facts(&host, vm.as_ref(), &date, &command),
+        sections,
+    };
+    let directory = directory.context("no --directory given")?;
+    page.write(Path::new(&directory), NAME)?;
+    println!("{}", Path::new(&directory).join(NAME).with_extension("md").display());
+    Ok(())
+}
+
+fn read(file: &str) -> Result<Readings> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
+    serde_json::from_str(&text).with_context(|| format!("understanding {file}"))
+}
+
+fn facts(host: &Readings, vm: Option<&Readings>, date: &str, command: &str) -> Vec<(String, String)> {
+    let mut facts = vec![("date".to_owned(), date.to_owned()), ("command".to_owned(), format!("`{command}`"))];
+    facts.extend(host.facts.iter().cloned());
+    let there = vm.into_iter().flat_map(|vm| &vm.facts);
+    facts.extend(there.map(|(name, value)| (format!("{name}, virtual machine"), value.clone())));
+    facts
+}
+
+/// Replaces what is between the marks.
+fn publish(readme: &Path, summary: &Section, host: &Readings, date: &str, command: &str) -> Result<()> {
+    let text = fs::read_to_string(readme).with_context(|| format!("reading {}", readme.display()))?;
+    let machine: Vec<&str> = host.facts.iter().take(2).map(|(_, value)| value.as_str()).collect();
+    let table = markdown(summary);
+    let written = format!(
+        "Written by `{command}`, {date}; {}. All of it, with plots: [tests/reports/compare.md](tests/reports/compare.md).\n\n\
+         {}\n\n{table}",
+        machine.join(", "),
+        summary.text
+    );
+    let text = between(&text, &written).with_context(|| format!("no {} in {}", MARKS.join(" … "), readme.display()))?;
+    fs::write(readme, text).with_context(|| format!("writing {}", readme.display()))
+}
+
+fn between(text: &str, written: &str) -> Result<String> {
+    let [begin, end] = MARKS;
+    let (before, rest) = text.split_once(begin).context("no first mark")?;
+    let (_, after) = rest.split_once(end).context("no last mark")?;
+    ensure!(!after.contains(begin), "a mark twice");
+    Ok(format!("{before}{begin}\n{written}{end}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let text = "a\n<!-- compare -->\nold\n<!-- /compare -->\nb\n";
+        assert_eq!(between(text, "new\n").unwrap(), "a\n<!-- compare -->\nnew\n<!-- /compare -->\nb\n");
+        assert!(between("a\n", "new\n").is_err());
+    }
+}
