@@ -8,13 +8,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    build, setup,
+    build, compare, setup,
     test::{built, missing_rights},
     vm,
 };
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, health, detect, matrix. After a slash,
     /// a part of the group: matrix/tls
     #[arg(long, value_name = "NAME")]
@@ -30,12 +33,21 @@ pub struct Arguments {
     accelerator: String,
 }
 
+#[derive(clap::Subcommand)]
+enum Task {
+    /// Measures Sluice beside HAProxy, nginx, nftables and, in a virtual machine, IPVS
+    Compare(compare::Arguments),
+}
+
 const MATRIX: &str = "matrix";
 /// What virtual machines measure: counts, and waits of seconds.
 const IN_MACHINES: [&str; 2] = [MATRIX, "detect"];
 
 /// Builds for speed, measures, prints the table and leaves the figures in target/bench.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(Task::Compare(arguments)) = &arguments.task {
+        return compare::run(arguments);
+    }
     if let Some(kernel) = &arguments.vm {
         return in_machine(arguments, kernel);
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod compare;
 mod demo;
 mod setup;
 mod test;

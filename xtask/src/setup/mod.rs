@@ -35,13 +35,15 @@ pub struct Needs {
     pub namespaces: bool,
     /// Virtual machines.
     pub machines: bool,
+    /// What Sluice is compared with.
+    pub peers: bool,
 }
 
 /// Makes everything ready and says what is there.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     let tests = arguments.tests;
-    ensure_ready(Needs { checks: tests, programs: tests, namespaces: tests, machines: tests })?;
+    ensure_ready(Needs { checks: tests, programs: tests, namespaces: tests, machines: tests, ..Needs::default() })?;
     if arguments.tests {
         for kernel in KERNELS {
             let kernel = vm::obtain(kernel)?;

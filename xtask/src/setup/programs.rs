@@ -92,6 +92,18 @@ const PROGRAMS: [Requirement; 25] = [
     Requirement::new("setpriv", "util-linux", "starts servers that refuse to run as root"),
 ];
 
+/// What Sluice is compared with, and the tools for it.
+const PEERS: [Requirement; 7] = [
+    Requirement::new("haproxy", "haproxy", "a proxy to compare with"),
+    Requirement::new("nginx", "nginx-light", "a proxy to compare with, and the servers behind"),
+    Requirement::new("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", "its module for TCP")
+        .look(Look::Path),
+    Requirement::new("nft", "nftables", "balances as kube-proxy does, to compare with"),
+    Requirement::new("ipvsadm", "ipvsadm", "drives IPVS, to compare with"),
+    Requirement::new("wrk", "wrk", "sends requests and times them"),
+    Requirement::new("iperf3", "iperf3", "measures throughput"),
+];
+
 const fn library(path: &'static str, package: &'static str) -> Requirement {
     Requirement::new(path, package, "a real client with a pool of connections").look(Look::Path)
 }
@@ -111,8 +123,9 @@ const MACHINES: [Requirement; 7] = [
 pub fn needed(needs: Needs) -> impl Iterator<Item = &'static Requirement> {
     let programs = needs.programs.then_some(&PROGRAMS).into_iter().flatten();
     let namespaces = needs.namespaces.then_some(&NAMESPACES).into_iter().flatten();
+    let peers = needs.peers.then_some(&PEERS).into_iter().flatten();
     let machines = needs.machines.then_some(&MACHINES).into_iter().flatten();
-    ALWAYS.iter().chain(programs).chain(namespaces).chain(machines)
+    ALWAYS.iter().chain(programs).chain(namespaces).chain(machines).chain(peers)
 }
 
 #[cfg(test)]

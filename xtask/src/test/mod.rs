@@ -52,6 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         programs: on_host && missing.is_none(),
         namespaces: on_host && missing.is_none(),
         machines: everything || !arguments.vm.is_empty(),
+        ..setup::Needs::default()
     };
     // Before what cannot be done without: machines do without these programs, if they must.
     let shared = needs.machines && shared();

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Modules that tests may need; those that the kernel has built in, or lacks, are left out.
-const MODULES: [&str; 24] = [
+const MODULES: [&str; 28] = [
     "veth",
     "dummy",
     "tun",
@@ -40,6 +40,10 @@ const MODULES: [&str; 24] = [
     "nft_reject",
     "nft_reject_inet",
     "nft_counter",
+    "nft_numgen",
+    "bridge",
+    "ip_vs",
+    "ip_vs_wrr",
     "virtio_pci",
     "virtiofs",
 ];
@@ -51,7 +55,7 @@ const SETTINGS: [&str; 5] = ["alternatives", "group", "java-17-openjdk", "passwd
 const MATRIX: &str = "/matrix";
 
 /// Tools beside busybox, with the libraries that they need. Tests cannot do without the first.
-const TOOLS: [&str; 4] = ["ip", "tc", "nft", "ss"];
+const TOOLS: [&str; 5] = ["ip", "tc", "nft", "ss", "ipvsadm"];
 
 /// How many times slower than a usual machine an emulated one is taken to be.
 const SLOWNESS: &str = "6";
@@ -73,6 +77,8 @@ pub fn build(kernel: &Kernel, job: &Job, emulated: bool) -> Result<PathBuf> {
     let objcopy = Toolchain::find().ok().and_then(|toolchain| toolchain.objcopy);
     for (program, name) in &job.programs {
         copy_stripped(program, &root.join("bin").join(name), objcopy.as_deref())?;
+        // Of those that are not linked statically.
+        copy_libraries(program, &root)?;
     }
     let mut tools = TOOLS.iter();
     let needed = tools.next().and_then(|tool| in_path(tool)).context("iproute2 is not installed")?;
@@ -181,6 +187,11 @@ fn unpack_module(from: &Path, to: &Path) -> Result<()> {
 fn copy_with_libraries(program: &Path, root: &Path) -> Result<()> {
     let name = program.file_name().context("a program without a name")?;
     copy(program, &root.join("tools").join(name))?;
+    copy_libraries(program, root)
+}
+
+/// Puts what a program is linked with where it looks for it.
+fn copy_libraries(program: &Path, root: &Path) -> Result<()> {
     let output = Command::new("ldd").arg(program).output().context("starting ldd")?;
     let text = String::from_utf8(output.stdout).context("reading what ldd says")?;
     for library in libraries(&text) {

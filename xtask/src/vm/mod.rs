@@ -31,6 +31,9 @@ const TAIL: usize = 60;
 /// What the guest's init puts before what it says itself.
 const MARK: &str = "sluice-vm: ";
 
+/// What follows [`MARK`] before data for the host.
+const DATA: &str = "data ";
+
 /// Tests that run at the same time in a machine.
 const THREADS: &str = "2";
 
@@ -113,6 +116,19 @@ pub fn test(series: &str, binaries: &Binaries, selection: Selection<'_>, acceler
         Some(_) => {}
     }
     Ok(outcome)
+}
+
+/// Boots the kernel, does the job, and returns what it says after "sluice-vm: data ", which is not shown.
+pub fn data(series: &str, job: &Job, accelerator: &str) -> Result<String> {
+    let mut data = None;
+    let End { exit, console } = run_job(series, job, accelerator, |line| {
+        data = line.strip_prefix(MARK).and_then(|said| said.strip_prefix(DATA)).map(str::to_owned).or(data.take());
+    })?;
+    if exit != Some(0) {
+        show_tail(&console);
+        bail!("the machine did not do its job: {exit:?}");
+    }
+    data.context("the machine has left no data")
 }
 
 /// Boots the kernel and does the job; true if it ended well.
@@ -207,6 +223,10 @@ fn follow(child: &mut Child, series: &str, mut said: impl FnMut(&str)) -> Result
             Err(RecvTimeoutError::Timeout) if start.elapsed() >= LIMIT => bail!("not through after {LIMIT:?}"),
             Err(RecvTimeoutError::Timeout) => bail!("the machine has said nothing for {SILENCE:?}"),
         };
+        if line.strip_prefix(MARK).is_some_and(|said| said.starts_with(DATA)) {
+            said(&line);
+            continue;
+        }
         let _ = writeln!(stdout(), "{line}");
         match line.strip_prefix(MARK).and_then(|said| said.split_once(' ')) {
             Some(("kernel", release)) => {
