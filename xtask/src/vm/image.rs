@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Modules that tests may need; those that the kernel has built in, or lacks, are left out.
-const MODULES: [&str; 28] = [
+const MODULES: [&str; 29] = [
     "veth",
     "dummy",
     "tun",
@@ -38,6 +38,7 @@ const MODULES: [&str; 28] = [
     "nft_masq",
     "nft_redir",
     "nft_reject",
+    "nft_reject_ipv4",
     "nft_reject_inet",
     "nft_counter",
     "nft_numgen",

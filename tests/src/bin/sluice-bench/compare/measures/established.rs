@@ -15,7 +15,7 @@ use crate::compare::{
     stream, web,
 };
 
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 5;
 const SECONDS: &str = "3";
 /// wrk without anything that steers: its threads go to the nodes in turn.
 const SPREAD: &str = include_str!("../peers/spread.lua");

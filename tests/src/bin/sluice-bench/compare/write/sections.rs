@@ -43,7 +43,7 @@ fn summary(host: &Readings, vm: Option<&Readings>) -> Section {
         }),
     ];
     for services in SIZES {
-        let head = format!("time to zero, {} services", thousands(services));
+        let head = format!("time to zero, {}", services_of(services));
         columns.push(Column::new(&head, Good::Little, move |readings, who| last(readings, who, services, None, false)));
     }
     columns.push(Column::new("requests lost at a zero", Good::Little, |readings, who| {
@@ -134,7 +134,7 @@ fn zero(host: &Readings, vm: Option<&Readings>) -> Section {
     }
     let mut columns = vec![String::new()];
     for services in SIZES {
-        columns.push(format!("last connection, {} services", thousands(services)));
+        columns.push(format!("last connection, {}", services_of(services)));
         columns.push("command".to_owned());
     }
     let text = "A node that every service has a backend on gets no new connections any more: from the command to the last \
@@ -276,6 +276,10 @@ fn millis(value: f64) -> String {
         99.5.. => format!("{value:.0} ms"),
         _ => format!("{value:.1} ms"),
     }
+}
+
+fn services_of(number: u32) -> String {
+    if number == 1 { "1 service".to_owned() } else { format!("{} services", thousands(number)) }
 }
 
 /// 10000 is "10,000".
