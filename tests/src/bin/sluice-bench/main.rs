@@ -1,10 +1,12 @@
 //! What Sluice costs and how fast it is: measured against the same machine without it, in one run.
 //!
-//! `cargo xtask bench` builds and runs this. Nothing leaves the machine: every address is on the loopback device of a
-//! network namespace that exists for the run.
+//! `cargo xtask bench` builds and runs this. Nothing leaves the machine: every address is in network namespaces that
+//! exist for the run.
 
+mod axis;
 mod bed;
 mod bpf;
+mod chart;
 mod compare;
 mod connect;
 mod detect;
