@@ -19,9 +19,10 @@ use anyhow::{Context, Result, bail, ensure};
 const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const OBJECT_GET: i32 = 7;
+const PROGRAM_BY_ID: i32 = 13;
 const INFO_BY_FD: i32 = 15;
 
-/// `union bpf_attr`, as far as the four commands need it; the rest is zero.
+/// `union bpf_attr`, as far as these commands need it; the rest is zero.
 type Attributes = [u64; 16];
 
 /// The files below a directory of pins, as `maps/NAME` and `links/NAME`, sorted. Empty when there is none.
@@ -47,6 +48,20 @@ pub fn link(pin: &Path) -> Result<(u32, u32)> {
     bpf(INFO_BY_FD, &mut attributes).with_context(|| format!("asking what {} is", pin.display()))?;
     let [_, id, program, ..] = info;
     Ok((id, program))
+}
+
+/// How many instructions the verifier looked at in the program behind a pinned link (since Linux 5.16).
+pub fn verified(pin: &Path) -> Result<u64> {
+    let (_, program) = link(pin)?;
+    let mut attributes = Attributes::default();
+    attributes[0] = u64::from(program);
+    let program =
+        bpf(PROGRAM_BY_ID, &mut attributes).with_context(|| format!("opening the program of {}", pin.display()))?;
+    // SAFETY: the kernel has just made this descriptor for this process.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).context("reading fdinfo")?;
+    let line = info.lines().find_map(|line| line.strip_prefix("verified_insns:")).context("no verified_insns")?;
+    line.trim().parse().context("reading verified_insns")
 }
 
 /// Changes a value of a pinned array. `T` is the layout that the array really has.
