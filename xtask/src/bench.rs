@@ -18,13 +18,16 @@ use crate::{
 pub struct Arguments {
     #[command(subcommand)]
     task: Option<Task>,
-    /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, health, detect, matrix. After a slash,
-    /// a part of the group: matrix/tls
+    /// Only groups whose name contains this: hooks, added, ratios, zero, scale, drain, health, detect, matrix, curves.
+    /// After a slash, a part of the group: matrix/tls
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
     /// Fewer rounds: a first look, not a figure to quote
     #[arg(long)]
     quick: bool,
+    /// Write the page of the curves into the repository, as tests/reports/curves.md
+    #[arg(long, conflicts_with = "vm")]
+    publish: bool,
     /// In a virtual machine with this kernel: matrix and detect alone, since an emulated processor's times say nothing
     #[arg(long, value_name = "KERNEL")]
     vm: Option<String>,
@@ -64,6 +67,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     bench.arg("--json").arg(file);
     if let Some(filter) = &arguments.filter {
         bench.args(["--filter", filter]);
+    }
+    if arguments.publish {
+        bench.arg("--pages").arg(build::workspace().join("tests/reports"));
     }
     let status = bench.args(arguments.quick.then_some("--quick")).status().context("starting the bench")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

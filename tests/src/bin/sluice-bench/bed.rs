@@ -67,10 +67,16 @@ impl Steered {
         Self::begin(|agent, side| agent.inside(&side.namespace))
     }
 
+    /// An agent without documents whose tables have these sizes: names and values of its environment.
+    pub fn sized(sizes: &[(&str, u64)]) -> Result<Self> {
+        let size = |agent: Agent, (name, size): &(&str, u64)| agent.environment(name, &size.to_string());
+        Self::begin(|agent, _| Ok(sizes.iter().fold(agent, size)))
+    }
+
     fn begin(place: impl FnOnce(Agent, &Side) -> Result<Agent>) -> Result<Self> {
         let side = Side::new("steered")?;
-        let agent = place(Agent::new(side.cgroup.path())?.quiet(), &side)?;
-        let mut agent = agent.environment("SLUICE_MAX_BACKENDS", MAX_BACKENDS);
+        let agent = Agent::new(side.cgroup.path())?.quiet().environment("SLUICE_MAX_BACKENDS", MAX_BACKENDS);
+        let mut agent = place(agent, &side)?;
         agent.start()?;
         Ok(Self { agent, side })
     }

@@ -22,7 +22,7 @@ const HERE: &str = "10.0";
 const ELSEWHERE: &str = "127.0";
 const BACKENDS: u8 = 8;
 /// Of one worker: a process may have 20,000 files where nobody says otherwise, and holds both ends.
-const EACH: u64 = 6_250;
+pub const EACH: u64 = 6_250;
 /// How long the agent is watched while a drain waits.
 const WATCHED: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(100);

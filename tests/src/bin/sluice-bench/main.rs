@@ -9,6 +9,7 @@ mod bpf;
 mod chart;
 mod compare;
 mod connect;
+mod curves;
 mod detect;
 mod drain;
 mod health;
@@ -20,7 +21,12 @@ mod scale;
 mod worker;
 mod zero;
 
-use std::{env, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use sluice_tests::interrupt;
@@ -31,7 +37,7 @@ use report::Report;
 type Group = fn(Scale, &mut Report) -> Result<()>;
 
 /// Every group of measurements, by the name that `--filter` looks for.
-const GROUPS: [(&str, Group); 9] = [
+const GROUPS: [(&str, Group); 10] = [
     ("hooks", hooks::run),
     ("added", connect::added),
     ("ratios", connect::ratios),
@@ -41,6 +47,7 @@ const GROUPS: [(&str, Group); 9] = [
     ("health", health::run),
     ("detect", detect::run),
     ("matrix", matrix::run),
+    ("curves", curves::run),
 ];
 
 fn main() -> ExitCode {
@@ -68,6 +75,8 @@ struct Plan {
     filter: Option<String>,
     quick: bool,
     json: PathBuf,
+    /// Where pages for people go: beside the JSON file unless it is said.
+    pages: Option<PathBuf>,
 }
 
 impl Plan {
@@ -79,6 +88,7 @@ impl Plan {
                 "--filter" => plan.filter = Some(value()?),
                 "--quick" => plan.quick = true,
                 "--json" => plan.json = PathBuf::from(value()?),
+                "--pages" => plan.pages = Some(PathBuf::from(value()?)),
                 _ => bail!("unknown argument {word}"),
             }
         }
@@ -92,9 +102,16 @@ pub struct Scale<'a> {
     quick: bool,
     /// What follows the name of a group and a slash in the filter: a part of the group.
     pub part: Option<&'a str>,
+    /// Directory for pages that people read.
+    pub pages: &'a Path,
 }
 
 impl Scale<'_> {
+    /// Whether this part of a group is wanted.
+    pub fn wants(self, part: &str) -> bool {
+        self.part.is_none_or(|wanted| part.contains(wanted))
+    }
+
     /// This many rounds, or a few.
     pub fn of(self, rounds: u32) -> u32 {
         if self.quick { rounds.div_ceil(4) } else { rounds }
@@ -113,8 +130,10 @@ fn run(plan: &Plan) -> Result<()> {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let groups: Vec<_> = GROUPS.into_iter().filter(|(name, _)| wanted(name)).collect();
     ensure!(!groups.is_empty(), "no group has this in its name; there are {}", GROUPS.map(|(name, _)| name).join(", "));
+    let beside = plan.json.parent().unwrap_or(Path::new("."));
+    let scale = Scale { quick: plan.quick, part, pages: plan.pages.as_deref().unwrap_or(beside) };
     for (name, measure) in groups {
-        measure(Scale { quick: plan.quick, part }, &mut report).with_context(|| format!("measuring {name}"))?;
+        measure(scale, &mut report).with_context(|| format!("measuring {name}"))?;
     }
     report.finish(&plan.json, start.elapsed(), plan.quick)
 }

@@ -183,7 +183,8 @@ fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
 }
 
-fn shown(value: f64, unit: Unit) -> String {
+/// A value as tables have it.
+pub fn shown(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Nanoseconds if value.abs() >= 9_999.5 => format!("{:.1} us", value / 1e3),
         Unit::Nanoseconds => format!("{value:.0} ns"),

@@ -86,10 +86,11 @@ fn weights(bed: &Steered, rounds: u32, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-const MIB: f64 = 1024.0 * 1024.0;
+/// Bytes of a mebibyte.
+pub const MIB: f64 = 1024.0 * 1024.0;
 
 /// Resident memory of the agent at rest, MiB: it gives back what it needed for its work a moment after.
-fn resident(bed: &Steered) -> Result<f64> {
+pub fn resident(bed: &Steered) -> Result<f64> {
     thread::sleep(Duration::from_secs(3));
     let id = bed.agent.id().context("the agent does not run")?;
     let status = fs::read_to_string(format!("/proc/{id}/status")).context("reading the agent's memory")?;
