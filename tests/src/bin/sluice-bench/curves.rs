@@ -57,6 +57,9 @@ const MEMORY: f64 = 12.0 * 1024.0 * MIB;
 const RESERVE: f64 = 2.0 * 1024.0 * MIB;
 /// Time for opening connections.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// Time for changes of one kind at one point; after it a few are enough.
+const CHANGES: Duration = Duration::from_secs(5);
+const FEWEST: u32 = 5;
 
 /// Quantities over one size.
 struct Curve {
@@ -216,8 +219,8 @@ fn hook(bed: &mut Steered, task: &Task, rounds: u32) -> Result<f64> {
 
 /// Median time of a change, microseconds.
 fn weights(bed: &Steered, services: u32, rounds: u32) -> Result<f64> {
-    let mut samples = Samples::default();
-    for round in 0..rounds {
+    let (mut samples, end) = (Samples::default(), Instant::now() + CHANGES);
+    for round in (0..rounds).take_while(|round| *round < FEWEST || Instant::now() < end) {
         interrupt::check()?;
         let path = format!("/v1/services/s{}/backends/b0", round * 31 % services);
         let start = Instant::now();
@@ -230,8 +233,8 @@ fn weights(bed: &Steered, services: u32, rounds: u32) -> Result<f64> {
 
 /// Median time from the request until the kernel has it, microseconds. Every service has a backend on this node.
 fn zeros(bed: &Steered, rounds: u32) -> Result<f64> {
-    let mut samples = Samples::default();
-    for _ in 0..rounds {
+    let (mut samples, end) = (Samples::default(), Instant::now() + CHANGES);
+    for _ in (0..rounds).take_while(|round| *round < FEWEST || Instant::now() < end) {
         interrupt::check()?;
         // The only node may be among them.
         let zero = bed.agent.post("/v1/nodes/node-0/zero", &json!({"reason": "bench", "force": true}))?;
