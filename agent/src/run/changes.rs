@@ -30,26 +30,32 @@ impl<M: Machine> Steering<M> {
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
         let (mut next, touched, outcome) = self.next(changes)?;
-        let warming = self.warm_up(&next, &touched);
         if options.dry_run {
-            let plan = self.plan(&next, &warming.ramps, &touched).map_err(ChangeError::Failed)?;
+            let ramps = self.warm_up(&next, &touched).ramps;
+            let plan = self.plan(&next, &ramps, &touched).map_err(ChangeError::Failed)?;
             return Ok(self.done(outcome, options, Instant::now(), next, plan));
         }
         if touched.is_empty() {
             return Ok(self.done(outcome, options, Instant::now(), next, Vec::new()));
         }
+        // What a zero makes cold takes nothing, so no table asks for it: it is looked for once the zero holds.
+        let zeroes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
+        let warming = (!zeroes).then(|| self.warm_up(&next, &touched));
         let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. } | Change::Find { .. }));
         // A lease that is renewed concerns no table.
         let is_found = changes.iter().all(|change| matches!(change, Change::Find { .. }));
-        let programmed = if is_found && warming.is_unchanged() && findings::steer_alike(&self.state, &next, &touched) {
+        let is_unchanged = warming.as_ref().is_some_and(Warming::is_unchanged);
+        let programmed = if is_found && is_unchanged && findings::steer_alike(&self.state, &next, &touched) {
             Ok(Instant::now())
         } else {
-            self.program(&next, &warming.ramps, &touched, closes)
+            let ramps = warming.as_ref().map_or_else(|| self.ramps.clone(), |warming| warming.ramps.clone());
+            self.program(&next, &ramps, &touched, closes)
         };
         let acknowledged = match programmed {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
+        let warming = warming.unwrap_or_else(|| self.warm_up(&next, &touched));
         next.settle();
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
