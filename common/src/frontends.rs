@@ -37,8 +37,8 @@ pub const fn filter_bit(frontend: &Endpoint) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub frontend: Endpoint,
-    /// Service id plus one; 0: the place is free. Stored last, and cleared first. A place that was freed gets another
-    /// frontend only after every program that may be reading it has ended.
+    /// Service id plus one; 0: the place is free. Stored last, and cleared first. A place that was freed loses its port and
+    /// protocol, and gets another frontend only after every program that may have read them has ended.
     pub service: u32,
 }
 

@@ -240,8 +240,8 @@ pub struct Counters {
     pub picked: u64,
     /// CLOCK_MONOTONIC ns, read before the backend was seen to be open: a pick that the agent's zero did not
     /// stop carries a time before that zero. To read the clock costs as much as all else of a pick: within one tick of
-    /// the kernel (1 to 10 ms), the first pick of a service reads it for all, except after a zero, see
-    /// [`Meta::exact_until`].
+    /// the kernel (1 to 10 ms), the first pick of a service reads it for all, except for a while after
+    /// [`Meta::exact_until`] was set.
     pub last_pick: u64,
     /// Connections that sent their SYN; connected datagram sockets.
     pub opened: u64,

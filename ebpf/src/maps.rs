@@ -217,7 +217,7 @@ pub fn service_of(frontend: &Endpoint) -> Option<u32> {
 
 /// CLOCK_MONOTONIC ns of a pick, see [`Counters::last_pick`].
 ///
-/// Whoever reads an old `exact_until` does so before the agent's store, and the last tick was before that too.
+/// On x86, whoever reads an old `exact_until` does so before the agent's store, and the clock was read before that too.
 #[inline(always)]
 pub fn time_of_pick(service: *mut Service) -> u64 {
     // SAFETY: helpers without arguments; live map values, aligned words.

@@ -21,7 +21,7 @@ use sluice_common::{
 };
 
 use crate::{
-    maps::{add, add_one, connection, count, counters, hz},
+    maps::{add, add_one, connection, count, counters},
     socket, watch,
 };
 
@@ -180,13 +180,12 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
     count(Program::SockOps, Verdict::Established);
 }
 
-/// Microseconds from connect() to the answer. `since_pick` is too long by up to a tick, which is only good enough when
-/// the SYN was sent again; else the time that the kernel took for the handshake, which it keeps times eight, is exact.
+/// Microseconds from the SYN to its answer: the kernel has them exactly (times eight), if it sent one SYN. Else from the
+/// pick on, too long by up to a tick.
 #[inline(always)]
 fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
     let handshake = u64::from(ops.srtt_us >> 3);
-    let tick = 1_000_000_u64.checked_div(hz().into()).unwrap_or_default();
-    if handshake != 0 && since_pick <= handshake + 2 * tick { handshake } else { since_pick }
+    if handshake != 0 && ops.total_retrans == 0 { handshake } else { since_pick }
 }
 
 #[inline(always)]

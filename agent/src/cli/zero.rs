@@ -120,9 +120,9 @@ fn proof(view: &ZeroView, drain: Option<&str>) -> String {
     let Some(zero) = &view.zero else { return format!("{} is {}\n", view.target, view.state.name()) };
     let last = match view.last_new_connection_at {
         Some(at) if at <= zero.zeroed_at => {
-            format!("{at:.6}, {} before the zero", duration(zero.zeroed_at.duration_since(at)))
+            format!("{at:.3}, {} before the zero", duration(zero.zeroed_at.duration_since(at)))
         }
-        Some(at) => format!("{at:.6}, {} after the zero", duration(at.duration_since(zero.zeroed_at))),
+        Some(at) => format!("{at:.3}, {} after the zero", duration(at.duration_since(zero.zeroed_at))),
         None => "never".to_owned(),
     };
     let mut lines = vec![
@@ -169,7 +169,7 @@ mod tests {
             text,
             "node/node-1 is zeroed\n\
              In the kernel:        2026-11-21T10:00:01.500000Z, 312 us after the request\n\
-             Last new connection:  2026-11-21T10:00:00.000000Z, 1.5s before the zero\n\
+             Last new connection:  2026-11-21T10:00:00.000Z, 1.5s before the zero\n\
              New since the zero:   0\n\
              Still active:         7, untouched\n"
         );

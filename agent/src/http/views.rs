@@ -73,7 +73,7 @@ pub struct ZeroView {
     pub state: AdminState,
     /// Connections that are still there. A zero leaves them alone; a drain of the same target does not.
     pub active_connections: u64,
-    /// `null`: there was none yet.
+    /// `null`: there was none yet. With many in a moment it may be early by a tick of the kernel (1 to 10 ms).
     pub last_new_connection_at: Option<Timestamp>,
     #[serde(flatten)]
     pub zero: Option<ZeroStatus>,

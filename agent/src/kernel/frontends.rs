@@ -2,11 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sluice_common::{
     frontends::{Bucket, FILTER_ENTRIES, PLACES, PROBES, Place, filter_bit, index},
     tables::Endpoint,
@@ -35,20 +36,27 @@ pub struct Frontends {
     bits: HashMap<u32, u32>,
     buckets: Window<Bucket>,
     mask: u32,
-    /// Places that were freed since programs were last waited for: one may be reading them.
+    /// Places that were freed a moment ago: a program may be reading them.
     freed: HashSet<(u32, usize)>,
+    /// The same, oldest first.
+    ages: VecDeque<(Instant, (u32, usize))>,
 }
+
+/// Programs run for microseconds.
+const GRACE: Duration = Duration::from_secs(1);
 
 impl Frontends {
     /// Takes over what the table holds.
     pub fn adopt(object: &Object) -> Result<Self> {
         let (map, length) = sized(object, "FRONTENDS")?;
         let filter = Window::new(&object.map("FILTER")?, 0, FILTER_ENTRIES as usize)?;
+        ensure!(length.is_power_of_two(), "FRONTENDS has {length} buckets, which is no power of two");
         Self::new(filter, Window::new(&map, 0, length)?, length as u32 - 1)
     }
 
     fn new(filter: Window<u64>, buckets: Window<Bucket>, mask: u32) -> Result<Self> {
-        let mut frontends = Self { filter, bits: HashMap::new(), buckets, mask, freed: HashSet::new() };
+        let mut frontends =
+            Self { filter, bits: HashMap::new(), buckets, mask, freed: HashSet::new(), ages: VecDeque::new() };
         frontends.count_passed()?;
         for (frontend, _) in frontends.entries() {
             *frontends.bits.entry(filter_bit(&frontend)).or_default() += 1;
@@ -68,12 +76,16 @@ impl Frontends {
         if let Some(spot) = self.find(frontend) {
             return self.store_service(spot, service + 1);
         }
+        while let Some((_, place)) = self.ages.pop_front_if(|(at, _)| at.elapsed() >= GRACE) {
+            self.freed.remove(&place);
+        }
         let spot = match self.free(frontend) {
             Some(spot) => spot,
             None if self.freed.is_empty() => return Err(full()),
             None => {
                 wait_for_readers();
                 self.freed.clear();
+                self.ages.clear();
                 self.free(frontend).ok_or_else(full)?
             }
         };
@@ -84,7 +96,7 @@ impl Frontends {
             self.passed(index(frontend, probes, self.mask))?.fetch_add(1, Ordering::SeqCst);
         }
         let place = self.place(spot.bucket, spot.place)?;
-        // SAFETY: a live mapping; no program reads a free place that none has been reading.
+        // SAFETY: a live mapping; no program trusts a free place that none has been reading.
         unsafe { (&raw mut (*place).frontend).write_volatile(*frontend) };
         self.store_service(spot, service + 1)
     }
@@ -94,7 +106,15 @@ impl Frontends {
             return Ok(());
         };
         self.store_service(spot, 0)?;
+        // Nobody asks for this one, so that no later reader takes the old frontend for that of a new service.
+        let place = self.place(spot.bucket, spot.place)?;
+        // SAFETY: aligned members of a live mapping.
+        unsafe {
+            (&raw mut (*place).frontend.protocol).write_volatile(0);
+            (&raw mut (*place).frontend.port).write_volatile(0);
+        }
         self.freed.insert((spot.bucket, spot.place));
+        self.ages.push_back((Instant::now(), (spot.bucket, spot.place)));
         for probes in 0..spot.probes {
             self.passed(index(frontend, probes, self.mask))?.fetch_sub(1, Ordering::SeqCst);
         }

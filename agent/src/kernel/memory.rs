@@ -149,22 +149,20 @@ impl Tables {
         }
     }
 
-    /// Programs take exact times from now on, for longer than the kernel's ticks may be late: what is counted or closed
-    /// after this call can be told from what was before it.
-    fn begin_exact_times(&self) {
+    /// Picks take exact times from now on, for longer than the kernel's ticks may be late. The returned time of
+    /// CLOCK_MONOTONIC, ns, is after the times of picks that began before this call, and not after those of later ones.
+    pub(super) fn begin_exact_times(&self) -> u64 {
         const LASTS: u64 = 1_000_000_000;
         if let Some(meta) = self.meta.at(0) {
             // SAFETY: an aligned word of a live mapping.
             let until = unsafe { AtomicU64::from_ptr(&raw mut (*meta).exact_until) };
             until.store(clock::monotonic_ns() + LASTS, Ordering::SeqCst);
         }
+        clock::monotonic_ns()
     }
 
     pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {
         let at = self.nodes.at(node as usize).with_context(|| beyond("NODES", node))?;
-        if closed != 0 {
-            self.begin_exact_times();
-        }
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -181,9 +179,6 @@ impl Tables {
                 (*at).port = value.port;
             }
             AtomicU32::from_ptr(&raw mut (*at).node).store(value.node, Ordering::SeqCst);
-            if value.closed != 0 {
-                self.begin_exact_times();
-            }
             AtomicU32::from_ptr(&raw mut (*at).closed).store(value.closed, Ordering::SeqCst);
         }
         Ok(())
@@ -191,9 +186,6 @@ impl Tables {
 
     pub(super) fn close_backend(&self, backend: u32, closed: u32) -> Result<()> {
         let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
-        if closed != 0 {
-            self.begin_exact_times();
-        }
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -247,8 +239,7 @@ impl Tables {
 
     /// Clears TALLY: the connections that are there now count, and no later ones.
     pub(super) fn begin_tally(&self) -> Result<()> {
-        self.begin_exact_times();
-        let before = clock::monotonic_ns();
+        let before = self.begin_exact_times();
         let window = Window::<u64>::new(&self.tally, 0, self.counter_count)?;
         // SAFETY: live mappings; no tally runs.
         unsafe {

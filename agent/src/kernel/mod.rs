@@ -232,6 +232,10 @@ impl Machine for Kernel {
     fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
         self.tables.counters(ids.iter().map(|id| id.0))
     }
+
+    fn mark(&self) -> u64 {
+        self.tables.begin_exact_times()
+    }
 }
 
 /// Waits until every program that may have read a table before this call has ended.

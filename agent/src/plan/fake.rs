@@ -10,7 +10,10 @@ use sluice_common::{
 };
 
 use super::{Entries, Machine, MapOp, service::fingerprint};
-use crate::{model::BackendId, observe::gauges::UNUSED};
+use crate::{
+    model::BackendId,
+    observe::{clock, gauges::UNUSED},
+};
 
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
@@ -88,6 +91,10 @@ impl Machine for Fake {
 
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>> {
         Ok(ids.iter().map(|id| self.counters.get(&id.0).copied().unwrap_or(UNUSED)).collect())
+    }
+
+    fn mark(&self) -> u64 {
+        clock::monotonic_ns()
     }
 }
 

@@ -96,6 +96,9 @@ pub trait Machine {
     /// # Errors
     /// As [`Machine::read`].
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>>;
+
+    /// CLOCK_MONOTONIC ns: every choice of a backend that begins after this call is counted with this time or a later one.
+    fn mark(&self) -> u64;
 }
 
 /// What the tables hold: occupied entries with their ids.

@@ -81,7 +81,7 @@ impl<M: Machine> Steering<M> {
 
     /// What backends have counted so far.
     fn before(&self, ids: Vec<BackendId>) -> Result<BTreeMap<BackendId, Before>> {
-        let since = clock::monotonic_ns();
+        let since = self.machine.mark();
         let counters = self.machine.counters(&ids)?;
         Ok(ids.into_iter().zip(counters).map(|(id, held)| (id, Before { picked: held.picked, since })).collect())
     }

@@ -73,7 +73,8 @@ fn loaded(bed: &mut Steered, services: u32, rounds: u32, report: &mut Report) ->
             thread::sleep(ROUND);
             let status = status(agent)?;
             late += status["newConnectionsSinceZero"].as_u64().context("no newConnectionsSinceZero")?;
-            // Before the request: then the zero stopped the very next one.
+            // Before the request: then the zero stopped the very next one. What begins in one tick of the kernel may all
+            // carry the time of the first.
             let at = status["lastNewConnectionAt"].as_str().context("no connection came to the node")?;
             let at: Timestamp = at.parse().context("reading a time")?;
             last.push((at.duration_since(start).as_secs_f64() * 1e6).max(0.0));
