@@ -118,17 +118,24 @@ pub fn test(series: &str, binaries: &Binaries, selection: Selection<'_>, acceler
     Ok(outcome)
 }
 
-/// Boots the kernel, does the job, and returns what it says after "sluice-vm: data ", which is not shown.
+/// Boots the kernel, does the job, and returns what it has said last after "sluice-vm: data ", which is not shown. What a job
+/// that fails or takes too long has left is taken too.
 pub fn data(series: &str, job: &Job, accelerator: &str) -> Result<String> {
     let mut data = None;
-    let End { exit, console } = run_job(series, job, accelerator, |line| {
+    let end = run_job(series, job, accelerator, |line| {
         data = line.strip_prefix(MARK).and_then(|said| said.strip_prefix(DATA)).map(str::to_owned).or(data.take());
-    })?;
-    if exit != Some(0) {
-        show_tail(&console);
-        bail!("the machine did not do its job: {exit:?}");
-    }
-    data.context("the machine has left no data")
+    });
+    let failed = match end {
+        Ok(End { exit: Some(0), .. }) => return data.context("the machine has left no data"),
+        Ok(End { exit, console }) => {
+            show_tail(&console);
+            anyhow::anyhow!("the machine did not do its job: {exit:?}")
+        }
+        Err(error) => error,
+    };
+    let data = data.ok_or(failed)?;
+    println!("the machine did not end well: what it has measured before is taken");
+    Ok(data)
 }
 
 /// Boots the kernel and does the job; true if it ended well.

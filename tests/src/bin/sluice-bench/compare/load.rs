@@ -24,6 +24,9 @@ use crate::report::Samples;
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What is shown of the times, and of how many connections at least: ten must be above a percentile.
+const PERCENTILES: [(f64, u64); 3] = [(0.5, 1), (0.99, 1000), (0.999, 10_000)];
+
 /// What clients are asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -45,7 +48,7 @@ pub enum Work {
 /// Opens connections one after the other on each thread, reads the node's digit and the end, and closes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Open {
-    /// Taken in turn.
+    /// Those of one service in turn, many in a mixed order.
     pub to: Vec<SocketAddr>,
     pub threads: u64,
     /// Ends by then.
@@ -67,8 +70,9 @@ pub struct Opened {
     pub rate: f64,
     /// Answers by node.
     pub nodes: [u64; NODES],
-    /// Microseconds from connect() to the end of the answer: median, 99th and 99.9th percentile.
-    pub micros: [f64; 3],
+    /// Microseconds from connect() to the end of the answer: median, 99th and 99.9th percentile. A percentile of too few
+    /// connections is none.
+    pub micros: [Option<f64>; 3],
 }
 
 /// Sends requests over connections that are kept, each thread one at a time.
@@ -99,6 +103,11 @@ pub fn main() -> Result<()> {
     process::serve(|ask: Ask| match ask {
         Ask::Do(work) => done(&work, &AtomicBool::new(false)),
         Ask::Begin(work) => {
+            // Nobody has ended what was before.
+            if let Some((stop, thread)) = begun.take() {
+                stop.store(true, Ordering::SeqCst);
+                let _ = thread.join();
+            }
             let stop = Arc::new(AtomicBool::new(false));
             let seen = Arc::clone(&stop);
             begun = Some((stop, thread::spawn(move || done(&work, &seen))));
@@ -128,7 +137,8 @@ fn opened(open: &Open, stop: &AtomicBool) -> Opened {
             if start.elapsed() >= open.time || stop.load(Ordering::Relaxed) {
                 break;
             }
-            let at = (call * open.threads + thread) % open.to.len() as u64;
+            let call = call * open.threads + thread;
+            let at = if open.to.len() > NODES { mixed(call) } else { call } % open.to.len() as u64;
             let before = Instant::now();
             match one(open.to[at as usize]) {
                 Ok(node) => {
@@ -153,8 +163,15 @@ fn opened(open: &Open, stop: &AtomicBool) -> Opened {
     }
     sum.rate = sum.answered as f64 / start.elapsed().as_secs_f64();
     let times: Samples = all.into_iter().collect();
-    sum.micros = [0.5, 0.99, 0.999].map(|share| if sum.answered == 0 { 0.0 } else { times.quantile(share) });
+    sum.micros = PERCENTILES.map(|(share, least)| (sum.answered >= least).then(|| times.quantile(share)));
     sum
+}
+
+/// A number without order for each call (the first half of SplitMix64's finish). Turn by turn, services that each count round
+/// robin for themselves would all send their connections to the same node at the same time.
+fn mixed(call: u64) -> u64 {
+    let high = call.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (high ^ (high >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32
 }
 
 fn on_threads<T: Send>(threads: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
@@ -255,6 +272,24 @@ fn request(stream: &mut TcpStream) -> Option<usize> {
         let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
         if let Some(digit) = head.and_then(|head| answer.get(head + 4)) {
             return node_of(*digit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_robins_do_not_run_in_phase() {
+        let (services, mut turns) = (100, vec![0; 100]);
+        for call in 0..services * 30 {
+            turns[(mixed(call) % services) as usize] += 1;
+        }
+        // Each node is next for about a third of them.
+        for node in 0..3 {
+            let next = turns.iter().filter(|turn| *turn % 3 == node).count();
+            assert!((15..=55).contains(&next), "{next} {turns:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sluice side by side with what users would pick instead, on one machine in one run.
 //!
 //! Each candidate steers the clients of a host of its own; all hosts share a switch and three nodes with backends. In each
-//! round every candidate has its turn, in another order each time.
+//! round every candidate has its turn, in another order each time. Who fails is left out of that measurement, with a note.
 
 mod candidates;
 pub mod load;
@@ -15,7 +15,11 @@ mod setup;
 mod topology;
 mod write;
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use sluice_tests::interrupt;
@@ -28,15 +32,16 @@ use topology::Network;
 /// Begins the line that carries a virtual machine's readings to the host.
 const DATA: &str = "sluice-vm: data ";
 
-/// What is measured, by the name that `--filter` looks for.
+/// What is measured, by the name that `--filter` looks for, and after how many seconds no further round begins: here, and on
+/// an emulated processor.
 type Measurement = fn(&mut Run) -> Result<()>;
-const MEASUREMENTS: [(&str, Measurement); 6] = [
-    ("connections", measures::connections::run),
-    ("established", measures::established::run),
-    ("exactness", measures::exactness::run),
-    ("zero", measures::zero::run),
-    ("loss", measures::loss::run),
-    ("behaviour", measures::behaviour::run),
+const MEASUREMENTS: [(&str, Measurement, [u64; 2]); 6] = [
+    ("connections", measures::connections::run, [110, 60]),
+    ("established", measures::established::run, [190, 0]),
+    ("exactness", measures::exactness::run, [45, 60]),
+    ("zero", measures::zero::run, [420, 130]),
+    ("loss", measures::loss::run, [140, 40]),
+    ("behaviour", measures::behaviour::run, [40, 40]),
 ];
 
 /// Everything that measurements share.
@@ -47,6 +52,12 @@ pub struct Run {
     quick: bool,
     /// On an emulated processor: fewer and smaller measurements.
     emulated: bool,
+    /// What is measured now.
+    measurement: &'static str,
+    /// No further round begins after that.
+    until: Instant,
+    /// Candidates by number that take no part any more in this measurement.
+    out: Vec<usize>,
 }
 
 /// The words after `compare`.
@@ -82,8 +93,8 @@ fn run(plan: &Plan) -> Result<()> {
     let start = Instant::now();
     let filter = |name: &str| plan.filter.as_deref().is_none_or(|filter| name.contains(filter));
     let only = |name: &str| plan.only.as_deref().is_none_or(|only| only.split(',').any(|word| word == name));
-    let names = MEASUREMENTS.map(|(name, _)| name).join(", ");
-    ensure!(MEASUREMENTS.iter().any(|(name, _)| filter(name)), "no measurement has this in its name: {names}");
+    let names = MEASUREMENTS.map(|(name, ..)| name).join(", ");
+    ensure!(MEASUREMENTS.iter().any(|(name, ..)| filter(name)), "no measurement has this in its name: {names}");
     let network = Network::new(!plan.emulated)?;
     let (mut candidates, mut readings) = (Vec::new(), Readings::default());
     for (number, (name, make)) in CANDIDATES.into_iter().enumerate().filter(|(_, (name, _))| only(name)) {
@@ -95,41 +106,100 @@ fn run(plan: &Plan) -> Result<()> {
     }
     readings.who = candidates.iter().map(|candidate| candidate.name().to_owned()).collect();
     readings.facts = measures::facts(&candidates);
-    let mut run = Run { network, candidates, readings, quick: plan.quick, emulated: plan.emulated };
-    for (name, measure) in MEASUREMENTS.into_iter().filter(|(name, _)| filter(name)) {
+    let (quick, emulated) = (plan.quick, plan.emulated);
+    let mut run =
+        Run { network, candidates, readings, quick, emulated, measurement: "", until: start, out: Vec::new() };
+    for (name, measure, [here, there]) in MEASUREMENTS.into_iter().filter(|(name, ..)| filter(name)) {
         println!("\n[{:4.0} s] {name}", start.elapsed().as_secs_f64());
-        measure(&mut run).with_context(|| format!("measuring {name}"))?;
+        run.measurement = name;
+        run.until = Instant::now() + Duration::from_secs(if emulated { there } else { here });
+        run.out.clear();
+        if let Err(error) = measure(&mut run) {
+            // A wish to stop, or what concerns everybody.
+            interrupt::check()?;
+            run.readings.note(EVERYBODY, name, 0, format!("{error:#}"));
+        }
+        run.save(plan)?;
     }
     println!("\n[{:4.0} s] measured", start.elapsed().as_secs_f64());
-    let text = serde_json::to_string(&run.readings).context("writing down readings")?;
-    match &plan.json {
-        Some(file) => fs::write(file, text).with_context(|| format!("writing {}", file.display())),
-        None => {
-            println!("{DATA}{text}");
-            Ok(())
-        }
-    }
+    Ok(())
 }
+
+/// Whom a note concerns that concerns no single candidate.
+const EVERYBODY: &str = "everybody";
 
 impl Run {
     /// This many rounds, or a few.
     fn rounds(&self, rounds: usize) -> usize {
-        if self.quick || self.emulated { rounds.div_ceil(3) } else { rounds }
+        match (self.quick, self.emulated) {
+            (true, _) => rounds.div_ceil(3),
+            (false, true) => rounds.div_ceil(3).max(3).min(rounds),
+            (false, false) => rounds,
+        }
     }
 
-    /// Candidates by number in the order of a round: each round begins with the next.
-    fn order(&self, round: usize) -> impl Iterator<Item = usize> + use<> {
+    /// Candidates by number in the order of a round: each round begins with the next, every other one goes backwards. Who
+    /// is out is not among them.
+    fn order(&self, round: usize) -> Vec<usize> {
         let number = self.candidates.len();
-        (0..number).map(move |place| (place + round) % number)
+        let mut order: Vec<usize> = (0..number).map(|place| (place + round) % number).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        order.retain(|at| !self.out.contains(at));
+        order
+    }
+
+    /// The same without who steers nothing.
+    fn steering(&self, round: usize) -> Vec<usize> {
+        let mut order = self.order(round);
+        order.retain(|at| !self.candidates[*at].ways().is_empty());
+        order
+    }
+
+    /// A candidate takes no part any more in this measurement, unless all is well or the bench is to stop.
+    fn judge<T>(&mut self, at: usize, services: u32, done: Result<T>) -> Result<Option<T>> {
+        interrupt::check()?;
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(error) => {
+                let name = self.candidates[at].name();
+                self.readings.note(name, self.measurement, services, format!("left out: {error:#}"));
+                self.out.push(at);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether there is no time for this round, and notes it. Each candidate has the same rounds.
+    fn is_late(&mut self, round: usize) -> bool {
+        let is_late = Instant::now() > self.until;
+        if is_late {
+            let words = format!("no time for round {round} and later ones");
+            self.readings.note(EVERYBODY, self.measurement, 0, words);
+        }
+        is_late
     }
 
     /// Everybody holds the services of the measurements on few services.
     fn load_few(&mut self) -> Result<()> {
-        for candidate in &mut self.candidates {
-            interrupt::check()?;
-            candidate.load(&few()).with_context(|| format!("setting up {}", candidate.name()))?;
+        for at in self.order(0) {
+            let loaded = self.candidates[at].load(&few()).context("setting up");
+            self.judge(at, 0, loaded)?;
         }
         Ok(())
+    }
+
+    /// Writes down what there is so far. On a virtual machine's console the last line counts.
+    fn save(&self, plan: &Plan) -> Result<()> {
+        let text = serde_json::to_string(&self.readings).context("writing down readings")?;
+        match &plan.json {
+            Some(file) => fs::write(file, text).with_context(|| format!("writing {}", file.display())),
+            None => {
+                println!("{DATA}{text}");
+                Ok(())
+            }
+        }
     }
 }
 

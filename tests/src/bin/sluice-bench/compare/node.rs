@@ -38,12 +38,15 @@ pub struct Seen {
     pub accepted: u64,
     /// When the last one was accepted, as [`now`] tells it.
     pub last: Duration,
+    /// The longest pause between two of them that has ended since the last look.
+    pub pause: Duration,
 }
 
 #[derive(Default)]
 struct Counts {
     accepted: AtomicU64,
     last: AtomicU64,
+    pause: AtomicU64,
 }
 
 /// The process: the argument is the digit.
@@ -54,7 +57,11 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let (digit, counted) = (name.clone(), Arc::clone(&counts));
     thread::spawn(move || {
         for mut stream in plain.incoming().flatten() {
-            counted.last.store(now().as_nanos() as u64, Ordering::SeqCst);
+            let time = now().as_nanos() as u64;
+            let before = counted.last.swap(time, Ordering::SeqCst);
+            if before > 0 {
+                counted.pause.fetch_max(time.saturating_sub(before), Ordering::SeqCst);
+            }
             counted.accepted.fetch_add(1, Ordering::SeqCst);
             let _ = stream.write_all(digit.as_bytes());
         }
@@ -67,7 +74,8 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     });
     process::serve(|_: Ask| {
         let last = Duration::from_nanos(counts.last.load(Ordering::SeqCst));
-        Ok(Seen { accepted: counts.accepted.load(Ordering::SeqCst), last })
+        let pause = Duration::from_nanos(counts.pause.swap(0, Ordering::SeqCst));
+        Ok(Seen { accepted: counts.accepted.load(Ordering::SeqCst), last, pause })
     })
 }
 

@@ -4,9 +4,11 @@ use std::{
     env,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Serialize, de::DeserializeOwned};
 use sluice_tests::{Cgroup, Namespace, program};
 
@@ -58,4 +60,21 @@ pub fn serve<Q: DeserializeOwned, A: Serialize>(mut answer: impl FnMut(Q) -> Res
         writeln!(output, "{}", serde_json::to_string(&answer)?).context("answering")?;
     }
     Ok(())
+}
+
+/// Asks every millisecond until there is an answer.
+///
+/// # Errors
+/// There is none within `limit`.
+pub fn promptly<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = probe() {
+            return Ok(answer);
+        }
+        if start.elapsed() > limit {
+            bail!("{what}: not within {limit:?}");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }

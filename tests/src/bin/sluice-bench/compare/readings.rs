@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::Samples;
-
 /// One quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Measure {
@@ -35,12 +33,17 @@ pub enum Measure {
     LastConnection,
     /// Milliseconds from the command to its end.
     Command,
-    /// Milliseconds between two new connections on the node before the command: what the last one is exact to.
+    /// Milliseconds of the longest pause between two new connections on the node before the command: what the last one is
+    /// exact to.
     Gap,
-    /// Milliseconds until all services are there.
+    /// Milliseconds until all services are there, with the start of the process.
     Load,
-    /// Bytes for a service.
+    /// The same into a process that runs.
+    LoadRunning,
+    /// Bytes in all, divided by the services.
     Memory,
+    /// Bytes that each further service adds.
+    MemoryGrowth,
     /// Requests without an answer, at a zero.
     LostAtZero,
     /// Requests without an answer, at a drain.
@@ -51,7 +54,7 @@ pub enum Measure {
     NothingLeft,
     /// What a client with affinity sees when its backend is zeroed.
     Affinity,
-    /// Why something could not be measured.
+    /// Why something could not be measured; the way is the measurement.
     Note,
 }
 
@@ -71,12 +74,13 @@ pub struct Reading {
 /// A number or words.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Value {
-    /// The median (or mean), the least and the greatest of so many samples.
+    /// The median (or mean), the least and the greatest of the samples, which are in the order of their rounds. None: a
+    /// sample that is no number.
     Number {
         median: f64,
         low: f64,
         high: f64,
-        samples: usize,
+        samples: Vec<Option<f64>>,
     },
     Words(String),
 }
@@ -107,23 +111,25 @@ impl<'a> Of<'a> {
 }
 
 impl Readings {
-    /// One more number, unless there are no samples.
+    /// One more number, unless there are no samples. Those that are no numbers do not count.
     pub fn number(&mut self, of: Of, measure: Measure, samples: &[f64]) {
-        if samples.is_empty() {
-            return;
+        if let Some(value) = Value::number(samples, median) {
+            println!("  {:14} {measure:?} {} {}: {}", of.who, of.services, of.way, value.line());
+            self.push(of, measure, value);
         }
-        let sorted: Samples = samples.iter().copied().collect();
-        let [median, low, high] = [0.5, 0.0, 1.0].map(|share| sorted.quantile(share));
-        println!("  {:14} {measure:?} {} {}: {median:.2} ({low:.2} .. {high:.2})", of.who, of.services, of.way);
-        self.push(of, measure, Value::Number { median, low, high, samples: samples.len() });
     }
 
     /// One more number that is the mean of its samples.
-    pub fn mean(&mut self, of: Of, measure: Measure, mean: f64, samples: &[f64]) {
-        let sorted: Samples = samples.iter().copied().collect();
-        let (low, high) = (sorted.quantile(0.0), sorted.quantile(1.0));
-        println!("  {:14} {measure:?}: {mean:.3} ({low:.3} .. {high:.3})", of.who);
-        self.push(of, measure, Value::Number { median: mean, low, high, samples: samples.len() });
+    pub fn mean(&mut self, of: Of, measure: Measure, samples: &[f64]) {
+        if let Some(value) = Value::number(samples, mean) {
+            println!("  {:14} {measure:?}: {}", of.who, value.line());
+            self.push(of, measure, value);
+        }
+    }
+
+    /// Why something is missing.
+    pub fn note(&mut self, who: &str, measurement: &str, services: u32, words: impl Into<String>) {
+        self.words(Of { who, services, way: measurement }, Measure::Note, words);
     }
 
     /// Words.
@@ -155,11 +161,64 @@ impl Readings {
 }
 
 impl Value {
+    /// The samples in the middle, by `middle`; None: no sample is a number.
+    pub fn number(samples: &[f64], middle: fn(&[f64]) -> f64) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.iter().copied().filter(|sample| sample.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let (low, high) = (*sorted.first()?, *sorted.last()?);
+        let samples = samples.iter().map(|sample| sample.is_finite().then_some(*sample)).collect();
+        Some(Self::Number { median: middle(&sorted), low, high, samples })
+    }
+
+    /// Sample by sample over those of another one: what was measured in the same round.
+    pub fn over(&self, other: &Self) -> Option<Self> {
+        let (Self::Number { samples, .. }, Self::Number { samples: others, .. }) = (self, other) else { return None };
+        let ratio = |(sample, other): (&Option<f64>, &Option<f64>)| Some((*sample)? / (*other)?);
+        let ratios: Vec<f64> = samples.iter().zip(others).filter_map(ratio).collect();
+        Self::number(&ratios, median)
+    }
+
     /// The median of a number.
     pub fn median(&self) -> Option<f64> {
         match self {
             Self::Number { median, .. } => Some(*median),
             Self::Words(_) => None,
         }
+    }
+
+    fn line(&self) -> String {
+        match self {
+            Self::Number { median, low, high, .. } => format!("{median:.3} ({low:.3} .. {high:.3})"),
+            Self::Words(words) => words.clone(),
+        }
+    }
+}
+
+/// The median of sorted samples, of which there is one at least. Of an even number it is the mean of the two in the middle.
+pub fn median(sorted: &[f64]) -> f64 {
+    let (left, right) = ((sorted.len() - 1) / 2, sorted.len() / 2);
+    f64::midpoint(sorted[left], sorted[right])
+}
+
+fn mean(samples: &[f64]) -> f64 {
+    samples.iter().sum::<f64>() / samples.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_of_an_even_number_is_between_two() {
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
+        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
+    }
+
+    #[test]
+    fn rounds_are_divided_in_pairs() {
+        let of = |samples: &[f64]| Value::number(samples, median).unwrap();
+        let over = of(&[10.0, f64::NAN, 30.0]).over(&of(&[10.0, 5.0, 20.0])).unwrap();
+        assert_eq!(over.line(), "1.250 (1.000 .. 1.500)");
+        assert!(Value::number(&[f64::NAN], median).is_none());
     }
 }

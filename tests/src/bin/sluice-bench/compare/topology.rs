@@ -142,7 +142,7 @@ impl Host {
         Ok(())
     }
 
-    /// Ends that.
+    /// Ends that, and says what became of it.
     pub fn end<A: DeserializeOwned>(&mut self) -> Result<A> {
         self.load.ask(&Ask::End)
     }

@@ -1,10 +1,10 @@
 //! No steering: clients go to the backends in turn. The limit.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 
-use super::Candidate;
+use super::{Candidate, Load};
 use crate::compare::{
     setup::Service,
     topology::{Host, Network},
@@ -35,8 +35,8 @@ impl Candidate for Direct {
         &mut self.host
     }
 
-    fn load(&mut self, _services: &[Service]) -> Result<Duration> {
-        Ok(Duration::ZERO)
+    fn load(&mut self, _services: &[Service]) -> Result<Load> {
+        Ok(Load::default())
     }
 
     fn targets(&self, service: &Service) -> Vec<SocketAddr> {

@@ -2,12 +2,12 @@
 
 use std::{
     fmt::{self, Write},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 
-use super::{Candidate, fed, version_of};
+use super::{Candidate, Load, fed, version_of};
 use crate::compare::{
     machine::kernel_memory,
     setup::Service,
@@ -83,11 +83,10 @@ impl Candidate for Ipvs {
         &mut self.host
     }
 
-    fn load(&mut self, services: &[Service]) -> Result<Duration> {
+    fn load(&mut self, services: &[Service]) -> Result<Load> {
         fed(&self.host, &["ipvsadm", "-C"], "")?;
         self.services = services.to_vec();
         self.zeroed.clear();
-        let start = Instant::now();
         let mut text = String::new();
         let mut write = || -> fmt::Result {
             for service in services {
@@ -100,8 +99,9 @@ impl Candidate for Ipvs {
             Ok(())
         };
         write().context("writing commands")?;
+        let start = Instant::now();
         fed(&self.host, &["ipvsadm", "-R"], &text)?;
-        Ok(start.elapsed())
+        Ok(Load::cold(start.elapsed()))
     }
 
     fn ways(&self) -> &'static [&'static str] {
@@ -120,5 +120,9 @@ impl Candidate for Ipvs {
 
     fn memory(&mut self) -> Result<u64> {
         Ok(kernel_memory()?.saturating_sub(self.memory_before))
+    }
+
+    fn memory_is_coarse(&self) -> bool {
+        true
     }
 }

@@ -10,12 +10,19 @@ mod sluice;
 use std::{
     net::SocketAddr,
     process::{Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::de::DeserializeOwned;
 
 use super::{
+    load::Work,
     setup::Service,
     topology::{Host, Network},
 };
@@ -31,9 +38,9 @@ pub trait Candidate {
     /// Where its clients are.
     fn host(&mut self) -> &mut Host;
 
-    /// Holds these services and no others, and no node is at zero; returns how long that took, from the command to the
-    /// moment that it serves.
-    fn load(&mut self, services: &[Service]) -> Result<Duration>;
+    /// Holds these services and no others, and no node is at zero; returns how long that took, from the moment that the
+    /// configuration is there in memory to the moment that it serves.
+    fn load(&mut self, services: &[Service]) -> Result<Load>;
 
     /// Where clients connect to.
     fn targets(&self, service: &Service) -> Vec<SocketAddr> {
@@ -66,6 +73,39 @@ pub trait Candidate {
 
     /// Bytes of memory: of its processes and, for what steers in the kernel, of the kernel.
     fn memory(&mut self) -> Result<u64>;
+
+    /// Whether that is all that the kernel has grown by, whoever it was for.
+    fn memory_is_coarse(&self) -> bool {
+        false
+    }
+}
+
+/// How long it takes to load services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// With the start of the process, where there is one.
+    pub cold: Duration,
+    /// Into a process that runs; None: where no process stays, or it starts anew for services.
+    pub running: Option<Duration>,
+}
+
+impl Load {
+    /// With the start of a process.
+    fn cold(cold: Duration) -> Self {
+        Self { cold, running: None }
+    }
+}
+
+/// Does something while clients work. They end also where it fails.
+pub fn meanwhile<T, A: DeserializeOwned>(
+    candidate: &mut dyn Candidate,
+    work: Work,
+    act: impl FnOnce(&mut dyn Candidate) -> Result<T>,
+) -> Result<(T, A)> {
+    candidate.host().begin(work)?;
+    let done = act(candidate);
+    let seen = candidate.host().end();
+    Ok((done?, seen?))
 }
 
 /// Makes a candidate on a host of its own.
@@ -82,7 +122,10 @@ pub const CANDIDATES: [(&str, Make); 7] = [
     ("nginx", |network, number| Ok(Box::new(nginx::Nginx::new(network, number)?))),
 ];
 
-/// Runs a command in a host's namespace with this input; an error if it fails.
+/// How long a command may take. A `timeout` before it would add a start of a process to what is measured.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Runs a command in a host's namespace with this input; an error if it fails or takes longer than [`LONGEST`].
 fn fed(host: &Host, words: &[&str], input: &str) -> Result<String> {
     let (program, arguments) = words.split_first().context("no command")?;
     let child = host.namespace.run(|| {
@@ -91,10 +134,19 @@ fn fed(host: &Host, words: &[&str], input: &str) -> Result<String> {
     });
     let mut child = child.with_context(|| format!("starting {program}"))?;
     let mut stdin = child.stdin.take().context("a command without input")?;
+    let (done, ended) = channel::<()>();
+    let process = Pid::from_raw(child.id().cast_signed());
     std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+        });
         // A command that ends early tells why.
         scope.spawn(move || std::io::Write::write_all(&mut stdin, input.as_bytes()));
-        let output = child.wait_with_output().context("waiting for a command")?;
+        let output = child.wait_with_output();
+        drop(done);
+        let output = output.context("waiting for a command")?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{}: {:.500}", words.join(" "), said.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -3,12 +3,12 @@
 
 use std::{
     fmt::{self, Write},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 
-use super::{Candidate, fed, version_of};
+use super::{Candidate, Load, fed, version_of};
 use crate::compare::{
     machine::kernel_memory,
     setup::Service,
@@ -101,13 +101,13 @@ impl Candidate for Nftables {
         &mut self.host
     }
 
-    fn load(&mut self, services: &[Service]) -> Result<Duration> {
+    fn load(&mut self, services: &[Service]) -> Result<Load> {
         self.services = services.to_vec();
         self.zeroed.clear();
-        let start = Instant::now();
         let text = self.everything()?;
+        let start = Instant::now();
         fed(&self.host, &["nft", "-f", "-"], &text)?;
-        Ok(start.elapsed())
+        Ok(Load::cold(start.elapsed()))
     }
 
     fn ways(&self) -> &'static [&'static str] {
@@ -125,6 +125,10 @@ impl Candidate for Nftables {
 
     fn memory(&mut self) -> Result<u64> {
         Ok(kernel_memory()?.saturating_sub(self.memory_before))
+    }
+
+    fn memory_is_coarse(&self) -> bool {
+        true
     }
 }
 

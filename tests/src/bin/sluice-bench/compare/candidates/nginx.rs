@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use sluice_tests::{Program, daemons::open_directory, system::eventually};
+use sluice_tests::{Program, daemons::open_directory};
 use tempfile::TempDir;
 
-use super::{Candidate, version_of};
+use super::{Candidate, Load, version_of};
 use crate::compare::{
     machine::{children, memory_of_group, processors},
+    process::promptly,
     proxy::is_up,
     setup::Service,
     topology::{Host, Network},
@@ -45,8 +46,8 @@ impl Nginx {
         Ok(Self { program: None, host, directory: open_directory()?, services, zeroed })
     }
 
-    /// Writes the configuration; returns its path.
-    fn write(&self, shutdown: &str) -> Result<String> {
+    /// The configuration.
+    fn text(&self, shutdown: &str) -> Result<String> {
         let mut text = String::new();
         let written = self
             .services
@@ -55,7 +56,11 @@ impl Nginx {
         written.context("writing a configuration")?;
         let root = self.directory.path().to_string_lossy().into_owned();
         let config = CONFIG.replace("@ROOT@", &root).replace("@THREADS@", &processors().to_string());
-        let config = config.replace("@SHUTDOWN@", shutdown).replace("@SERVICES@", &text);
+        Ok(config.replace("@SHUTDOWN@", shutdown).replace("@SERVICES@", &text))
+    }
+
+    /// Writes the configuration; returns its path.
+    fn write(&self, config: &str) -> Result<String> {
         let file = self.directory.path().join("nginx.conf");
         fs::write(&file, config).context("writing nginx.conf")?;
         Ok(file.to_string_lossy().into_owned())
@@ -63,11 +68,11 @@ impl Nginx {
 
     /// Returns when the new workers are there; the old ones may live on with their connections.
     fn reload(&mut self, shutdown: &str) -> Result<()> {
-        self.write(shutdown)?;
+        self.write(&self.text(shutdown)?)?;
         let program = self.program.as_ref().context("nginx does not run")?;
         let old = children(program.id())?;
         program.signal(Signal::SIGHUP)?;
-        eventually("nginx has new workers", RELOAD, || {
+        promptly("nginx has new workers", RELOAD, || {
             let now = children(program.id()).ok()?;
             (now.iter().filter(|worker| !old.contains(worker)).count() >= processors()).then_some(())
         })
@@ -88,17 +93,18 @@ impl Candidate for Nginx {
         &mut self.host
     }
 
-    fn load(&mut self, services: &[Service]) -> Result<Duration> {
+    fn load(&mut self, services: &[Service]) -> Result<Load> {
         self.program = None;
         self.services = services.to_vec();
         self.zeroed.clear();
+        let text = self.text("1h")?;
         let start = Instant::now();
-        let file = self.write("1h")?;
+        let file = self.write(&text)?;
         let words = ["nginx", "-c", &file, "-e", "stderr", "-p", "/usr/share/nginx"];
         let mut program = Program::start(None, Some(&self.host.namespace), &words)?;
         is_up(&self.host, services, &mut program)?;
         self.program = Some(program);
-        Ok(start.elapsed())
+        Ok(Load::cold(start.elapsed()))
     }
 
     fn ways(&self) -> &'static [&'static str] {

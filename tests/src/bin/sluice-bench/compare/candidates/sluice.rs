@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use sluice_tests::{Agent, http};
 
-use super::{Candidate, version_of};
+use super::{Candidate, Load, version_of};
 use crate::{
     bpf::memory_of_maps,
     compare::{
         machine::memory_of,
+        process::promptly,
         setup::Service,
         topology::{Host, Network},
     },
@@ -21,6 +22,8 @@ use crate::{
 
 /// Entries of the tables, beyond the agent's own default: 10,000 services of three backends must fit.
 const MAX_BACKENDS: &str = "131072";
+/// How long an agent may take to start.
+const READY: Duration = Duration::from_secs(60);
 /// Of the command line.
 const BY_COMMAND: &str = "sluice zero";
 
@@ -38,14 +41,18 @@ impl Sluice {
         Ok(sluice)
     }
 
-    /// Replaces the agent by one that knows nothing.
-    fn begin(&mut self) -> Result<()> {
+    /// Replaces the agent by one that knows nothing; returns how long the new one took to be ready.
+    fn begin(&mut self) -> Result<Duration> {
         self.agent = None;
         let agent = Agent::new(self.host.cgroup.path())?.quiet().inside(&self.host.namespace)?;
         let mut agent = agent.environment("SLUICE_MAX_BACKENDS", MAX_BACKENDS);
-        agent.start()?;
+        let start = Instant::now();
+        agent.spawn()?;
+        let probe = || agent.get("/readyz").is_ok_and(|answer| answer.status == 200).then_some(());
+        promptly("the agent is ready", READY, probe).with_context(|| format!("{:.500}", agent.log()))?;
+        let took = start.elapsed();
         self.agent = Some(agent);
-        Ok(())
+        Ok(took)
     }
 
     fn agent(&self) -> Result<&Agent> {
@@ -73,15 +80,16 @@ impl Candidate for Sluice {
         &mut self.host
     }
 
-    fn load(&mut self, services: &[Service]) -> Result<Duration> {
-        self.begin()?;
+    fn load(&mut self, services: &[Service]) -> Result<Load> {
         let mut text = String::new();
         services.iter().try_for_each(|service| document(&mut text, service)).context("writing documents")?;
         let request = http::Request::new().body("application/yaml", text);
+        let start_of_agent = self.begin()?;
         let start = Instant::now();
         let answer = self.agent()?.request("POST", "/v1/apply", &request)?;
         ensure!(answer.status == 200, "applying documents: {}: {:.300}", answer.status, answer.text());
-        Ok(start.elapsed())
+        let running = start.elapsed();
+        Ok(Load { cold: start_of_agent + running, running: Some(running) })
     }
 
     fn ways(&self) -> &'static [&'static str] {

@@ -15,8 +15,12 @@ use crate::compare::{
 
 /// Every candidate that steers.
 pub fn run(run: &mut Run) -> Result<()> {
-    for candidate in run.candidates.iter_mut().filter(|candidate| !candidate.ways().is_empty()) {
+    for at in run.steering(0) {
         interrupt::check()?;
+        if run.is_late(0) {
+            break;
+        }
+        let candidate = &mut run.candidates[at];
         let of = Of::plain(candidate.name());
         let seen = nothing_left(candidate.as_mut()).unwrap_or_else(|error| format!("{error:#}"));
         run.readings.words(of, Measure::NothingLeft, seen);

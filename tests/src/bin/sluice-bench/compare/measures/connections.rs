@@ -7,7 +7,8 @@ use sluice_tests::interrupt;
 
 use crate::compare::{
     Run,
-    load::Open,
+    candidates::Candidate,
+    load::{Open, Opened},
     machine::busy,
     plain,
     readings::{Measure, Of},
@@ -31,23 +32,24 @@ pub fn run(run: &mut Run) -> Result<()> {
     run.load_few()?;
     let mut series = vec![Series::default(); run.candidates.len()];
     for round in 0..=run.rounds(ROUNDS) {
+        if run.is_late(round) {
+            break;
+        }
         for at in run.order(round) {
             interrupt::check()?;
-            let candidate = &mut run.candidates[at];
-            let to = candidate.targets(&plain());
-            let open = Open { to, threads: THREADS, time: TIME, most: u64::MAX, pause: Duration::ZERO };
-            let before = busy()?;
-            let opened = candidate.host().open(open)?;
-            let work = busy()? - before;
-            ensure!(opened.failed.is_empty(), "{}: {:?}", candidate.name(), opened.failed);
+            let done = one(run.candidates[at].as_mut());
+            let Some((opened, work)) = run.judge(at, 0, done)? else { continue };
             if round > 0 {
                 let series = &mut series[at];
                 series.rate.push(opened.rate);
                 series.work.push(work.as_secs_f64() * 1e6 / opened.answered as f64);
-                series.micros.iter_mut().zip(opened.micros).for_each(|(series, micros)| series.push(micros));
+                let micros = opened.micros.map(|micros| micros.unwrap_or(f64::NAN));
+                series.micros.iter_mut().zip(micros).for_each(|(series, micros)| series.push(micros));
             }
         }
     }
+    // Some of the rounds are no measurement.
+    run.out.iter().for_each(|at| series[*at] = Series::default());
     for (who, series) in run.readings.who.clone().iter().zip(series) {
         let of = Of::plain(who);
         run.readings.number(of, Measure::Rate, &series.rate);
@@ -58,4 +60,14 @@ pub fn run(run: &mut Run) -> Result<()> {
         run.readings.number(of, Measure::ConnectWork, &series.work);
     }
     Ok(())
+}
+
+fn one(candidate: &mut dyn Candidate) -> Result<(Opened, Duration)> {
+    let to = candidate.targets(&plain());
+    let open = Open { to, threads: THREADS, time: TIME, most: u64::MAX, pause: Duration::ZERO };
+    let before = busy()?;
+    let opened = candidate.host().open(open)?;
+    let work = busy()? - before;
+    ensure!(opened.failed.is_empty(), "{:?}", opened.failed);
+    Ok((opened, work))
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use sluice_tests::interrupt;
 
 use crate::compare::{
     Run,
+    candidates::Candidate,
     load::Open,
     readings::{Measure, Of},
     setup::{PLAIN, Service},
@@ -22,23 +23,32 @@ pub fn run(run: &mut Run) -> Result<()> {
         let service = Service::weighted(0, PLAIN, &weights);
         let desired = f64::from(weights[1]) * 100.0 / f64::from(weights[0] + weights[1]);
         let rounds = run.rounds(ROUNDS);
+        if run.is_late(0) {
+            break;
+        }
         // Who steers nothing has no shares.
-        for candidate in run.candidates.iter_mut().filter(|candidate| !candidate.ways().is_empty()) {
-            interrupt::check()?;
-            candidate.load(std::slice::from_ref(&service))?;
-            let to = candidate.targets(&service);
-            let mut errors = Vec::new();
-            for _ in 0..rounds {
-                let (time, most) = (Duration::from_secs(60), CONNECTIONS / THREADS);
-                let open = Open { to: to.clone(), threads: THREADS, time, most, pause: Duration::ZERO };
-                let opened = candidate.host().open(open)?;
-                let share = opened.nodes[1] as f64 * 100.0 / opened.answered as f64;
-                errors.push((share - desired).abs());
-            }
+        for at in run.steering(0) {
+            let errors = one(run.candidates[at].as_mut(), &service, desired, rounds);
+            let Some(errors) = run.judge(at, 1, errors)? else { continue };
             // The mean: of a small share the median error of few connections hides how far off the others are.
-            let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-            run.readings.mean(Of::plain(candidate.name()), measure, mean, &errors);
+            run.readings.mean(Of::plain(run.candidates[at].name()), measure, &errors);
         }
     }
     Ok(())
+}
+
+fn one(candidate: &mut dyn Candidate, service: &Service, desired: f64, rounds: usize) -> Result<Vec<f64>> {
+    candidate.load(std::slice::from_ref(service))?;
+    let to = candidate.targets(service);
+    let mut errors = Vec::new();
+    for _ in 0..rounds {
+        interrupt::check()?;
+        let (time, most) = (Duration::from_secs(60), CONNECTIONS / THREADS);
+        let open = Open { to: to.clone(), threads: THREADS, time, most, pause: Duration::ZERO };
+        let opened = candidate.host().open(open)?;
+        ensure!(opened.answered == CONNECTIONS, "{} answers, {:?}", opened.answered, opened.failed);
+        let share = opened.nodes[1] as f64 * 100.0 / opened.answered as f64;
+        errors.push((share - desired).abs());
+    }
+    Ok(errors)
 }

@@ -8,7 +8,7 @@ use sluice_tests::{interrupt, system::now};
 
 use crate::compare::{
     Run,
-    candidates::Candidate,
+    candidates::{Candidate, meanwhile},
     few,
     load::{Keep, Kept, Work},
     readings::{Measure, Of, Readings},
@@ -19,33 +19,43 @@ use crate::compare::{
 const ROUNDS: usize = 3;
 const NODE: usize = 0;
 /// Of a drain: who still answers after that stays.
-const LIMIT: Duration = Duration::from_secs(8);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Every candidate that steers.
 pub fn run(run: &mut Run) -> Result<()> {
     let rounds = run.rounds(ROUNDS);
     let servers = !run.emulated;
-    for candidate in run.candidates.iter_mut().filter(|candidate| !candidate.ways().is_empty()) {
-        let of = Of::plain(candidate.name());
-        let (mut at_zero, mut at_drain, mut drained) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            interrupt::check()?;
-            candidate.load(&few())?;
-            if servers {
-                at_zero.push(zero(candidate.as_mut())?);
-            }
-            if candidate.drains_by().is_some() {
-                let (lost, seconds) = drain(candidate.as_mut())?;
-                at_drain.push(lost);
-                drained.push(seconds);
-            }
+    let mut series: Vec<[Vec<f64>; 3]> = vec![Default::default(); run.candidates.len()];
+    for round in 0..rounds {
+        if run.is_late(round) {
+            break;
         }
-        report(&mut run.readings, of, candidate.drains_by(), [&at_zero, &at_drain, &drained]);
+        for at in run.steering(round) {
+            interrupt::check()?;
+            let done = one(run.candidates[at].as_mut(), servers);
+            let Some(values) = run.judge(at, 0, done)? else { continue };
+            series[at].iter_mut().zip(values).for_each(|(series, value)| series.extend(value));
+        }
+    }
+    for at in run.steering(0) {
+        let candidate = &run.candidates[at];
+        report(&mut run.readings, Of::plain(candidate.name()), candidate.drains_by(), &series[at]);
     }
     Ok(())
 }
 
-fn report(readings: &mut Readings, of: Of, drains_by: Option<&str>, samples: [&[f64]; 3]) {
+/// Lost at a zero, lost at a drain, and seconds of a drain; None: not measured.
+fn one(candidate: &mut dyn Candidate, servers: bool) -> Result<[Option<f64>; 3]> {
+    candidate.load(&few())?;
+    let at_zero = if servers { Some(zero(candidate)?) } else { None };
+    if candidate.drains_by().is_none() {
+        return Ok([at_zero, None, None]);
+    }
+    let (lost, seconds) = drain(candidate)?;
+    Ok([at_zero, Some(lost), Some(seconds)])
+}
+
+fn report(readings: &mut Readings, of: Of, drains_by: Option<&str>, samples: &[Vec<f64>; 3]) {
     let [at_zero, at_drain, drained] = samples;
     readings.number(of, Measure::LostAtZero, at_zero);
     match drains_by {
@@ -66,13 +76,14 @@ fn keep(candidate: &dyn Candidate, service: &Service, connections: u64, think: D
 /// Lost requests while a node is zeroed and taken back.
 fn zero(candidate: &mut dyn Candidate) -> Result<f64> {
     let work = keep(candidate, &web(), 32, Duration::from_millis(2));
-    candidate.host().begin(work)?;
-    thread::sleep(Duration::from_secs(1));
-    candidate.zero(NODE, candidate.ways()[0])?;
-    thread::sleep(Duration::from_secs(2));
-    candidate.restore()?;
-    thread::sleep(Duration::from_secs(1));
-    let kept: Kept = candidate.host().end()?;
+    let ((), kept): ((), Kept) = meanwhile(candidate, work, |candidate| {
+        thread::sleep(Duration::from_secs(1));
+        candidate.zero(NODE, candidate.ways()[0])?;
+        thread::sleep(Duration::from_secs(2));
+        candidate.restore()?;
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    })?;
     Ok(kept.failed as f64)
 }
 
@@ -80,11 +91,12 @@ fn zero(candidate: &mut dyn Candidate) -> Result<f64> {
 fn drain(candidate: &mut dyn Candidate) -> Result<(f64, f64)> {
     candidate.prepare_drain()?;
     let work = keep(candidate, &slow(), 48, Duration::from_millis(250));
-    candidate.host().begin(work)?;
-    thread::sleep(Duration::from_secs(2));
-    let start = now();
-    candidate.drain(NODE)?;
-    thread::sleep(LIMIT);
-    let kept: Kept = candidate.host().end()?;
+    let (start, kept): (Duration, Kept) = meanwhile(candidate, work, |candidate| {
+        thread::sleep(Duration::from_secs(2));
+        let start = now();
+        candidate.drain(NODE)?;
+        thread::sleep(LIMIT);
+        Ok(start)
+    })?;
     Ok((kept.failed as f64, kept.last[NODE].saturating_sub(start).as_secs_f64()))
 }

@@ -12,7 +12,7 @@ use sluice_tests::{interrupt, system::now};
 
 use crate::compare::{
     Run,
-    candidates::Candidate,
+    candidates::{Candidate, meanwhile},
     load::{Open, Opened, Work},
     readings::{Measure, Of, Readings},
     setup::many,
@@ -32,71 +32,81 @@ const PAUSE: Duration = Duration::from_micros(500);
 const BEFORE: Duration = Duration::from_millis(400);
 /// A node without connections for this long gets none any more.
 const QUIET: Duration = Duration::from_millis(600);
-/// The effect of a command is not waited for longer than this after its end; what takes longer to load is zeroed once.
+/// What takes longer to load is zeroed once.
+const SLOW: Duration = Duration::from_secs(20);
+/// The effect of a command is not waited for longer than this after its end.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Every candidate with every size.
 pub fn run(run: &mut Run) -> Result<()> {
     let sizes = if run.emulated { &SIZES[..2] } else { &SIZES[..] };
-    for services in sizes {
+    for (turn, services) in sizes.iter().enumerate() {
+        run.out.clear();
         let rounds = if *services > 1000 { run.rounds(ROUNDS).min(3) } else { run.rounds(ROUNDS) };
-        for candidate in &mut run.candidates {
+        let plan = Plan { services: *services, rounds, until: run.until };
+        for at in run.steering(turn) {
             interrupt::check()?;
-            if candidate.ways().is_empty() {
+            let candidate = run.candidates[at].as_mut();
+            if Instant::now() > run.until {
+                run.readings.note(candidate.name(), "zero", *services, "no time");
                 continue;
             }
-            let name = candidate.name();
             let node = &mut run.network.nodes[NODE];
-            let measured = one(candidate.as_mut(), node, *services, rounds, &mut run.readings);
-            if let Err(error) = measured {
-                let of = Of { services: *services, ..Of::plain(name) };
-                run.readings.words(of, Measure::Note, format!("{error:#}"));
-            }
+            let done = one(candidate, node, &plan, &mut run.readings);
+            run.judge(at, *services, done)?;
             // Nobody keeps the memory of so many services.
-            candidate.load(&many(1))?;
+            let unloaded = run.candidates[at].load(&many(1)).map(drop);
+            run.judge(at, *services, unloaded)?;
         }
     }
     Ok(())
 }
 
-fn one(
-    candidate: &mut dyn Candidate,
-    node: &mut Node,
+struct Plan {
     services: u32,
     rounds: usize,
-    readings: &mut Readings,
-) -> Result<()> {
-    let all = many(services);
+    /// No further round begins after that.
+    until: Instant,
+}
+
+fn one(candidate: &mut dyn Candidate, node: &mut Node, plan: &Plan, readings: &mut Readings) -> Result<()> {
+    let (services, all) = (plan.services, many(plan.services));
     let name = candidate.name();
     let of = Of { services, ..Of::plain(name) };
     candidate.load(&all[..1])?;
-    let empty = candidate.memory()?;
+    let empty = memory(candidate)?;
     let load = candidate.load(&all)?;
-    readings.number(of, Measure::Load, &[millis(load)]);
-    if services > 1 {
-        let memory = candidate.memory()?.saturating_sub(empty);
-        readings.number(of, Measure::Memory, &[memory as f64 / f64::from(services - 1)]);
-    }
+    readings.number(of, Measure::Load, &[millis(load.cold)]);
+    readings.number(of, Measure::LoadRunning, &load.running.map(millis).into_iter().collect::<Vec<_>>());
+    let loaded = memory(candidate)?;
     let step = all.len().div_ceil(SAMPLED).max(1);
     let sampled = all.iter().step_by(step).chain(all.last().filter(|_| all.len() > 1));
     let to: Vec<SocketAddr> = sampled.flat_map(|service| candidate.targets(service)).collect();
-    let slow = load > LIMIT;
+    let slow = load.cold > SLOW;
     if slow {
-        let words = format!("loading takes {:.0} s: one sample, by the usual means", load.as_secs_f64());
-        readings.words(of, Measure::Note, words);
+        let words = format!("loading takes {:.0} s: one sample, by the usual means", load.cold.as_secs_f64());
+        readings.note(name, "zero", services, words);
     }
     let mut lost = 0;
     for way in candidate.ways().iter().take(if slow { 1 } else { usize::MAX }) {
         let of = Of { way, ..of };
         let (mut last, mut command, mut gap) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..rounds {
+        for round in 0..if slow { 1 } else { plan.rounds } {
             interrupt::check()?;
-            let zero = zero(candidate, node, way, &to, !slow)?;
+            if Instant::now() > plan.until {
+                readings.note(name, "zero", services, format!("{way}: no time for round {round} and later ones"));
+                break;
+            }
+            let zero = zero(candidate, node, way, &to)?;
             last.push(millis(zero.last));
             command.push(millis(zero.command));
             gap.push(millis(zero.gap));
             lost += zero.lost;
-            if slow || zero.command > LIMIT / 4 {
+            if slow {
+                break;
+            }
+            candidate.restore()?;
+            if zero.command > LIMIT / 4 {
                 break;
             }
         }
@@ -104,8 +114,39 @@ fn one(
         readings.number(of, Measure::Command, &command);
         readings.number(of, Measure::Gap, &gap);
     }
+    if services > 1 {
+        let unloaded = if candidate.memory_is_coarse() {
+            let full = memory(candidate)?;
+            candidate.load(&all[..1])?;
+            full.saturating_sub(memory(candidate)?)
+        } else {
+            loaded.saturating_sub(empty)
+        };
+        remember(readings, of, loaded, loaded.saturating_sub(empty), unloaded);
+    }
     ensure!(lost == 0, "{lost} new connections failed meanwhile");
     Ok(())
+}
+
+/// Memory for each service, unless it does not go when the services go: then it was for something else too.
+fn remember(readings: &mut Readings, of: Of, total: u64, growth: u64, shrinkage: u64) {
+    if growth.abs_diff(shrinkage) > growth / 4 {
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (growth, shrinkage) = (mebibytes(growth), mebibytes(shrinkage));
+        let words =
+            format!("memory is not known: {growth:.1} MiB come with the services, {shrinkage:.1} MiB go with them");
+        return readings.note(of.who, "zero", of.services, words);
+    }
+    readings.number(of, Measure::Memory, &[total as f64 / f64::from(of.services)]);
+    readings.number(of, Measure::MemoryGrowth, &[growth as f64 / f64::from(of.services - 1)]);
+}
+
+/// The kernel gives memory back a moment later, and keeps connections that have ended for a second.
+fn memory(candidate: &mut dyn Candidate) -> Result<u64> {
+    if candidate.memory_is_coarse() {
+        thread::sleep(Duration::from_millis(1500));
+    }
+    candidate.memory()
 }
 
 #[derive(Debug, Default)]
@@ -116,26 +157,23 @@ struct Zero {
     lost: u64,
 }
 
-fn zero(candidate: &mut dyn Candidate, node: &mut Node, way: &str, to: &[SocketAddr], restore: bool) -> Result<Zero> {
-    let (time, pause) = (LIMIT * 10, PAUSE);
-    candidate.host().begin(Work::Open(Open { to: to.to_vec(), threads: THREADS, time, most: u64::MAX, pause }))?;
-    // Warm before the gap is looked at.
-    thread::sleep(BEFORE);
-    let first = node.seen()?.accepted;
-    thread::sleep(BEFORE);
-    let before = node.seen()?.accepted - first;
-    ensure!(before > 0, "no connection comes to the node");
-    let start = now();
-    let zeroed = candidate.zero(NODE, way);
-    let command = now() - start;
-    let last = zeroed.and_then(|()| last_connection(node));
-    let opened: Opened = candidate.host().end()?;
-    if restore {
-        candidate.restore()?;
-    }
-    let lost = opened.failed.values().sum();
-    // Before the command: then it stopped the very next one.
-    Ok(Zero { last: last?.saturating_sub(start), command, gap: BEFORE / before as u32, lost })
+fn zero(candidate: &mut dyn Candidate, node: &mut Node, way: &str, to: &[SocketAddr]) -> Result<Zero> {
+    let open = Open { to: to.to_vec(), threads: THREADS, time: LIMIT * 10, most: u64::MAX, pause: PAUSE };
+    let (zero, opened): (Zero, Opened) = meanwhile(candidate, Work::Open(open), |candidate| {
+        // Warm before the pauses are looked at.
+        thread::sleep(BEFORE);
+        let first = node.seen()?.accepted;
+        thread::sleep(BEFORE);
+        let seen = node.seen()?;
+        ensure!(seen.accepted > first + 1, "no connections come to the node");
+        let start = now();
+        candidate.zero(NODE, way)?;
+        let command = now() - start;
+        // Before the command: then it stopped the very next one.
+        let last = last_connection(node)?.saturating_sub(start);
+        Ok(Zero { last, command, gap: seen.pause, lost: 0 })
+    })?;
+    Ok(Zero { lost: opened.failed.values().sum(), ..zero })
 }
 
 fn last_connection(node: &mut Node) -> Result<Duration> {

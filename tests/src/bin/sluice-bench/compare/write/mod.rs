@@ -6,9 +6,8 @@ mod table;
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use jiff::{Timestamp, tz::TimeZone};
 
-use super::readings::Readings;
+use super::{measures::DATE, readings::Readings};
 use crate::page::{Page, Section};
 use table::markdown;
 
@@ -19,12 +18,13 @@ const MARKS: [&str; 2] = ["<!-- compare -->", "<!-- /compare -->"];
 
 const INTRO: &str = "Every candidate steers the clients of a network namespace (a host) of its own. All hosts and three \
 nodes with backends hang on one bridge; frontends, backends and ports are the same for all. In each round every candidate has \
-its turn, in another order each time; the first round only warms up. Numbers are medians with the least and the greatest of \
-all samples; shares are means. The best value of a column is bold, whoever has it; direct, the limit, is not judged. Proxies \
+its turn, in another order each time; the first round of what has many only warms up. Numbers are medians with the least and \
+the greatest of all samples; shares are means. The best value of a column is bold, whoever has it, with all whose samples \
+overlap its own: within the noise they are equally good. Direct, the limit, is not judged. Proxies \
 run beside the clients, so that a connection through them is two. Processor time is that of the whole machine (user, system, \
 interrupts and soft interrupts in /proc/stat) with nothing subtracted: the clients' and the servers' own part is in it.\n\n\
-The virtual machine is there for IPVS, which the host's kernel lacks. An emulated processor's times say little: only ratios to \
-direct in the same machine can be compared, and its rows are judged among themselves. Peers are configured by the files in \
+The virtual machine is there for IPVS, which the host's kernel lacks. Its rows are emulated: compare them with the virtual \
+machine's direct only; they are judged among themselves. IPVS has its defaults. Of conntrack TIME_WAIT is shortened to 1 s. Peers are configured by the files in \
 `tests/src/bin/sluice-bench/compare/peers`. keepalived takes no part: it would drive the same IPVS.";
 
 /// Writes the report, and the summary into a README.
@@ -44,7 +44,7 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let host = read(&host.context("no --host given")?)?;
     let vm = vm.map(|file| read(&file)).transpose()?;
     let command = command.context("no --command given")?;
-    let date = Timestamp::now().to_zoned(TimeZone::UTC).date().to_string();
+    let date = host.facts.iter().find(|(name, _)| name == DATE).map(|(_, date)| date.clone()).unwrap_or_default();
     let sections = sections::all(&host, vm.as_ref());
     if let Some(readme) = readme {
         let summary = sections.first().context("a report without a summary")?;
@@ -53,7 +53,7 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let page = Page {
         title: "Sluice and its alternatives".to_owned(),
         intro: INTRO.to_owned(),
-        facts: facts(&host, vm.as_ref(), &date, &command),
+        facts: facts(&host, vm.as_ref(), &command),
         sections,
     };
     let directory = directory.context("no --directory given")?;
@@ -67,8 +67,8 @@ fn read(file: &str) -> Result<Readings> {
     serde_json::from_str(&text).with_context(|| format!("understanding {file}"))
 }
 
-fn facts(host: &Readings, vm: Option<&Readings>, date: &str, command: &str) -> Vec<(String, String)> {
-    let mut facts = vec![("date".to_owned(), date.to_owned()), ("command".to_owned(), format!("`{command}`"))];
+fn facts(host: &Readings, vm: Option<&Readings>, command: &str) -> Vec<(String, String)> {
+    let mut facts = vec![("command".to_owned(), format!("`{command}`"))];
     facts.extend(host.facts.iter().cloned());
     let there = vm.into_iter().flat_map(|vm| &vm.facts);
     facts.extend(there.map(|(name, value)| (format!("{name}, virtual machine"), value.clone())));
@@ -78,7 +78,9 @@ fn facts(host: &Readings, vm: Option<&Readings>, date: &str, command: &str) -> V
 /// Replaces what is between the marks.
 fn publish(readme: &Path, summary: &Section, host: &Readings, date: &str, command: &str) -> Result<()> {
     let text = fs::read_to_string(readme).with_context(|| format!("reading {}", readme.display()))?;
-    let machine: Vec<&str> = host.facts.iter().take(2).map(|(_, value)| value.as_str()).collect();
+    let is_machine = |name: &str| ["kernel", "processor"].contains(&name);
+    let machine: Vec<&str> =
+        host.facts.iter().filter(|(name, _)| is_machine(name)).map(|(_, value)| value.as_str()).collect();
     let table = markdown(summary);
     let written = format!(
         "Written by `{command}`, {date}; {}. All of it, with plots: [tests/reports/compare.md](tests/reports/compare.md).\n\n\

@@ -2,7 +2,7 @@
 
 use super::{
     super::readings::{Measure, Readings, Value},
-    table::{Cell, Column, DIRECT, Good, rows},
+    table::{Cell, Column, DIRECT, Good, Judged, rows},
 };
 use crate::page::{Bar, Chart, Line, Section};
 
@@ -20,6 +20,7 @@ pub fn all(host: &Readings, vm: Option<&Readings>) -> Vec<Section> {
         many(host, vm),
         loss(host, vm),
         behaviour(host, vm),
+        notes(host, vm),
     ]
 }
 
@@ -50,7 +51,10 @@ fn summary(host: &Readings, vm: Option<&Readings>) -> Section {
         Cell::short(readings.first(who, Measure::LostAtZero), count)
     }));
     let text = "Time to zero is from the command to the last new connection on a node that every service has a backend on; \
-                \"<\" means sooner than the next connection would have come. A share of 1.00 of direct costs nothing.";
+                \"<\" means sooner than the longest pause between two connections before. A ratio of 1.00 is that of direct. \
+                Ratios are of the same round. Rows of the virtual machine are emulated: compare them with the virtual \
+                machine's direct only. Sluice by HTTP goes to a running agent, nft and ipvsadm include their process start: \
+                `sluice zero` (below) is the like-for-like row.";
     section("Summary", text, columns, host, vm)
 }
 
@@ -67,7 +71,9 @@ fn connections(host: &Readings, vm: Option<&Readings>) -> Section {
         Column::new("processor time each", Good::Little, cell(Measure::ConnectWork, micros)),
     ];
     let text = "Four clients open one connection after the other; the server sends one byte and closes. Times are from \
-                connect() to that end, so that a proxy's second connection counts.";
+                connect() to that end, so that a proxy's second connection counts. The load is a closed loop on processors that \
+                are shared with what steers and with the servers: ratios dilute, and percentiles suffer from coordinated \
+                omission. A percentile is shown where there are ten connections above it in each round.";
     let charts = vec![
         bars("New connections", "1/s", host, Measure::Rate),
         bars("Time of a new connection, 99th percentile", "us", host, Measure::Connect99),
@@ -90,7 +96,8 @@ fn established(host: &Readings) -> Section {
         Column::new("stream, Gbit/s", Good::Much, cell(Measure::Throughput, |value| format!("{value:.1}"))),
         Column::new("processor time a GB", Good::Little, cell(Measure::StreamWork, |value| format!("{value:.0} ms"))),
     ];
-    let text = "Requests by wrk to nginx, a stream by iperf3 over one connection. Not measured in the virtual machine.";
+    let text = "Requests by wrk to nginx, a stream by iperf3 over one connection. 1,000 connections of wrk's three threads \
+                are 999. Not measured in the virtual machine.";
     let charts = vec![
         bars("Requests over 1,000 connections", "1/s", host, Measure::ManyRate),
         bars("Stream over one connection", "Gbit/s", host, Measure::Throughput),
@@ -107,8 +114,8 @@ fn exactness(host: &Readings, vm: Option<&Readings>) -> Section {
         Column::new("0.1 % beside 99.9 %", Good::Little, cell(Measure::Share01)),
     ];
     let text = "Percentage points between the share that a light backend should have and what it has of 1,000 connections, \
-                without the sign. HAProxy's weights end at 256: a heavier backend is several servers there. nftables draws \
-                at random.";
+                without the sign. Each figure is the mean of all runs. HAProxy's weights end at 256: a heavier backend is several \
+                servers there. nftables draws at random; kube-proxy itself has no weights.";
     section("Exactness", text, columns, host, vm)
 }
 
@@ -139,8 +146,11 @@ fn zero(host: &Readings, vm: Option<&Readings>) -> Section {
     }
     let text = "A node that every service has a backend on gets no new connections any more: from the command to the last \
                 new connection there (over up to 100 services, the first and the last among them), and until the command \
-                says that it is done. \"<\" means sooner than the next connection would have come; the plot shows that \
-                time then.";
+                says that it is done. \"<\" means sooner than the longest pause between two connections in the 0.4 s before; the \
+                plot shows that pause then. Sluice by HTTP goes to a running agent, nft and ipvsadm include their process \
+                start: `sluice zero` is the like-for-like row. The cost of nft depends much on its version, which is \
+                above (1.0.6 is Debian 12's); kube-proxy also delays changes (minSyncPeriod, 1 s), which is not counted. \
+                nginx ends its old workers 100 ms after the start of new ones, by design.";
     let chart = Chart::Lines {
         title: "Time to zero".to_owned(),
         x: "services".to_owned(),
@@ -152,28 +162,28 @@ fn zero(host: &Readings, vm: Option<&Readings>) -> Section {
 
 fn many(host: &Readings, vm: Option<&Readings>) -> Section {
     let mut columns = Vec::new();
+    let size = |bytes: f64| format!("{:.1} KiB", bytes / 1024.0);
     for services in [1000, 10_000] {
         let load = move |readings: &Readings, who: &str| Cell::of(readings.with(who, Measure::Load, services), millis);
         columns.push(Column::new(&format!("load {} services", thousands(services)), Good::Little, load));
-        let memory = move |readings: &Readings, who: &str| {
-            Cell::of(readings.with(who, Measure::Memory, services), |bytes| format!("{:.1} KiB", bytes / 1024.0))
-        };
-        columns.push(Column::new("memory each", Good::Little, memory));
+        columns.push(Column::new("into a running agent", Good::Neither, move |readings, who| {
+            Cell::of(readings.with(who, Measure::LoadRunning, services), millis)
+        }));
+        columns.push(Column::new("memory over services", Good::Little, move |readings, who| {
+            Cell::of(readings.with(who, Measure::Memory, services), size)
+        }));
+        columns.push(Column::new("each further one", Good::Neither, move |readings, who| {
+            Cell::of(readings.with(who, Measure::MemoryGrowth, services), size)
+        }));
     }
-    columns.push(Column::new("note", Good::Neither, |readings, who| {
-        let notes: Vec<String> = readings
-            .of(who, Measure::Note)
-            .filter_map(|reading| match &reading.value {
-                Value::Words(words) => Some(format!("{} services: {words}", thousands(reading.services))),
-                Value::Number { .. } => None,
-            })
-            .collect();
-        Cell::words(&notes.join("; "))
-    }));
-    let text = "Services of three backends each. Loading is from the command to the end, for proxies from their start to the \
-                moment that they listen for the last service. Memory: of processes the proportional set (Pss), of Sluice \
-                its maps too, as the kernel accounts them, of nftables and IPVS what the kernel's unreclaimable slabs, \
-                per-CPU memory and vmalloc have grown by, which is coarse.";
+    let text = "Services of three backends each. Loading is from the moment that the configuration is there in memory to the \
+                moment that it serves, with the start of the process: for proxies until they listen for the last service, \
+                for Sluice the start of the agent and one request; the second figure is that request alone. Memory is \
+                all of it divided by the services, which is judged, and what each further service adds. Of processes it is \
+                the proportional set (Pss), of Sluice its maps too, as the kernel accounts them: they are made for 131,072 \
+                backends from the start. Of nftables and IPVS it is what the kernel's unreclaimable slabs, per-CPU memory and \
+                vmalloc have grown by, which is coarse: \"-\" where more than a quarter of it does not go with the services. \
+                Beyond 1,000 services HAProxy and nginx have no socket for each thread, because of the limit of open files.";
     section("Many services", text, columns, host, vm)
 }
 
@@ -193,7 +203,9 @@ fn loss(host: &Readings, vm: Option<&Readings>) -> Section {
             Cell::words(way)
         }),
     ];
-    let text = "Requests without an answer while a node leaves. At a zero: 32 clients with 2 ms between requests. At a drain: \
+    let text = "Requests without an answer while a node leaves. Kept connections are expected to lose nothing at a zero, for \
+                everybody. At a drain proxies work in TCP mode here; in HTTP mode they could close kept connections between \
+                two requests. nginx's drain is its limit for old workers (2 s). At a zero: 32 clients with 2 ms between requests. At a drain: \
                 48 clients keep their connections for good, each request takes 50 ms, and 250 ms lie between two. Clients look \
                 whether a connection has ended before they write.";
     section("Lost requests", text, columns, host, vm)
@@ -212,6 +224,22 @@ fn behaviour(host: &Readings, vm: Option<&Readings>) -> Section {
     section("Corners", text, columns, host, vm)
 }
 
+/// What is missing, and why.
+fn notes(host: &Readings, vm: Option<&Readings>) -> Section {
+    let mut rows = Vec::new();
+    for (readings, suffix) in [(Some(host), ""), (vm, ", in the virtual machine")] {
+        for reading in readings.into_iter().flat_map(|readings| &readings.all) {
+            let (Measure::Note, Value::Words(words)) = (reading.measure, &reading.value) else { continue };
+            let services = if reading.services == 0 { String::new() } else { thousands(reading.services) };
+            rows.push(vec![format!("{}{suffix}", reading.who), reading.way.clone(), services, words.clone()]);
+        }
+    }
+    let columns = ["", "measurement", "services", "note"].map(str::to_owned).to_vec();
+    let text = if rows.is_empty() { "Nothing is missing." } else { "What is missing, and why." };
+    let columns = if rows.is_empty() { Vec::new() } else { columns };
+    Section { title: "Notes".to_owned(), text: text.to_owned(), columns, rows, charts: Vec::new() }
+}
+
 /// The time of the last connection; sooner than the gap between two is no time.
 fn last(readings: &Readings, who: &str, services: u32, way: Option<&str>, long: bool) -> Cell {
     let usual = || readings.of(who, Measure::LastConnection).find(|reading| reading.services == services);
@@ -221,7 +249,7 @@ fn last(readings: &Readings, who: &str, services: u32, way: Option<&str>, long: 
     let value = find(readings, who, Measure::LastConnection, services, &way);
     let gap = find(readings, who, Measure::Gap, services, &way).and_then(Value::median).unwrap_or_default();
     match value.and_then(Value::median) {
-        Some(median) if median < gap => Cell { value: Some(gap), text: format!("< {gap:.1} ms") },
+        Some(median) if median < gap => Cell { value: Judged::Below(gap), text: format!("< {gap:.1} ms") },
         _ if long => Cell::of(value, millis),
         _ => Cell::short(value, millis),
     }

@@ -15,8 +15,19 @@ pub enum Good {
 /// A cell: what is compared, and what is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
-    pub value: Option<f64>,
+    pub value: Judged,
     pub text: String,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Judged {
+    /// Nothing.
+    Not,
+    /// The median, and how far its samples reach.
+    Value { median: f64, low: f64, high: f64 },
+    /// Below this; nobody knows how far.
+    Below(f64),
 }
 
 /// What a column shows of a candidate.
@@ -38,66 +49,90 @@ impl<'a> Column<'a> {
 impl Cell {
     /// Nothing was measured.
     pub fn none() -> Self {
-        Self { value: None, text: "-".to_owned() }
+        Self::words("-")
     }
 
     /// Words.
     pub fn words(words: &str) -> Self {
-        Self { value: None, text: words.to_owned() }
+        Self { value: Judged::Not, text: words.to_owned() }
     }
 
     /// A median, and how far the samples reach where there are several.
     pub fn of(value: Option<&Value>, shown: impl Fn(f64) -> String) -> Self {
         match value {
-            None => Self::none(),
             Some(Value::Words(words)) => Self::words(words),
-            Some(Value::Number { median, samples: 1, .. }) => Self { value: Some(*median), text: shown(*median) },
-            Some(Value::Number { median, low, high, .. }) => {
+            Some(Value::Number { median, low, high, samples }) if samples.len() > 1 => {
                 let text = format!("{} ({} .. {})", shown(*median), shown(*low), shown(*high));
-                Self { value: Some(*median), text }
+                Self { text, ..Self::short(value, shown) }
             }
+            None | Some(Value::Number { .. }) => Self::short(value, shown),
         }
     }
 
     /// A median alone.
     pub fn short(value: Option<&Value>, shown: impl Fn(f64) -> String) -> Self {
-        let median = value.and_then(Value::median);
-        median.map_or_else(Self::none, |median| Self { value: Some(median), text: shown(median) })
+        let Some(Value::Number { median, low, high, .. }) = value else { return Self::none() };
+        let (median, low, high) = (*median, *low, *high);
+        Self { value: Judged::Value { median, low, high }, text: shown(median) }
     }
 
-    /// A median over that of direct.
+    /// Over what direct had in the same round.
     pub fn over_direct(readings: &Readings, who: &str, measure: Measure) -> Self {
-        let median = |who: &str| readings.first(who, measure).and_then(Value::median);
-        let (Some(value), Some(direct)) = (median(who), median(DIRECT)) else { return Self::none() };
-        let ratio = value / direct;
-        Self { value: Some(ratio), text: format!("{ratio:.2}") }
+        let of = |who: &str| readings.first(who, measure);
+        let ratio = of(who).zip(of(DIRECT)).and_then(|(value, direct)| value.over(direct));
+        Self::of(ratio.as_ref(), |ratio| format!("{ratio:.2}"))
+    }
+}
+
+impl Good {
+    /// Whether a cell is as good as the best of these. Values whose samples overlap are equally good. So are values below
+    /// what could be told apart, and with them whatever is not above the largest of their bounds.
+    fn is_best(self, cell: Judged, all: &[Judged]) -> bool {
+        let bounds = all.iter().filter_map(|cell| if let Judged::Below(bound) = cell { Some(*bound) } else { None });
+        let medians = all.iter().filter_map(|cell| match cell {
+            Judged::Value { median, low, high } => Some((*median, *low, *high)),
+            Judged::Not | Judged::Below(_) => None,
+        });
+        let best = match self {
+            Self::Much => medians.max_by(|left, right| left.0.total_cmp(&right.0)),
+            Self::Little => match bounds.max_by(f64::total_cmp) {
+                Some(bound) => Some((0.0, 0.0, bound)),
+                None => medians.min_by(|left, right| left.0.total_cmp(&right.0)),
+            },
+            Self::Neither => None,
+        };
+        match (cell, best) {
+            (Judged::Value { low, high, .. }, Some((_, least, most))) => low <= most && least <= high,
+            (Judged::Below(_), Some(_)) => self == Self::Little,
+            (Judged::Not, _) | (_, None) => false,
+        }
     }
 }
 
 /// The candidate that is not judged.
 pub const DIRECT: &str = "direct";
 
-/// The rows of all candidates of a run, the best cells in bold. What is shown alike is equally good.
+/// The rows of all candidates of a run, the best cells in bold.
 pub fn rows(columns: &[Column], readings: &Readings, suffix: &str) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = readings.who.iter().map(|who| vec![format!("{who}{suffix}")]).collect();
     for column in columns {
         let cells: Vec<Cell> = readings.who.iter().map(|who| (column.cell)(readings, who)).collect();
-        let judged = || cells.iter().zip(&readings.who).filter(|(_, who)| *who != DIRECT).map(|(cell, _)| cell);
-        let numbers = judged().filter_map(|cell| Some((cell.value?, &cell.text)));
-        let best = match column.good {
-            Good::Much => numbers.max_by(|left, right| left.0.total_cmp(&right.0)),
-            Good::Little => numbers.min_by(|left, right| left.0.total_cmp(&right.0)),
-            Good::Neither => None,
-        };
-        let best = best.map(|(_, text)| text.split(" (").next().unwrap_or_default().to_owned());
+        let judged = cells.iter().zip(&readings.who).filter(|(_, who)| *who != DIRECT);
+        let judged: Vec<Judged> = judged.map(|(cell, _)| cell.value).collect();
         for ((row, cell), who) in rows.iter_mut().zip(&cells).zip(&readings.who) {
-            let (head, tail) = cell.text.split_once(" (").map_or((cell.text.as_str(), None), |(a, b)| (a, Some(b)));
-            let is_best = cell.value.is_some() && who != DIRECT && best.as_deref() == Some(head);
-            let head = if is_best { format!("**{head}**") } else { head.to_owned() };
-            row.push(tail.map_or_else(|| head.clone(), |tail| format!("{head} ({tail}")));
+            let is_best = who != DIRECT && column.good.is_best(cell.value, &judged);
+            row.push(if is_best { bold(&cell.text) } else { cell.text.clone() });
         }
     }
     rows
+}
+
+/// How far samples reach stays as it is.
+fn bold(text: &str) -> String {
+    match text.split_once(" (") {
+        Some((head, tail)) => format!("**{head}** ({tail}"),
+        None => format!("**{text}**"),
+    }
 }
 
 /// A section's table alone.
@@ -117,11 +152,20 @@ mod tests {
     fn the_best_is_bold_and_direct_is_not_judged() {
         let mut readings = Readings { who: ["direct", "a", "b"].map(str::to_owned).to_vec(), ..Readings::default() };
         for (who, value) in [("direct", 100.0), ("a", 40.0), ("b", 90.0)] {
-            readings.number(Of::plain(who), Measure::Rate, &[value, value + 1.0]);
+            readings.number(Of::plain(who), Measure::Rate, &[value, value + 2.0]);
         }
         let cell = |readings: &Readings, who: &str| Cell::of(readings.first(who, Measure::Rate), |v| format!("{v:.0}"));
         let rows = rows(&[Column::new("", Good::Much, cell)], &readings, "");
-        let expected = [["direct", "101 (100 .. 101)"], ["a", "41 (40 .. 41)"], ["b", "**91** (90 .. 91)"]];
+        let expected = [["direct", "101 (100 .. 102)"], ["a", "41 (40 .. 42)"], ["b", "**91** (90 .. 92)"]];
         assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_is_equally_good() {
+        let value = |median: f64, by: f64| Judged::Value { median, low: median - by, high: median + by };
+        let best = |all: &[Judged]| -> Vec<bool> { all.iter().map(|cell| Good::Little.is_best(*cell, all)).collect() };
+        assert_eq!(best(&[value(5.0, 1.0), value(6.5, 1.0), value(9.0, 1.0), Judged::Not]), [true, true, false, false]);
+        let below = [Judged::Below(1.0), Judged::Below(4.0), value(3.0, 0.5), value(6.0, 0.5)];
+        assert_eq!(best(&below), [true, true, true, false]);
     }
 }
