@@ -54,7 +54,7 @@ fn summary(host: &Readings, vm: Option<&Readings>) -> Section {
                 \"<\" means sooner than the longest pause between two connections before. A ratio of 1.00 is that of direct. \
                 Ratios are of the same round. Rows of the virtual machine are emulated: compare them with the virtual \
                 machine's direct only. Sluice by HTTP goes to a running agent, nft and ipvsadm include their process start: \
-                `sluice zero` (below) is the like-for-like row.";
+                `sluice zero` in the whole report is the like-for-like row.";
     section("Summary", text, columns, host, vm)
 }
 
