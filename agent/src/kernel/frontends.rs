@@ -220,7 +220,7 @@ mod tests {
     use proptest::prelude::*;
     use sluice_common::{
         frontends::{Buckets, buckets, find},
-        tables::TCP,
+        tables::{TCP, UDP},
     };
 
     use super::*;
@@ -295,12 +295,30 @@ mod tests {
     }
 
     #[test]
+    fn services_of_two_protocols_fill_a_table() {
+        let mut table = table(65_536);
+        let frontends: Vec<Endpoint> = (0..65_536_u32)
+            .map(|number| {
+                let [_, high, middle, low] = (number / 2).to_be_bytes();
+                let address = (Ipv4Addr::new(10, 96 + high, middle, low), 80).into();
+                Endpoint::new(address, if number % 2 == 0 { TCP } else { UDP })
+            })
+            .collect();
+        for (number, frontend) in (0..).zip(&frontends) {
+            table.put(frontend, number).unwrap();
+        }
+        for (number, frontend) in (0..).zip(&frontends) {
+            assert_eq!(service_of(&table, frontend), Some(number));
+        }
+    }
+
+    #[test]
     fn a_full_table_says_so_and_keeps_what_it_has() {
         let mut table = table(16);
-        let error = (0..64).find_map(|number| table.put(&frontend(number), 1).err()).unwrap();
+        let error = (0..128).find_map(|number| table.put(&frontend(number), 1).err()).unwrap();
         assert!(error.to_string().contains("--max-frontends"), "{error}");
         let held = table.entries().len();
-        assert!((16..=32).contains(&held), "{held}");
+        assert!((16..=64).contains(&held), "{held}");
         table.remove(&table.entries()[0].0.clone()).unwrap();
         assert_eq!(table.entries().len(), held - 1);
     }
