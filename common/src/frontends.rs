@@ -52,10 +52,14 @@ pub struct Bucket {
     pub padding: [u32; 3],
 }
 
-/// Number of buckets for so many frontends: a power of two, at least twice as many.
+/// Buckets for each frontend that a table is made for.
+pub const BUCKETS_EACH: u32 = 2;
+
+/// Number of buckets for so many frontends: a power of two times [`BUCKETS_EACH`].
 #[cfg(feature = "std")]
 pub const fn buckets(frontends: u32) -> u32 {
-    if frontends < 16 { 32 } else { 2 * frontends.next_power_of_two() }
+    let frontends = if frontends < 16 { 16 } else { frontends };
+    BUCKETS_EACH * frontends.next_power_of_two()
 }
 
 /// The buckets of a table.

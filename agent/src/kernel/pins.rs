@@ -143,17 +143,21 @@ impl Directory {
                 wanted.value_size,
                 self.path.display()
             );
-            // In the unit of the flag: an entry of SLOTS holds several slots.
-            let each = if name == "SLOTS" { tables::SLOTS_PER_ENTRY } else { 1 };
+            // In the unit of the flag.
+            let counted = |entries: u32| match name {
+                "SLOTS" => entries * tables::SLOTS_PER_ENTRY,
+                "FRONTENDS" => entries / frontends::BUCKETS_EACH,
+                _ => entries,
+            };
             ensure!(
                 found.max_entries == wanted.max_entries,
                 "the pinned table {name} has {} entries, and {} asks for {}: start with {} {}, or remove it with \
                  `sluice uninstall --bpffs {} --keep-state` (no connection is steered until this agent has started)",
-                found.max_entries * each,
+                counted(found.max_entries),
                 flag(name),
-                wanted.max_entries * each,
+                counted(wanted.max_entries),
                 flag(name),
-                found.max_entries * each,
+                counted(found.max_entries),
                 self.path.display()
             );
         }
