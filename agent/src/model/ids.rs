@@ -112,22 +112,12 @@ impl<T: Clone> Table<T> {
         }
     }
 
-    /// Looks at what stands under each of `ids`, fastest when they ascend.
-    pub fn visit<V>(&self, ids: impl Iterator<Item = (u32, V)>, mut look: impl FnMut(u32, &T, V)) {
-        let mut focus = self.0.focus();
-        for (id, value) in ids {
-            if let Some(Some(slot)) = focus.get(id as usize) {
-                look(id, slot, value);
-            }
-        }
-    }
-
     /// Changes what stands under each of `ids`, fastest when they ascend.
-    pub fn update<V>(&mut self, ids: impl Iterator<Item = (u32, V)>, mut change: impl FnMut(&mut T, V)) {
+    pub fn update<V>(&mut self, ids: impl Iterator<Item = (u32, V)>, mut change: impl FnMut(u32, &mut T, V)) {
         let mut focus = self.0.focus_mut();
         for (id, value) in ids {
             if let Some(Some(slot)) = focus.get_mut(id as usize) {
-                change(slot, value);
+                change(id, slot, value);
             }
         }
     }

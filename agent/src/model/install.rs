@@ -1,14 +1,15 @@
 //! Putting one service or node in place of another: the rules between documents, and every index of [`State`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
 use super::{
     Backend, BackendId, Node, NodeId, Refusal, Service, ServiceId, State, Touched,
+    capacity::shares,
     service::Protocol,
-    state::{Capacity, Endpoint, Holder},
+    state::{Endpoint, Holder},
 };
 
 impl State {
@@ -33,7 +34,7 @@ impl State {
             self.services_by_name.insert(new.name.clone(), id);
             touched.services.push(id);
         }
-        self.capacity.set(id.0, new.as_deref().map(|new| self.measure(new)));
+        self.set_capacity(id, new.as_deref().map(|new| self.measure(new)));
         let left = self.index_shares(id, old, new.as_deref());
         self.services.set(id.0, new);
         left.into_iter().for_each(|node| self.forget_unused_node(node, touched));
@@ -76,21 +77,6 @@ impl State {
         self.nodes.set(id.0, None);
         touched.nodes.retain(|touched| *touched != id);
         touched.removed_nodes.push((id, name));
-    }
-
-    /// What `service` has open and fit, and must keep.
-    pub(super) fn measure(&self, service: &Service) -> Capacity {
-        let (mut total, mut open) = (0, 0);
-        let is_doubtful = is_doubtful(service);
-        for backend in &service.backends {
-            let weight = weight_in(service, backend);
-            total += weight;
-            if self.is_open(backend) && backend.is_fit(is_doubtful) {
-                open += weight;
-            }
-        }
-        let floor = (total * u64::from(service.min_ready_percent)).div_ceil(100).max(1);
-        Capacity { open, floor }
     }
 
     fn index_addresses(&mut self, difference: &Difference<'_>, old: Option<&Service>, new: Option<&Service>) {
@@ -182,33 +168,6 @@ impl State {
         left
     }
 
-    /// Services that a zero of this node would leave with less open capacity than they must keep. One walk in the order
-    /// of ids over both tables: a zero waits for it.
-    pub(super) fn short_without(&self, node: NodeId) -> Vec<ServiceId> {
-        let mut short = Vec::new();
-        let shares = self.node_shares(node).map(|(service, weight)| (service.0, weight));
-        self.capacity.visit(shares, |service, capacity, weight| {
-            if weight > 0 && capacity.open.saturating_sub(weight) < capacity.floor {
-                short.push(ServiceId(service));
-            }
-        });
-        short
-    }
-
-    /// Brings the open capacity of all services up to the last change of a node. [`State::apply`] leaves this for
-    /// later, because the kernel's part of a zero need not wait for it, and begins with it.
-    pub fn settle(&mut self) {
-        let Some(node) = self.unsettled.take() else { return };
-        let closed = self.is_node_zero(node);
-        let mut capacity = self.capacity.clone();
-        let shares = self.node_shares(node).map(|(service, weight)| (service.0, weight));
-        capacity.update(shares, |capacity, weight| {
-            capacity.open =
-                if closed { capacity.open.saturating_sub(weight) } else { capacity.open.saturating_add(weight) };
-        });
-        self.capacity = capacity;
-    }
-
     /// `SERVICE/BACKEND` of one backend with this address. Looks through all only when the hash is there.
     fn backend_at(&self, endpoint: Endpoint, new: &Service) -> Option<String> {
         self.addresses.get(&endpoint.hash())?;
@@ -221,33 +180,6 @@ impl State {
             all.find(|(_, backend, protocol)| Endpoint::new(backend.address, *protocol) == endpoint)?;
         Some(format!("{}/{}", service.name, backend.name))
     }
-}
-
-/// Whether a service would panic if no node were zeroed: then a guard counts all that serve, for who is healthy is what
-/// nobody knows. It looks at the service alone, so that what is kept by node stays true when a node is zeroed.
-fn is_doubtful(service: &Service) -> bool {
-    let takes = |b: &&Backend| b.zero.is_none() && b.counts_for_panic() && weight_in(service, b) > 0;
-    let counted = service.backends.iter().filter(takes).count();
-    let healthy = service.backends.iter().filter(takes).filter(|b| b.is_healthy()).count();
-    healthy * 100 < usize::from(service.watching.panic_threshold) * counted
-}
-
-/// Weight of a backend as capacity: none in a group that gets no connections.
-pub(super) fn weight_in(service: &Service, backend: &Backend) -> u64 {
-    let group = service.groups.get(backend.group as usize);
-    if group.is_some_and(|group| group.weight > 0) { backend.weight.into() } else { 0 }
-}
-
-/// Weight of a service on each of its nodes, without backends that are zeroed themselves or not fit.
-fn shares(service: &Service) -> BTreeMap<NodeId, u64> {
-    let mut shares = BTreeMap::new();
-    let is_doubtful = is_doubtful(service);
-    for backend in service.backends.iter().filter(|backend| backend.node != NodeId(0)) {
-        let takes = backend.zero.is_none() && backend.is_fit(is_doubtful);
-        let weight = if takes { weight_in(service, backend) } else { 0 };
-        *shares.entry(backend.node).or_insert(0) += weight;
-    }
-    shares
 }
 
 fn expiries(service: &Service) -> impl Iterator<Item = (jiff::Timestamp, Holder)> {

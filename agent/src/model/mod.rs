@@ -4,6 +4,7 @@
 
 pub mod address;
 mod apply;
+mod capacity;
 pub mod change;
 mod check;
 mod differences;

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use super::{
     Backend, BackendId, Frontend, Name, Node, NodeId, Service, ServiceId, Target,
+    capacity::Capacity,
     ids::{Pool, Table},
-    install::weight_in,
     service::Protocol,
 };
 
@@ -46,21 +46,14 @@ pub struct State {
     /// every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
     pub(super) capacity: Table<Capacity>,
+    /// Services that the zero of some node might leave with less than they must keep.
+    pub(super) tight: OrdSet<ServiceId>,
     /// Node whose zero came or went and which `capacity` does not show yet: see [`State::settle`].
     pub(super) unsettled: Option<NodeId>,
     pub(super) expiries: OrdSet<(Timestamp, Holder)>,
     pub(super) service_ids: Pool,
     pub(super) backend_ids: Pool,
     pub(super) node_ids: Pool,
-}
-
-/// What a zero leaves is compared with this. Weights are summed over all groups that get connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Capacity {
-    /// Weight of the open and healthy backends.
-    pub open: u64,
-    /// The least that a zero must leave open; at least 1.
-    pub floor: u64,
 }
 
 /// What holds a zero.
@@ -118,6 +111,7 @@ impl State {
             addresses: OrdMap::new(),
             shares: OrdMap::new(),
             capacity: Table::new(),
+            tight: OrdSet::new(),
             unsettled: None,
             expiries: OrdSet::new(),
             service_ids: Pool::new(0, limits.services),
@@ -202,22 +196,6 @@ impl State {
     /// (Its health may keep it out, and its group's weight may be 0 all the same.)
     pub fn is_open(&self, backend: &Backend) -> bool {
         backend.weight > 0 && backend.zero.is_none() && !self.is_node_zero(backend.node)
-    }
-
-    /// Whether so few of the service's backends are healthy that all of them serve. Backends that take nothing anyway,
-    /// or that never began to, are not counted.
-    pub fn panics(&self, service: &Service) -> bool {
-        let threshold = usize::from(service.watching.panic_threshold);
-        if threshold == 0 || service.backends.iter().all(Backend::is_healthy) {
-            return false;
-        }
-        let (mut counted, mut healthy) = (0_usize, 0_usize);
-        let takes = |backend: &&Backend| self.is_open(backend) && weight_in(service, backend) > 0;
-        for backend in service.backends.iter().filter(|b| b.counts_for_panic()).filter(takes) {
-            counted += 1;
-            healthy += usize::from(backend.is_healthy());
-        }
-        healthy * 100 < threshold * counted
     }
 
     /// The earliest time at which a zero ends.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{
     Backend, BackendId, NodeId, ServiceId,
-    state::{Capacity, Endpoint, Holder},
+    capacity::Capacity,
+    state::{Endpoint, Holder},
 };
 
 /// What happens in one step. Small numbers, so that steps meet.
@@ -161,7 +162,11 @@ fn check_indexes(state: &State) {
             expiries.extend(backend.zero.as_ref().and_then(|z| z.expires).map(|at| (at, Holder::Backend(backend.id))));
         }
         let floor = (total * u64::from(service.min_ready_percent)).div_ceil(100).max(1);
-        assert_eq!(state.capacity.get(id), Some(&Capacity { open, floor }), "{}", service.name);
+        let mine = shares.iter().filter(|((_, of), _)| *of == service.id).map(|(_, weight)| *weight);
+        let largest = mine.max().unwrap_or_default();
+        assert_eq!(state.capacity.get(id), Some(&Capacity { open, floor, largest }), "{}", service.name);
+        let is_tight = largest > 0 && open.saturating_sub(largest) < floor;
+        assert_eq!(state.tight.contains(&service.id), is_tight, "{}", service.name);
     }
     let mut node_names = BTreeMap::new();
     for (id, node) in state.nodes.iter() {
@@ -170,6 +175,12 @@ fn check_indexes(state: &State) {
         expiries.extend(node.zero.as_ref().and_then(|zero| zero.expires).map(|at| (at, Holder::Node(node.id))));
         let used = shares.keys().any(|(on, _)| *on == node.id);
         assert!(node.declared || node.zero.is_some() || used, "nothing holds {}", node.name);
+        let on_it = shares.iter().filter(|((on, _), weight)| *on == node.id && **weight > 0);
+        let short = on_it.filter(|((_, of), weight)| {
+            state.capacity.get(of.0).is_some_and(|held| held.open.saturating_sub(**weight) < held.floor)
+        });
+        let short: Vec<_> = short.map(|((_, of), _)| *of).collect();
+        assert_eq!(state.short_without(node.id), short, "{}", node.name);
     }
     assert_eq!(state.capacity.iter().count(), names.len());
     assert_eq!(state.owners.iter().map(|(id, service)| (id, *service)).collect::<BTreeMap<_, _>>(), owners);
