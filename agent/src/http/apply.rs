@@ -1,25 +1,21 @@
 //! /v1/apply: many documents as one change, all or none.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
 use serde_json::Value;
 
 use super::{
     App,
-    body::{BulkInput, Input},
+    body::BulkInput,
     parameters::{Ask, WriteQuery},
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
 };
 use crate::{
     handle::Options,
-    heap,
     model::{Change, Origin, State as Desired, document::Document, parse},
 };
-
-/// Bodies of so many bytes leave memory behind that is worth giving back.
-const LARGE: usize = 1 << 20;
 
 /// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
 /// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
@@ -31,19 +27,6 @@ pub async fn apply(
     Ask(query): Ask<WriteQuery>,
     BulkInput(input): BulkInput,
 ) -> Result<Json<ApplyView>, Problem> {
-    let large = input.length() >= LARGE;
-    let answer = apply_all(&app, &query, input).await;
-    if large {
-        tokio::spawn(async {
-            // The other threads still hold the documents.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            tokio::task::spawn_blocking(heap::give_back);
-        });
-    }
-    answer
-}
-
-async fn apply_all(app: &App, query: &WriteQuery, input: Input) -> Result<Json<ApplyView>, Problem> {
     let (bytes, format) = input.documents()?;
     // Thousands of documents take a while, and other requests go on meanwhile.
     let text = bytes.clone();

@@ -53,11 +53,6 @@ enum Media {
 }
 
 impl Input {
-    /// In bytes.
-    pub fn length(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// The format of documents in the body, and the body.
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,6 @@ use super::{drains::Later, keeper::Keeper};
 use crate::{
     control::warmup::Ramps,
     handle::{Command, Lost, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
-    heap,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     observe::{
         clock,
@@ -33,8 +31,6 @@ use crate::{
 
 /// Tables built in one go between two looks at the requests.
 const BUILD_AT_ONCE: usize = 32;
-/// Tables that were built since memory was given back, from which on it is worth doing again.
-const UNTIDY: usize = 256;
 /// How late the end of a zero may be noticed when clocks jump.
 const EXPIRY_LATENESS: Duration = Duration::from_secs(1);
 /// Time before a write that the kernel refused is tried again.
@@ -71,8 +67,6 @@ pub struct Steering<M> {
     pub(super) expiring: bool,
     pub(super) readiness: Readiness,
     published: watch::Sender<Arc<Published>>,
-    /// Tables built since memory was given back.
-    built: usize,
     pub(super) slots: u32,
 }
 
@@ -126,8 +120,6 @@ impl<M: Machine> Steering<M> {
             expiring: false,
             readiness,
             published,
-            // What was needed to load the programs is to be given back too.
-            built: UNTIDY,
             slots,
         };
         (steering, receiver)
@@ -136,10 +128,6 @@ impl<M: Machine> Steering<M> {
     /// Serves until a [`Command::Stop`] or until nobody can ask any more.
     pub fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            if self.built >= UNTIDY && self.time_to_wait() > Duration::ZERO {
-                self.built = 0;
-                thread::spawn(heap::give_back);
-            }
             if self.turn(commands).is_break() {
                 return;
             }
@@ -307,7 +295,6 @@ impl<M: Machine> Steering<M> {
         let (ops, built) = self.programmed.plan_service(state, ramps, service, random())?;
         self.run_all(&ops)?;
         self.programmed.settle(service, &built);
-        self.built += 1;
         Ok(built)
     }
 
