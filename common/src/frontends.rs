@@ -138,7 +138,9 @@ unsafe fn service_at(place: *const Place, frontend: &Endpoint) -> u32 {
             && ptr::read_volatile(address.add(2)) == frontend.address[2]
             && ptr::read_volatile(address.add(1)) == frontend.address[1]
             && ptr::read_volatile(address) == frontend.address[0];
-        if is_it { service } else { 0 }
+        // Again: a program that was stopped for long in between may have seen the service of one frontend and the address
+        // of the next in this place.
+        if is_it && service != 0 { ptr::read_volatile(&raw const (*place).service) } else { 0 }
     }
 }
 

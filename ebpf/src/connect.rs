@@ -3,7 +3,7 @@
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns,
 };
 use sluice_common::{
     pick::{Client, pick},
@@ -140,8 +140,9 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
     }
     // SAFETY: storage of a socket that this call holds.
     unsafe {
-        if (*stored).phase != Phase::New as u8 {
-            // The socket was used before.
+        let is_mine = (*stored).phase == Phase::New as u8 && (*stored).backend_id == choice.id;
+        if !(is_mine && (*stored).since == choice.time) {
+            // The socket was used before, or by another thread in this moment.
             track::settle(call.program(), stored);
             record.has_flows = (*stored).has_flows;
             *stored = record;
@@ -149,6 +150,8 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
         (*stored).phase = Phase::Picked as u8;
         if frontend.protocol == UDP {
             (*stored).phase = Phase::Established as u8;
+            // The time of the choice may be that of one a moment ago, and datagrams have no later one.
+            (*stored).since = bpf_ktime_get_ns();
             if let Some(counters) = counters(choice.id) {
                 add(&raw mut (*counters).opened, 1);
                 add(&raw mut (*counters).established, 1);

@@ -115,7 +115,7 @@ pub fn sock_release(ctx: &SockContext) {
 pub fn settle(program: Program, stored: *mut Connection) {
     // SAFETY: the callers pass storage of a socket that they hold.
     let record = unsafe { &mut *stored };
-    if record.protocol == 0 || record.phase == Phase::Ended as u8 {
+    if record.protocol == 0 || record.phase == Phase::Ended as u8 || record.phase == Phase::New as u8 {
         return;
     }
     let Some(counters) = counters(record.backend_id) else {

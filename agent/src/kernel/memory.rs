@@ -153,12 +153,19 @@ impl Tables {
     /// CLOCK_MONOTONIC, ns, is after the times of picks that began before this call, and not after those of later ones.
     pub(super) fn begin_exact_times(&self) -> u64 {
         const LASTS: u64 = 1_000_000_000;
-        if let Some(meta) = self.meta.at(0) {
-            // SAFETY: an aligned word of a live mapping.
-            let until = unsafe { AtomicU64::from_ptr(&raw mut (*meta).exact_until) };
-            until.store(clock::monotonic_ns() + LASTS, Ordering::SeqCst);
+        let Some(meta) = self.meta.at(0) else { return clock::monotonic_ns() };
+        // SAFETY: an aligned word of a live mapping.
+        let exact_until = unsafe { AtomicU64::from_ptr(&raw mut (*meta).exact_until) };
+        loop {
+            // Several threads ask, and each may be stopped for longer than it lasts: nobody shortens another's time, and
+            // a time that is over proves nothing.
+            let until = clock::monotonic_ns() + LASTS;
+            exact_until.fetch_max(until, Ordering::SeqCst);
+            let since = clock::monotonic_ns();
+            if since < until {
+                return since;
+            }
         }
-        clock::monotonic_ns()
     }
 
     pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {

@@ -57,6 +57,11 @@ impl Meters {
         ids.iter().map(|id| self.turns.read(*id)).collect()
     }
 
+    /// Picks take exact times for a while from the returned time of CLOCK_MONOTONIC, ns, on.
+    pub fn begin_exact_times(&self) -> u64 {
+        self.tables.begin_exact_times()
+    }
+
     /// Signals that found no room since this agent started: what they would have said is in the streaks.
     pub fn signals_lost(&self) -> u64 {
         self.lost.count()

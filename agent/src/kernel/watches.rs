@@ -16,7 +16,7 @@ use super::{
     memory::{Window, beyond, sized},
     object::Object,
 };
-use crate::{model::BackendId, observe::clock};
+use crate::model::BackendId;
 
 /// When the programs tell of a backend's streaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +77,17 @@ impl Watches {
         }
     }
 
-    /// Begins the streaks anew: what was counted so far has led to its consequence. Limits and totals stay.
+    /// Begins the streaks anew for what is picked after `since`, a time from which on picks take exact times: what was
+    /// counted so far has led to its consequence. Limits and totals stay.
     ///
     /// # Errors
     /// As [`Watches::set_limits`].
-    pub fn restart(&self, backend: BackendId) -> Result<()> {
+    pub fn restart(&self, backend: BackendId, since: u64) -> Result<()> {
         let at = self.at(backend)?;
         // SAFETY: aligned words of a live mapping. A failure that is counted in this moment may be the first of the new
         // streak or the last of the old one.
         unsafe {
-            AtomicU64::from_ptr(&raw mut (*at).restarted).store(clock::monotonic_ns(), Ordering::SeqCst);
+            AtomicU64::from_ptr(&raw mut (*at).restarted).store(since, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).failures).store(0, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).early_resets).store(0, Ordering::SeqCst);
             AtomicU64::from_ptr(&raw mut (*at).unanswered_since).store(0, Ordering::SeqCst);

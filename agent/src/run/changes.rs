@@ -11,7 +11,7 @@ use crate::{
     control::warmup::Ramps,
     handle::{ChangeError, Done, Options},
     model::{Change, Outcome, Service, State, Target, Touched},
-    observe::events::EventKind,
+    observe::{clock, events::EventKind},
     plan::{Machine, MapOp, Retired, leaving},
     source::{files::FileEvent, reconcile::Outcome as FileOutcome, store::Batch},
     telemetry::Source,
@@ -30,8 +30,10 @@ impl<M: Machine> Steering<M> {
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
         let (mut next, touched, outcome) = self.next(changes)?;
+        // One time for what is programmed and what is kept: a ramp must make no step in between.
+        let now = clock::stamp();
         if options.dry_run {
-            let ramps = self.warm_up(&next, &touched).ramps;
+            let ramps = self.warm_up(&next, &touched, &now).ramps;
             let plan = self.plan(&next, &ramps, &touched).map_err(ChangeError::Failed)?;
             return Ok(self.done(outcome, options, Instant::now(), next, plan));
         }
@@ -40,7 +42,7 @@ impl<M: Machine> Steering<M> {
         }
         // What a zero makes cold takes nothing, so no table asks for it: it is looked for once the zero holds.
         let zeroes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
-        let warming = (!zeroes).then(|| self.warm_up(&next, &touched));
+        let warming = (!zeroes).then(|| self.warm_up(&next, &touched, &now));
         let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. } | Change::Find { .. }));
         // A lease that is renewed concerns no table.
         let is_found = changes.iter().all(|change| matches!(change, Change::Find { .. }));
@@ -55,7 +57,7 @@ impl<M: Machine> Steering<M> {
             Ok(acknowledged) => acknowledged,
             Err(error) => return Err(self.undo(error)),
         };
-        let warming = warming.unwrap_or_else(|| self.warm_up(&next, &touched));
+        let warming = warming.unwrap_or_else(|| self.warm_up(&next, &touched, &now));
         next.settle();
         let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
         let gone = self.zeros_that_go(&touched);
@@ -146,7 +148,7 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() && marks.is_empty() {
             return;
         }
-        let warming = self.warm_up(&state, &touched);
+        let warming = self.warm_up(&state, &touched, &clock::stamp());
         if let Err(error) = self.program(&state, &warming.ramps, &touched, false) {
             self.undo(error);
             return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{steering::Steering, warming::Warming};
 use crate::{
     model::{Backend, Change, Finding, Name, Service, State, Touched},
-    observe::events::EventKind,
+    observe::{clock, events::EventKind},
     plan::Machine,
     source::store::Batch,
 };
@@ -29,7 +29,7 @@ impl<M: Machine> Steering<M> {
         if touched.is_empty() {
             return;
         }
-        let warming = self.warm_up(&next, &touched);
+        let warming = self.warm_up(&next, &touched, &clock::stamp());
         let services = touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned());
         // Where something opens, it does before anything closes: they may be all there is.
         let (opening, closing): (Vec<Arc<Service>>, Vec<_>) =

@@ -38,10 +38,10 @@ impl Warming {
 }
 
 impl<M: Machine> Steering<M> {
-    /// What a change to `next` begins and ends.
-    pub(super) fn warm_up(&self, next: &State, touched: &Touched) -> Warming {
+    /// What a change to `next` begins and ends at `now`.
+    pub(super) fn warm_up(&self, next: &State, touched: &Touched, now: &Stamp) -> Warming {
         let mut ramps = self.ramps.clone();
-        let followed = ramps.follow(&self.state, next, touched, &clock::stamp());
+        let followed = ramps.follow(&self.state, next, touched, now);
         let begun = followed.begun.iter().filter_map(|id| {
             // A stamp is always written.
             let since = serde_json::to_vec(&ramps.get(*id)?.since).ok()?;

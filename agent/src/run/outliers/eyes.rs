@@ -32,7 +32,7 @@ impl Eyes for KernelEyes {
     }
 
     fn restart(&self, backend: BackendId) -> anyhow::Result<()> {
-        self.watches.restart(backend)
+        self.watches.restart(backend, self.meters.begin_exact_times())
     }
 
     fn limit(&self, backend: BackendId, limits: Limits) -> anyhow::Result<()> {
