@@ -57,6 +57,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(missing) = missing_rights() {
         bail!("the bench needs rights that this user has not here: {missing}");
     }
+    if arguments.publish && (arguments.quick || arguments.filter.as_deref() != Some("curves")) {
+        bail!("only the whole page of the curves can be published: cargo xtask bench --filter curves --publish");
+    }
     let group = arguments.filter.as_deref().and_then(|filter| filter.split('/').next());
     let programs = group.is_none_or(|group| MATRIX.contains(group));
     setup::ensure_ready(setup::Needs { namespaces: true, programs, ..setup::Needs::default() })?;

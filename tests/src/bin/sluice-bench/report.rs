@@ -1,6 +1,6 @@
 //! What was measured, as a table for people and as JSON for programs.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -202,6 +202,13 @@ pub fn shown(value: f64, unit: Unit) -> String {
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("unknown").to_owned()
+}
+
+/// The commit that is measured, "-dirty" when files differ. None where there is no repository, as in a virtual machine.
+pub fn commit() -> Option<String> {
+    let words = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--exclude", "*"];
+    let output = Command::new("git").args(words).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The release of the kernel that runs.

@@ -101,7 +101,10 @@ fn run(plan: &Plan) -> Result<()> {
         // Hosts are numbered even where one cannot be made.
         match make(&network, number) {
             Ok(candidate) => candidates.push(candidate),
-            Err(error) => println!("left out: {name}: {error:#}"),
+            Err(error) => {
+                println!("left out: {name}: {error:#}");
+                readings.note(name, "all", 0, format!("could not be set up: {error:#}"));
+            }
         }
     }
     readings.who = candidates.iter().map(|candidate| candidate.name().to_owned()).collect();
@@ -138,11 +141,13 @@ impl Run {
         }
     }
 
-    /// Candidates by number in the order of a round: each round begins with the next, every other one goes backwards. Who
-    /// is out is not among them.
+    /// Candidates by number in the order of a round: the rows of a Williams square, in which everybody follows everybody
+    /// else equally often, as far as there are rounds for it. Who is out is not among them.
     fn order(&self, round: usize) -> Vec<usize> {
         let number = self.candidates.len();
-        let mut order: Vec<usize> = (0..number).map(|place| (place + round) % number).collect();
+        // 0, 1, n - 1, 2, n - 2 and so on, turned by the round.
+        let zigzag = (0..number).map(|place| if place % 2 == 1 { place.div_ceil(2) } else { number - place / 2 });
+        let mut order: Vec<usize> = zigzag.map(|at| (at + round) % number).collect();
         if round % 2 == 1 {
             order.reverse();
         }

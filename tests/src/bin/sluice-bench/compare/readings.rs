@@ -186,6 +186,14 @@ impl Value {
         }
     }
 
+    /// The greatest sample of a number.
+    pub fn greatest(&self) -> Option<f64> {
+        match self {
+            Self::Number { high, .. } => Some(*high),
+            Self::Words(_) => None,
+        }
+    }
+
     fn line(&self) -> String {
         match self {
             Self::Number { median, low, high, .. } => format!("{median:.3} ({low:.3} .. {high:.3})"),

@@ -9,7 +9,7 @@ use super::{Curve, QUANTITIES};
 use crate::{
     Scale,
     page::{Chart, Line, Page, Section},
-    report::{kernel, processor, processors, shown},
+    report::{commit, kernel, processor, processors, shown},
 };
 
 /// Quantities of one plot: its title, its axis and the quantities' numbers.
@@ -24,8 +24,9 @@ pub fn write(curves: &[Curve], scale: Scale) -> Result<()> {
         ("machine", format!("{}, {} processors", processor(), processors())),
         ("kernel", format!("Linux {}", kernel())),
         ("version", version()?),
+        ("commit", commit().unwrap_or_default()),
         ("date", Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()),
-        ("command", format!("`cargo xtask bench --filter curves{part}{quick}`")),
+        ("command", format!("`cargo xtask bench --filter curves{part}{quick} --publish`")),
     ];
     let page = Page {
         title: "How Sluice grows".to_owned(),

@@ -127,7 +127,11 @@ impl Candidate for Nginx {
 
     /// Workers keep to the limit that they have begun with.
     fn prepare_drain(&mut self) -> Result<()> {
-        self.reload(SHUTDOWN)
+        self.reload(SHUTDOWN)?;
+        let program = self.program.as_ref().context("nginx does not run")?;
+        promptly("nginx's old workers have ended", RELOAD, || {
+            children(program.id()).is_ok_and(|workers| workers.len() <= processors()).then_some(())
+        })
     }
 
     fn drain(&mut self, node: usize) -> Result<()> {
@@ -155,5 +159,5 @@ fn server(text: &mut String, service: &Service, zeroed: &[usize], shared: bool) 
         writeln!(text, "server {} weight={}{down};", service.backend(*node), (*weight).max(1))?;
     }
     let reuseport = if shared { " reuseport" } else { "" };
-    writeln!(text, "}}\nserver {{ listen {}{reuseport}; proxy_pass s{number}; }}", service.frontend())
+    writeln!(text, "}}\nserver {{ listen {}{reuseport} backlog=4096; proxy_pass s{number}; }}", service.frontend())
 }

@@ -7,12 +7,10 @@ pub mod exactness;
 pub mod loss;
 pub mod zero;
 
-use std::process::Command;
-
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::{candidates::Candidate, topology::files};
-use crate::report::{kernel, processor, processors};
+use crate::report::{commit, kernel, processor, processors};
 
 /// The name of the day of measuring among the facts.
 pub const DATE: &str = "date of measuring";
@@ -29,11 +27,4 @@ pub fn facts(candidates: &[Box<dyn Candidate>]) -> Vec<(String, String)> {
     facts.extend(commit().map(|commit| ("commit of Sluice".to_owned(), commit)));
     facts.extend(candidates.iter().map(|candidate| (candidate.name().to_owned(), candidate.version())));
     facts
-}
-
-/// None where there is no repository, as in a virtual machine.
-fn commit() -> Option<String> {
-    let mut git = Command::new("git");
-    let output = git.args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short", "HEAD"]).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

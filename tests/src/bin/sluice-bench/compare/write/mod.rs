@@ -18,13 +18,14 @@ const MARKS: [&str; 2] = ["<!-- compare -->", "<!-- /compare -->"];
 
 const INTRO: &str = "Every candidate steers the clients of a network namespace (a host) of its own. All hosts and three \
 nodes with backends hang on one bridge; frontends, backends and ports are the same for all. In each round every candidate has \
-its turn, in another order each time; the first round of what has many only warms up. Numbers are medians with the least and \
+its turn, in another order each time (Williams squares, so that nobody always follows the same one); the first round of what has many only warms up. Numbers are medians with the least and \
 the greatest of all samples; shares are means. The best value of a column is bold, whoever has it, with all whose samples \
 overlap its own: within the noise they are equally good. Direct, the limit, is not judged. Proxies \
 run beside the clients, so that a connection through them is two. Processor time is that of the whole machine (user, system, \
 interrupts and soft interrupts in /proc/stat) with nothing subtracted: the clients' and the servers' own part is in it.\n\n\
 The virtual machine is there for IPVS, which the host's kernel lacks. Its rows are emulated: compare them with the virtual \
-machine's direct only; they are judged among themselves. IPVS has its defaults. Of conntrack TIME_WAIT is shortened to 1 s. Peers are configured by the files in \
+machine's direct only; they are judged among themselves. IPVS has its defaults. TIME_WAIT is shortened for everybody, to 1 s in conntrack and to none in TCP, so that ports last: \
+that is kind to proxies, which have two connections each. Peers are configured by the files in \
 `tests/src/bin/sluice-bench/compare/peers`. keepalived takes no part: it would drive the same IPVS.";
 
 /// Writes the report, and the summary into a README.
@@ -78,9 +79,9 @@ fn facts(host: &Readings, vm: Option<&Readings>, command: &str) -> Vec<(String, 
 /// Replaces what is between the marks.
 fn publish(readme: &Path, summary: &Section, host: &Readings, date: &str, command: &str) -> Result<()> {
     let text = fs::read_to_string(readme).with_context(|| format!("reading {}", readme.display()))?;
-    let is_machine = |name: &str| ["kernel", "processor"].contains(&name);
-    let machine: Vec<&str> =
-        host.facts.iter().filter(|(name, _)| is_machine(name)).map(|(_, value)| value.as_str()).collect();
+    let is_known = |name: &str| name == DATE || name.starts_with("open files");
+    let said = host.facts.iter().filter(|(name, value)| !is_known(name) && !value.is_empty());
+    let machine: Vec<String> = said.map(|(name, value)| format!("{name} {value}")).collect();
     let table = markdown(summary);
     let written = format!(
         "Written by `{command}`, {date}; {}. All of it, with plots: [tests/reports/compare.md](tests/reports/compare.md).\n\n\

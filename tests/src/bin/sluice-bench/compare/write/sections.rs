@@ -40,15 +40,15 @@ fn summary(host: &Readings, vm: Option<&Readings>) -> Section {
         Column::new("requests/s on 1,000 connections over direct", Good::Much, ratio(Measure::ManyRate)),
         Column::new("throughput over direct", Good::Much, ratio(Measure::Throughput)),
         Column::new("error of a share of 5 %, points", Good::Little, |readings, who| {
-            Cell::short(readings.first(who, Measure::Share5), |value| format!("{value:.2}"))
+            Cell::short(readings.first(who, Measure::Share5), |value| format!("{value:.2}")).by_median()
         }),
     ];
     for services in SIZES {
         let head = format!("time to zero, {}", services_of(services));
         columns.push(Column::new(&head, Good::Little, move |readings, who| last(readings, who, services, None, false)));
     }
-    columns.push(Column::new("requests lost at a zero", Good::Little, |readings, who| {
-        Cell::short(readings.first(who, Measure::LostAtZero), count)
+    columns.push(Column::new("requests lost at a zero, at most", Good::Little, |readings, who| {
+        Cell::most(readings.first(who, Measure::LostAtZero), count)
     }));
     let text = "Time to zero is from the command to the last new connection on a node that every service has a backend on; \
                 \"<\" means sooner than the longest pause between two connections before. A ratio of 1.00 is that of direct. \
@@ -107,7 +107,9 @@ fn established(host: &Readings) -> Section {
 
 fn exactness(host: &Readings, vm: Option<&Readings>) -> Section {
     let cell = |measure| {
-        move |readings: &Readings, who: &str| Cell::of(readings.first(who, measure), |value| format!("{value:.3}"))
+        move |readings: &Readings, who: &str| {
+            Cell::of(readings.first(who, measure), |value| format!("{value:.3}")).by_median()
+        }
     };
     let columns = vec![
         Column::new("5 % beside 95 %", Good::Little, cell(Measure::Share5)),
@@ -183,7 +185,8 @@ fn many(host: &Readings, vm: Option<&Readings>) -> Section {
                 the proportional set (Pss), of Sluice its maps too, as the kernel accounts them: they are made for 131,072 \
                 backends from the start. Of nftables and IPVS it is what the kernel's unreclaimable slabs, per-CPU memory and \
                 vmalloc have grown by, which is coarse: \"-\" where more than a quarter of it does not go with the services. \
-                Beyond 1,000 services HAProxy and nginx have no socket for each thread, because of the limit of open files.";
+                Beyond 1,000 services HAProxy and nginx have no socket for each thread, because of the limit of open files, and \
+                nginx no zone that its workers share. What the kernel keeps for proxies' sockets is not counted.";
     section("Many services", text, columns, host, vm)
 }
 
@@ -205,7 +208,9 @@ fn loss(host: &Readings, vm: Option<&Readings>) -> Section {
     ];
     let text = "Requests without an answer while a node leaves. Kept connections are expected to lose nothing at a zero, for \
                 everybody. At a drain proxies work in TCP mode here; in HTTP mode they could close kept connections between \
-                two requests. nginx's drain is its limit for old workers (2 s). At a zero: 32 clients with 2 ms between requests. At a drain: \
+                two requests. nginx's drain is its limit for old workers (2 s), HAProxy's ends the kept connections at once. \
+                Sluice closes what was idle for 100 ms, the least that can be set: with its default of 2 s these clients, who \
+                think for 250 ms, would stay until the drain's deadline. At a zero: 32 clients with 2 ms between requests. At a drain: \
                 48 clients keep their connections for good, each request takes 50 ms, and 250 ms lie between two. Clients look \
                 whether a connection has ended before they write.";
     section("Lost requests", text, columns, host, vm)
@@ -249,7 +254,11 @@ fn last(readings: &Readings, who: &str, services: u32, way: Option<&str>, long: 
     let value = find(readings, who, Measure::LastConnection, services, &way);
     let gap = find(readings, who, Measure::Gap, services, &way).and_then(Value::median).unwrap_or_default();
     match value.and_then(Value::median) {
-        Some(median) if median < gap => Cell { value: Judged::Below(gap), text: format!("< {gap:.1} ms") },
+        Some(median) if median < gap => {
+            let once = value.and_then(Value::greatest).filter(|high| *high > gap);
+            let once = once.map(|high| format!(" (once {})", millis(high))).unwrap_or_default();
+            Cell { value: Judged::Below(gap), text: format!("< {gap:.1} ms{once}") }
+        }
         _ if long => Cell::of(value, millis),
         _ => Cell::short(value, millis),
     }

@@ -69,6 +69,20 @@ impl Cell {
         }
     }
 
+    /// Compared by the median alone: what is exact is better than what was once exact by chance.
+    pub fn by_median(self) -> Self {
+        match self.value {
+            Judged::Value { median, .. } => Self { value: Judged::Value { median, low: median, high: median }, ..self },
+            Judged::Not | Judged::Below(_) => self,
+        }
+    }
+
+    /// The greatest of the samples: of what should never be.
+    pub fn most(value: Option<&Value>, shown: impl Fn(f64) -> String) -> Self {
+        let Some(Value::Number { high, .. }) = value else { return Self::none() };
+        Self { value: Judged::Value { median: *high, low: *high, high: *high }, text: shown(*high) }
+    }
+
     /// A median alone.
     pub fn short(value: Option<&Value>, shown: impl Fn(f64) -> String) -> Self {
         let Some(Value::Number { median, low, high, .. }) = value else { return Self::none() };
