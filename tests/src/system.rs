@@ -34,8 +34,16 @@ pub fn now() -> Duration {
 
 /// Stretches a time limit on slow machines: an emulated processor sets SLUICE_TEST_SLOWNESS to its factor.
 pub fn patience(limit: Duration) -> Duration {
-    let factor = env::var("SLUICE_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok());
-    limit * factor.unwrap_or(1)
+    limit * slowness()
+}
+
+/// How often to do what is done again and again for its chances: half as often on slow machines, see [`patience`].
+pub fn rounds(number: u64) -> u64 {
+    if slowness() > 1 { number.div_ceil(2) } else { number }
+}
+
+fn slowness() -> u32 {
+    env::var("SLUICE_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Asks again and again until `probe` has an answer, for at most `limit` (stretched by [`patience`]).

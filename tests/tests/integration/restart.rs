@@ -9,7 +9,7 @@ use sluice_tests::{
     Agent, Cgroup, Client, Load, Report, Service, World,
     client::Running,
     pins,
-    system::{eventually, now},
+    system::{eventually, now, rounds},
 };
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, assert_exact, path, weighted};
@@ -40,7 +40,7 @@ fn killed_again_and_again_under_load_nothing_goes_astray() -> Result<()> {
         clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(3).pause(PAUSE))).collect();
     let mut zeroed = Vec::new();
     let mut counted = 0;
-    for round in 0..6 {
+    for round in 0..rounds(6) as usize {
         more(&loads)?;
         let target = ["node/n1", "shop/b1", "node/n1"][round % 3];
         stage.zero(target)?;
@@ -131,7 +131,7 @@ fn a_zero_expires_while_no_agent_runs() -> Result<()> {
 fn killed_in_the_middle_of_a_request_the_agent_and_the_kernel_agree() -> Result<()> {
     let mut stage = Stage::weights("middle", &[1, 1])?;
     let client = stage.client()?;
-    for round in 0..12_u64 {
+    for round in 0..rounds(12) {
         let (endpoint, action) = (stage.agent.endpoint(), if round % 3 == 2 { "restore" } else { "zero" });
         let request = thread::spawn(move || {
             let body = sluice_tests::http::Request::json(&json!({}));
@@ -165,7 +165,7 @@ fn killed_while_documents_change_every_state_is_whole() -> Result<()> {
     let mut stage = Stage::weights("prefix", &[1, 1, 1, 1])?;
     let client = stage.client()?;
     let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(PAUSE));
-    for round in 0..6_u64 {
+    for round in 0..rounds(6) {
         let endpoint = stage.agent.endpoint();
         let writer = thread::spawn(move || {
             // Members come and go, groups too, until nobody answers any more.

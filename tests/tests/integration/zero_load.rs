@@ -4,7 +4,11 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 use serde_json::json;
-use sluice_tests::{Client, Load, Options, Report, World, client::Running, system::now};
+use sluice_tests::{
+    Client, Load, Options, Report, World,
+    client::Running,
+    system::{now, rounds},
+};
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, path, weighted};
 
@@ -35,7 +39,7 @@ fn check(label: &str, balance: &str, target: &str) -> Result<()> {
         })
         .collect();
     let mut closed = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds(5) {
         more(&loads)?;
         let answer = stage.zero(target)?;
         let from = now();
@@ -88,7 +92,7 @@ fn a_weight_of_zero_is_as_sharp() -> Result<()> {
     let loads: Vec<_> =
         clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(4).pause(PAUSE))).collect();
     let mut moments = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds(5) {
         more(&loads)?;
         stage.agent.patch("/v1/services/shop/backends/b1", &json!({"weight": 0}))?.expect_status(200);
         let from = now();
@@ -159,7 +163,7 @@ fn several_operators_at_once() -> Result<()> {
         for number in 1..=3 {
             let stage = &stage;
             scope.spawn(move || {
-                for _ in 0..15 {
+                for _ in 0..rounds(15) {
                     let target = format!("node/n{number}");
                     stage.zero(&target).unwrap();
                     stage.restore(&target).unwrap();
