@@ -1,20 +1,5 @@
-//! Sluice: steers connections to weighted backends inside the Linux kernel.
-
-mod cli;
-mod control;
-mod handle;
-mod heap;
-mod http;
-mod kernel;
-mod model;
-mod observe;
-mod plan;
-mod probe;
-mod run;
-mod settings;
-mod source;
-mod telemetry;
+//! `sluice`: the daemon and the command line in one program.
 
 fn main() -> std::process::ExitCode {
-    cli::run()
+    sluice::cli::run()
 }

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sluice_common::tables::MAX_SLOTS;
 
-use crate::{model::Limits, observe::cgroups};
+use crate::{host::cgroups, model::Limits};
 
 pub const SOCKET: &str = "/run/sluice/sluice.sock";
 pub const STATE_DIR: &str = "/var/lib/sluice";

@@ -1,5 +1,5 @@
 //! Whether a connection has a request out or sits idle: one rule for the agent's listing and for the programs that count
-//! and close the connections of a leaving backend.
+//! and close the connections of a draining backend.
 
 /// What a socket tells about its traffic. Times are jiffies, the low 32 bits, and may wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sluice_common::{
+    drain::{Draining, Inbound, Place, Remains},
     frontends::{self, Bucket, Buckets, FILTER_ENTRIES, filter_bit},
-    leaving::{Inbound, Leaving, Place, Remains},
     pick::{self, List, Tables},
     records::{Connection, Flow, FlowKey, MEMBERS, Member},
     tables::{Backend, Counters, Endpoint, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
@@ -68,7 +68,7 @@ pub static TALLY: Array<u64> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 pub static TALLY_BEFORE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 // The tables of a drain are filled for as long as it lasts.
 #[map]
-pub static LEAVING: HashMap<u32, Leaving> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+pub static DRAINING: HashMap<u32, Draining> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
 pub static REMAINS: HashMap<u32, Remains> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]

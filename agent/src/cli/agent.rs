@@ -11,9 +11,8 @@ use tokio::{
 
 use super::{Connection, failure::Failure};
 use crate::{
-    heap,
+    allocator, engine,
     http::{self, App, Bound},
-    run,
     settings::{Layer, Settings},
     telemetry::logs,
 };
@@ -41,7 +40,7 @@ impl Agent {
     pub fn run(self, connection: Connection) -> Result<(), Failure> {
         let Connection { socket, token_file, server: _ } = connection;
         let flags = Layer { socket, token_file, ..self.settings };
-        heap::keep_little();
+        allocator::keep_little();
         let settings = Settings::load(flags, self.config.as_ref())?;
         logs::start(settings.log_format, &settings.log_level).map_err(|error| Failure::Usage(format!("{error:#}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,7 +50,7 @@ impl Agent {
             .context("starting the threads that serve the API")?;
         // Bound before anything is attached: an address that is taken leaves nothing behind.
         let bound = runtime.block_on(Bound::new(&settings))?;
-        let running = run::start(&settings)?;
+        let running = engine::start(&settings)?;
         let served = runtime.block_on(serve(&settings, bound, &running));
         tracing::info!("the agent stops; steering goes on");
         runtime.shutdown_background();
@@ -60,7 +59,7 @@ impl Agent {
     }
 }
 
-async fn serve(settings: &Settings, bound: Bound, running: &run::Running) -> Result<()> {
+async fn serve(settings: &Settings, bound: Bound, running: &engine::Running) -> Result<()> {
     let address = bound.address().map_or("off".to_owned(), |address| address.to_string());
     tracing::info!(
         socket = %bound.socket().display(),

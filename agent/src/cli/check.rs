@@ -11,7 +11,7 @@ use super::{
     output::{self, Output, Table, text},
 };
 use crate::{
-    kernel::probe::{self, Finding, Status},
+    kernel::probe::{self, FeatureCheck, Status},
     settings,
 };
 
@@ -30,34 +30,34 @@ pub struct Check {
 
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
-        let findings = probe::report(&self.bpffs);
-        let items: Vec<_> = findings.iter().map(as_json).collect();
+        let checks = probe::report(&self.bpffs);
+        let items: Vec<_> = checks.iter().map(as_json).collect();
         if !self.output.print(&json!({ "items": items }))? {
             let mut table = Table::new(&["", "FEATURE", "ENABLES", "DETAIL"]);
-            for finding in &findings {
-                let colour = match finding.status {
+            for check in &checks {
+                let colour = match check.status {
                     Status::Ok => Color::Green,
                     Status::Degraded => Color::Yellow,
                     Status::Missing => Color::Red,
                 };
-                let status = text(name(finding.status)).fg(colour);
-                table.row([status, text(&finding.feature), text(&finding.enables), text(&finding.detail)]);
+                let status = text(name(check.status)).fg(colour);
+                table.row([status, text(&check.feature), text(&check.enables), text(&check.detail)]);
             }
             output::print(&table.text())?;
         }
-        if findings.iter().any(|finding| finding.status == Status::Missing) {
+        if checks.iter().any(|check| check.status == Status::Missing) {
             return Err(anyhow::anyhow!("the agent cannot start here: what is missing is listed above").into());
         }
         Ok(())
     }
 }
 
-fn as_json(finding: &Finding) -> serde_json::Value {
+fn as_json(check: &FeatureCheck) -> serde_json::Value {
     json!({
-        "feature": finding.feature,
-        "enables": finding.enables,
-        "status": name(finding.status),
-        "detail": finding.detail,
+        "feature": check.feature,
+        "enables": check.enables,
+        "status": name(check.status),
+        "detail": check.detail,
     })
 }
 

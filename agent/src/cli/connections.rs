@@ -10,13 +10,10 @@ use super::{
     failure::Failure,
     output::{self, Output, Table, duration, maybe, number, text},
 };
-use crate::{
-    cli::get,
-    http::{
-        connections::Connections as View,
-        views::{List, ServiceView},
-    },
-};
+use crate::cli::get;
+use crate::http::connections::Connections as View;
+use crate::http::views::List;
+use crate::http::views::ServiceView;
 
 /// List steered connections with their processes
 #[derive(Debug, Args)]

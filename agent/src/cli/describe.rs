@@ -16,8 +16,8 @@ use super::{
 use crate::{
     http::views::{BackendView, NodeView, ServiceView},
     model::Stage,
-    observe::{
-        fitness::Reason,
+    view::{
+        health::Reason,
         operations::{Operation, plural},
         proof::ZeroStatus,
         status::{BackendStatus, ServiceStatus},

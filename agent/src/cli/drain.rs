@@ -14,8 +14,8 @@ use super::{
     zero::{Terms, insist, path},
 };
 use crate::{
-    model::{Target, quiet},
-    observe::operations::{Operation, Phase, Remaining, plural},
+    model::{OperationPhase, Target, quiet},
+    view::operations::{Operation, Remaining, plural},
 };
 
 /// Longest deadline that the agent takes.
@@ -108,12 +108,17 @@ impl Drain {
             other => other.map(drop),
         };
         match ended.phase {
-            Phase::Drained => shown,
-            Phase::Cancelled => Err(anyhow::anyhow!("{} is not drained: {}", ended.target, ended.message).into()),
-            Phase::DeadlineReached => {
+            OperationPhase::Drained => shown,
+            OperationPhase::Cancelled => {
+                Err(anyhow::anyhow!("{} is not drained: {}", ended.target, ended.message).into())
+            }
+            OperationPhase::DeadlineReached => {
                 Err(Failure::TimedOut(format!("{}: {}{}", ended.target, ended.message, self.advice(client, &ended))))
             }
-            Phase::Zeroed | Phase::Waiting | Phase::ClosingIdle | Phase::Restored => {
+            OperationPhase::Zeroed
+            | OperationPhase::Waiting
+            | OperationPhase::ClosingIdle
+            | OperationPhase::Restored => {
                 let goes_on = goes_on(client, &ended);
                 Err(Failure::TimedOut(format!(
                     "{} is not drained yet, and the drain goes on: {}\n{goes_on}",
@@ -204,7 +209,7 @@ impl Drain {
 fn summary(operation: &Operation) -> String {
     let end = operation.finished_at.unwrap_or(operation.started_at);
     let mut lines = vec![("Operation", operation.id.clone()), ("State", operation.message.clone())];
-    if operation.phase == Phase::DeadlineReached {
+    if operation.phase == OperationPhase::DeadlineReached {
         lines.push(("Left", left(&operation.remaining)));
     }
     if operation.is_finished() {

@@ -9,7 +9,7 @@ use super::{
     failure::Failure,
     output::{self, Format, Output},
 };
-use crate::{http::views::List, observe::events::Event};
+use crate::{http::views::List, view::events::Event};
 
 /// Show what happened, and with --follow what happens
 #[derive(Debug, Args)]

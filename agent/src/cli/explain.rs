@@ -7,7 +7,7 @@ use super::{
     failure::Failure,
     output::{self, Output, Table, maybe, percent, text},
 };
-use crate::observe::explain::Explanation;
+use crate::view::explain::Explanation;
 
 /// Explain where a connection would go, and why
 #[derive(Debug, Args)]

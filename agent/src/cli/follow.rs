@@ -20,8 +20,8 @@ use super::{
     output::{duration, note},
 };
 use crate::{
-    model::Target,
-    observe::operations::{Operation, Phase},
+    model::{OperationPhase, Target},
+    view::operations::Operation,
 };
 
 /// An agent that is away when a drain is to begin may be back within this time; one that is away at the deadline, so
@@ -195,7 +195,7 @@ struct Progress {
     open: bool,
     shown: Option<Shown>,
     /// Phases that were shown already.
-    phases: Vec<Phase>,
+    phases: Vec<OperationPhase>,
     away: bool,
 }
 
@@ -208,7 +208,7 @@ struct Shown {
 /// Another line is worth it when these are others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Counts {
-    phase: Phase,
+    phase: OperationPhase,
     total: u64,
     in_flight: Option<u64>,
     inbound: Option<u64>,
@@ -370,9 +370,9 @@ mod tests {
         assert!(worth(&operation, 61));
         operation.remaining.total = 1;
         assert!(!worth(&operation, 62), "too soon");
-        operation.phase = Phase::Waiting;
+        operation.phase = OperationPhase::Waiting;
         assert!(worth(&operation, 63), "a new phase");
-        operation.phase = Phase::ClosingIdle;
+        operation.phase = OperationPhase::ClosingIdle;
         assert!(!worth(&operation, 64), "back and forth");
         assert!(worth(&operation, 73));
     }

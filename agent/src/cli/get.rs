@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     http::views::{List, NodeView, ServiceView},
-    observe::operations::Operation,
+    view::operations::Operation,
 };
 
 /// List services, nodes or operations, or show one of them

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{client::Client, failure::Failure, output, zero};
-use crate::{http::views::RestoreView, model::Target, observe::status::AdminState};
+use crate::{http::views::RestoreView, model::Target, view::status::AdminState};
 
 /// Give a zeroed or drained node or backend its weight back; a drain that lasts is cancelled
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
     output::{self, duration, fields},
 };
-use crate::{http::views::ZeroView, model::Target, observe::status::AdminState};
+use crate::{http::views::ZeroView, model::Target, view::status::AdminState};
 
 /// Give no new connections to a node or a backend, and show the proof
 #[derive(Debug, Args)]

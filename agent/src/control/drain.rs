@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sluice_common::leaving::{ALL, DATAGRAMS};
+use sluice_common::drain::{ALL, DATAGRAMS};
 
-use crate::{
-    model::{Drain, DrainEnd, OnDeadline},
-    observe::operations::Phase,
-};
+use crate::model::{Drain, DrainEnd, OnDeadline, OperationPhase};
 
 /// Time between the first and the last of the looks that must find nothing: a connection that was on its way has shown up
 /// by then.
@@ -44,7 +41,7 @@ pub struct Progress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    GoesOn(Phase),
+    GoesOn(OperationPhase),
     Ends(DrainEnd),
 }
 
@@ -72,7 +69,7 @@ impl Progress {
             return Step::Ends(DrainEnd::DeadlineReached);
         }
         self.late |= seen.closed_late > 0;
-        Step::GoesOn(if seen.closing > 0 { Phase::ClosingIdle } else { Phase::Waiting })
+        Step::GoesOn(if seen.closing > 0 { OperationPhase::ClosingIdle } else { OperationPhase::Waiting })
     }
 }
 
@@ -116,8 +113,8 @@ mod tests {
         }
     }
 
-    const WAITING: Step = Step::GoesOn(Phase::Waiting);
-    const CLOSING: Step = Step::GoesOn(Phase::ClosingIdle);
+    const WAITING: Step = Step::GoesOn(OperationPhase::Waiting);
+    const CLOSING: Step = Step::GoesOn(OperationPhase::ClosingIdle);
     const DRAINED: Step = Step::Ends(DrainEnd::Drained);
     const OVER: Step = Step::Ends(DrainEnd::DeadlineReached);
 

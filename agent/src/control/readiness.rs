@@ -40,7 +40,7 @@ pub type Told = Option<Option<Unready>>;
 /// One backend. It goes on from what was told last, so that a restart changes nothing: one that serves does so until
 /// probes have failed often enough, one that does not waits until they have succeeded often enough.
 #[derive(Debug)]
-pub struct Machine {
+pub struct ReadinessTracker {
     success_threshold: u32,
     failure_threshold: u32,
     startup_grace: Duration,
@@ -57,7 +57,7 @@ pub struct Machine {
     ready_since: Option<Stamp>,
 }
 
-impl Machine {
+impl ReadinessTracker {
     /// Of a backend of which `told` is known.
     pub fn new(readiness: &Readiness, told: Option<Unready>, now: Stamp) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl Machine {
         }
     }
 
-    /// Time until [`Machine::look`] has something to say without another probe.
+    /// Time until [`ReadinessTracker::look`] has something to say without another probe.
     pub fn due(&self, now: Stamp) -> Option<Duration> {
         self.ready_since.map(|since| since.left(self.delay, &now))
     }
@@ -192,10 +192,10 @@ mod tests {
         Stamp::test(seconds * 1000)
     }
 
-    fn machine(told: Option<Unready>, change: impl FnOnce(&mut Readiness)) -> Machine {
+    fn machine(told: Option<Unready>, change: impl FnOnce(&mut Readiness)) -> ReadinessTracker {
         let mut readiness = Readiness::default();
         change(&mut readiness);
-        Machine::new(&readiness, told, at(0))
+        ReadinessTracker::new(&readiness, told, at(0))
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Ramps {
     pub fn follow(&mut self, before: &State, after: &State, touched: &Touched, now: &Stamp) -> Followed {
         let mut followed = Followed::default();
         for service in touched.services.iter().filter_map(|id| after.service_by_id(*id)) {
-            if service.watching.warmup.is_none() && service.backends.iter().all(|backend| backend.own.is_none()) {
+            if service.health_policy.warmup.is_none() && service.backends.iter().all(|backend| backend.own.is_none()) {
                 let ids = service.backends.iter().map(|backend| backend.id);
                 followed.dropped.extend(ids.filter(|id| self.end(*id)));
                 continue;

@@ -12,10 +12,12 @@ use super::{
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
 };
-use crate::{
-    handle::Options,
-    model::{Change, Origin, State as Desired, document::Document, parse},
-};
+use crate::engine::client::Options;
+use crate::model::Change;
+use crate::model::Origin;
+use crate::model::State as Desired;
+use crate::model::document::Document;
+use crate::model::parse;
 
 /// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
 /// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.

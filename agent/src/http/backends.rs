@@ -16,8 +16,9 @@ use super::{
     views::BackendView,
 };
 use crate::{
-    handle::{Options, Published},
+    engine::client::Options,
     model::{Backend, Change, Name, Service, Target},
+    view::published::Published,
 };
 
 /// One backend with its status. The ETag is the generation of the service.

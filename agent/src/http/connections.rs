@@ -9,7 +9,7 @@ use super::{
     parameters::Ask,
     problem::{Problem, ReadProblems},
 };
-use crate::observe::connections::{self, Connection, Filter, SocketState};
+use crate::view::connections::{self, Connection, Filter, SocketState};
 
 /// Connections of an answer when nobody says how many.
 const LIMIT: usize = 1000;

@@ -21,11 +21,17 @@ use super::{
     views::DryRun,
     zero::expiry,
 };
-use crate::{
-    handle::Options,
-    model::{Change, CloseInbound, DrainRequest, IdleClose, Name, OnDeadline, State as Desired, Target, Zero},
-    observe::operations::Operation,
-};
+use crate::engine::client::Options;
+use crate::model::Change;
+use crate::model::CloseInbound;
+use crate::model::DrainRequest;
+use crate::model::IdleClose;
+use crate::model::Name;
+use crate::model::OnDeadline;
+use crate::model::State as Desired;
+use crate::model::Target;
+use crate::model::Zero;
+use crate::view::operations::Operation;
 
 /// How to drain. All of it may be left out; what is left out when a drain is repeated stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]

@@ -22,7 +22,7 @@ use super::{
     problem::{Problem, ReadProblems},
     views::List,
 };
-use crate::observe::events::{Batch, Event, EventKind};
+use crate::view::events::{Batch, Event, EventKind};
 
 /// Events read from the log at once.
 const AT_ONCE: usize = 256;

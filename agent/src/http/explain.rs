@@ -10,11 +10,9 @@ use super::{
     problem::{Problem, ReadProblems},
 };
 use crate::{
+    host::caller::{Caller, From},
     model::Frontend,
-    observe::{
-        caller::{Caller, From},
-        explain::{self, Explanation},
-    },
+    view::explain::{self, Explanation},
 };
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -14,7 +14,7 @@ use super::{
     problem::{Problem, ReadProblems},
     stream,
 };
-use crate::{handle::Readiness, telemetry::scrape::Scrape};
+use crate::{telemetry::scrape::Scrape, view::published::Readiness};
 
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 

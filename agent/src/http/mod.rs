@@ -34,7 +34,7 @@ mod zero;
 
 use tokio::sync::watch;
 
-use crate::{handle::Handle, observe::report::Reporter};
+use crate::{engine::Handle, view::report::Reporter};
 
 pub use access::{Access, Token};
 pub use listen::{Bound, serve};
@@ -60,7 +60,7 @@ impl App {
         Self { bulk_limit: body::BULK_LIMIT, ..self }
     }
 
-    fn reporter<'a>(&'a self, published: &'a crate::handle::Published) -> Reporter<'a> {
+    fn reporter<'a>(&'a self, published: &'a crate::view::published::Published) -> Reporter<'a> {
         Reporter { published, readings: &**self.handle.readings() }
     }
 }

@@ -17,8 +17,9 @@ use super::{
     views::{DryRun, List, NodeView},
 };
 use crate::{
-    handle::{Options, Published},
+    engine::client::Options,
     model::{Change, Name, Outcome, document::NodeDocument, parse},
+    view::published::Published,
 };
 
 /// All nodes with their status.

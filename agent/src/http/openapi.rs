@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::router;
-use crate::observe::events::EventKind;
+use crate::view::events::EventKind;
 
 #[derive(OpenApi)]
 #[openapi(

@@ -18,7 +18,7 @@ use super::{
     problem::{Problem, ReadProblems},
     views::List,
 };
-use crate::observe::operations::{Operation, Wait};
+use crate::view::operations::{Operation, Wait};
 
 /// Longest wait of one request.
 const MAX_WAIT: Duration = Duration::from_secs(3600);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::{
-    handle::ChangeError,
+    engine::client::ChangeError,
     model::{Name, Refusal, RefusalKind},
 };
 

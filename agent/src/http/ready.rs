@@ -16,9 +16,9 @@ use super::{
     views::BackendView,
 };
 use crate::{
-    handle::Options,
-    model::{Change, Finding, Name, ReadinessKind, Report, Reported, Span, Stamp, What, Zero},
-    observe::clock,
+    engine::client::Options,
+    host::clock,
+    model::{Change, HealthReport, HealthUpdate, Name, ReadinessKind, Report, Reported, Span, Stamp, Zero},
 };
 
 /// Shortest and longest lease.
@@ -73,8 +73,8 @@ pub async fn ready(
     let (service, backend) = backends::find(&published, &target)?;
     let kind = service.readiness(backend).map_or(ReadinessKind::None, |readiness| readiness.kind);
     let known = backend.health.as_ref().and_then(|health| health.report.as_ref());
-    let what = What::Report(request.report(kind, known, started, now));
-    let change = Change::Find { findings: vec![Finding { backend: backend.id, what }] };
+    let report = HealthReport::Report(request.report(kind, known, started, now));
+    let change = Change::UpdateHealth { updates: vec![HealthUpdate { backend: backend.id, report }] };
     let options = Options { dry_run: query.dry_run, received: input.received };
     let done = app.handle.change(change, options).await?;
     if options.dry_run {

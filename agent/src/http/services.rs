@@ -17,9 +17,9 @@ use super::{
     views::{DryRun, List, ServiceView},
 };
 use crate::{
-    handle::{Done, Options, Published},
+    engine::client::{Done, Options},
     model::{Change, Name, Origin, Outcome, document::ServiceDocument, parse},
-    observe::batches,
+    view::{batches, published::Published},
 };
 
 /// All services with their status.

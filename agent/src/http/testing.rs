@@ -25,19 +25,18 @@ use tower::ServiceExt;
 
 use super::{Access, App, router::router};
 use crate::{
-    handle::{
-        Before, ChangeError, Command, Done, Handle, Options, ProgrammedBackend, ProgrammedService, Published,
-        Readiness, ZeroProof,
+    engine::{
+        Handle,
+        client::{ChangeError, Command, Done, Options},
     },
+    host::clock,
+    kernel::{gauges::UNUSED, readings::Readings, sockets::Census},
     model::{BackendId, Change, Limits, Outcome, Refusal, Service, ServiceId, State, Target},
-    observe::{
-        census::Census,
-        clock,
-        events::{EventKind, EventLog},
-        gauges::UNUSED,
-        readings::Readings,
-    },
     telemetry::Instruments,
+    view::{
+        events::{EventKind, EventLog},
+        published::{Before, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+    },
 };
 
 /// The agent under test.

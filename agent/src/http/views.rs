@@ -11,7 +11,7 @@ use crate::{
         Name, Node, Outcome, Readiness, Service, State, Warmup, address,
         document::{ApiVersion, BackendDocument, Metadata, NodeKind, ServiceKind, ServiceSpec},
     },
-    observe::{
+    view::{
         proof::ZeroStatus,
         status::{AdminState, BackendStatus, NodeStatus, ServiceStatus},
     },

@@ -20,9 +20,9 @@ use super::{
     views::{RestoreAnswer, RestoreView, ZeroAnswer, ZeroView},
 };
 use crate::{
-    handle::{Options, Published},
+    engine::client::Options,
     model::{Change, Name, Target, Zero},
-    observe::{operations::OperationKind, proof::ZeroStatus, status::AdminState},
+    view::{operations::OperationKind, proof::ZeroStatus, published::Published, status::AdminState},
 };
 
 /// How to zero. All of it may be left out; what is left out when a zero is repeated stays as it is.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use sluice_common::records::CensusRow;
 
 use super::walk::Walk;
-use crate::observe::{census::Census, clock};
+use crate::{host::clock, kernel::sockets::Census};
 
 /// The iterators over all steered sockets.
 pub struct CensusProgram {

@@ -17,7 +17,7 @@ use sluice_common::{
 };
 
 use super::{object::Object, sys::Map};
-use crate::{observe::clock, plan::service::fingerprint};
+use crate::{host::clock, plan::service::fingerprint};
 
 /// Part of an array map, mapped read-write for as long as this value lives.
 pub(super) struct Window<T> {

@@ -12,8 +12,8 @@ use sluice_common::{
 
 use super::{census::CensusProgram, memory::Tables, signals::Lost, turns::TurnTable, watches::Watches};
 use crate::{
+    kernel::{gauges, sockets::Census},
     model::{BackendId, ServiceId},
-    observe::{census::Census, gauges},
 };
 
 /// Reads what the kernel counts. Nothing here can change it.

@@ -3,21 +3,22 @@
 
 mod btf;
 mod census;
+mod drain;
 mod errors;
 mod frontends;
-mod leaving;
+pub mod gauges;
 mod links;
 mod memory;
 mod meters;
-pub mod namespaces;
 mod object;
 mod pins;
 pub mod probe;
+pub mod readings;
 mod signals;
 pub mod sock_diag;
+pub mod sockets;
 mod sys;
 mod turns;
-pub mod wait;
 mod walk;
 mod watches;
 
@@ -26,7 +27,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result};
 use sluice_common::tables::{Counters, Table};
 
-pub use leaving::Passes;
+pub use drain::Passes;
 pub use meters::Meters;
 pub use pins::uninstall;
 pub use signals::{Signals, Waker};
@@ -35,7 +36,7 @@ pub use watches::{Limits, Watches};
 
 use crate::{
     model::BackendId,
-    plan::{Entries, Machine, MapOp},
+    plan::{DataPlane, Entries, MapOp},
 };
 use frontends::Frontends;
 use memory::Tables;
@@ -68,7 +69,7 @@ pub struct Sizes {
 pub struct Kernel {
     tables: Arc<Tables>,
     frontends: Frontends,
-    leaving: sys::Map,
+    draining: sys::Map,
     watches: Watches,
     turns: TurnTable,
     turn_times: TurnTimes,
@@ -116,7 +117,7 @@ impl Kernel {
         let tables = Arc::new(Tables::map(&object)?);
         tables.stamp_version();
         let frontends = Frontends::adopt(&object)?;
-        let leaving = object.map("LEAVING")?;
+        let draining = object.map("DRAINING")?;
         let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
         watches.measure_nothing();
         let turns = TurnTable::map(&object)?;
@@ -130,7 +131,7 @@ impl Kernel {
         Ok(Self {
             tables,
             frontends,
-            leaving,
+            draining,
             watches,
             turns,
             turn_times,
@@ -147,7 +148,7 @@ impl Kernel {
         self.meters.clone()
     }
 
-    /// The passes over the connections of leaving backends: for one thread.
+    /// The passes over the connections of draining backends: for one thread.
     pub fn take_passes(&mut self) -> Option<Passes> {
         self.passes.take()
     }
@@ -184,7 +185,7 @@ impl Kernel {
     }
 }
 
-impl Machine for Kernel {
+impl DataPlane for Kernel {
     fn run(&mut self, op: &MapOp) -> Result<()> {
         match op {
             MapOp::SetNode { node, closed } => self.tables.set_node(*node, *closed),
@@ -210,11 +211,11 @@ impl Machine for Kernel {
                 self.measure(*backend, *measured);
                 Ok(())
             }
-            MapOp::SetLeaving { backend, leaving: Some(leaving) } => {
-                self.leaving.put(backend, leaving).context("writing LEAVING")
+            MapOp::SetDraining { backend, draining: Some(draining) } => {
+                self.draining.put(backend, draining).context("writing DRAINING")
             }
-            MapOp::SetLeaving { backend, leaving: None } => match self.leaving.remove(backend) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error).context("writing LEAVING"),
+            MapOp::SetDraining { backend, draining: None } => match self.draining.remove(backend) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error).context("writing DRAINING"),
                 _ => Ok(()),
             },
         }

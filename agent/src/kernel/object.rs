@@ -12,12 +12,10 @@ use aya::{
     programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Iter, Program as AyaProgram, ProgramFd, SockOps},
 };
 use aya_obj::btf::BtfKind;
-use sluice_common::{leaving::DESTROY, records::NO_MEMBER, verdict::Program};
+use sluice_common::{drain::DESTROY, records::NO_MEMBER, verdict::Program};
 
-use super::{
-    Config, btf, census::CensusProgram, errors, leaving::Passes, pins, sys::Map, turns::TurnTimes, walk::Walk,
-};
-use crate::observe::clock;
+use super::{Config, btf, census::CensusProgram, drain::Passes, errors, pins, sys::Map, turns::TurnTimes, walk::Walk};
+use crate::host::clock;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
@@ -94,7 +92,7 @@ pub fn load(directory: &pins::Directory, config: &Config) -> Result<Object> {
     let mask = pins::entries("FRONTENDS", &config.sizes) - 1;
     loader.override_global("FRONTENDS_MASK", &mask, true);
     facts.tell(&mut loader);
-    for name in ["TALLY", "TURNS", "LEAVING", "REMAINS", "INBOUND"] {
+    for name in ["TALLY", "TURNS", "DRAINING", "REMAINS", "INBOUND"] {
         loader.map_max_entries(name, config.sizes.backends);
     }
     for name in pins::maps() {

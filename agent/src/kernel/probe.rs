@@ -8,15 +8,17 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
 use super::{
-    namespaces::{Namespace, processes},
     object::{self, Facts},
     sock_diag, sys,
 };
-use crate::observe::cgroups;
+use crate::host::{
+    cgroups,
+    namespaces::{Namespace, processes},
+};
 
 /// One thing that was looked for.
 #[derive(Clone, Debug)]
-pub struct Finding {
+pub struct FeatureCheck {
     pub feature: String,
     /// What it is for.
     pub enables: String,
@@ -35,29 +37,29 @@ pub enum Status {
 }
 
 /// Looks at everything that the agent needs or can use. `bpffs`: where the pins would go.
-pub fn report(bpffs: &Path) -> Vec<Finding> {
+pub fn report(bpffs: &Path) -> Vec<FeatureCheck> {
     let facts = object::kernel_types().and_then(|types| Ok((Facts::find(&types)?, types)));
-    let mut findings = vec![kernel(), rights(), file_system(bpffs), cgroup()];
-    findings.push(members(&facts));
+    let mut checks = vec![kernel(), rights(), file_system(bpffs), cgroup()];
+    checks.push(members(&facts));
     if let Ok((facts, types)) = &facts {
-        findings.extend(programs(facts, types));
+        checks.extend(programs(facts, types));
     }
-    findings.push(readers());
-    findings.push(destroy(&facts));
-    findings.push(diagnosis());
-    findings.push(namespaces());
-    findings
+    checks.push(readers());
+    checks.push(destroy(&facts));
+    checks.push(diagnosis());
+    checks.push(namespaces());
+    checks
 }
 
-fn finding(feature: &str, enables: &str, result: Result<String, String>, otherwise: Status) -> Finding {
+fn check(feature: &str, enables: &str, result: Result<String, String>, otherwise: Status) -> FeatureCheck {
     let (status, detail) = match result {
         Ok(detail) => (Status::Ok, detail),
         Err(detail) => (otherwise, detail),
     };
-    Finding { feature: feature.into(), enables: enables.into(), status, detail }
+    FeatureCheck { feature: feature.into(), enables: enables.into(), status, detail }
 }
 
-fn kernel() -> Finding {
+fn kernel() -> FeatureCheck {
     let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     let release = release.unwrap_or_default();
     let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
@@ -67,7 +69,7 @@ fn kernel() -> Finding {
     } else {
         Err(format!("{release}: tested from 6.1 on, and bpf_set_retval needs 5.18"))
     };
-    finding("Linux 6.1", "everything", result, Status::Degraded)
+    check("Linux 6.1", "everything", result, Status::Degraded)
 }
 
 /// # Errors
@@ -92,39 +94,39 @@ fn missing_rights() -> Vec<&'static str> {
     NEEDED.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect()
 }
 
-fn rights() -> Finding {
+fn rights() -> FeatureCheck {
     let missing = missing_rights();
     let result = if missing.is_empty() {
         Ok("all there".into())
     } else {
         Err(format!("missing {}: run as root", missing.join(", ")))
     };
-    finding("capabilities", "loading and attaching programs", result, Status::Missing)
+    check("capabilities", "loading and attaching programs", result, Status::Missing)
 }
 
-fn file_system(bpffs: &Path) -> Finding {
+fn file_system(bpffs: &Path) -> FeatureCheck {
     let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let result = match statfs(existing) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(format!("{}", bpffs.display())),
         _ => Err(format!("{} is on none: `mount -t bpf bpf /sys/fs/bpf`", bpffs.display())),
     };
-    finding("bpf file system", "steering that outlives the agent", result, Status::Missing)
+    check("bpf file system", "steering that outlives the agent", result, Status::Missing)
 }
 
-fn cgroup() -> Finding {
+fn cgroup() -> FeatureCheck {
     let result = match cgroups::root() {
         Ok(path) => Ok(path.display().to_string()),
         Err(_) => Err("not mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".into()),
     };
-    finding("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
+    check("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
 }
 
-fn members(facts: &Result<(Facts, Btf)>) -> Finding {
+fn members(facts: &Result<(Facts, Btf)>) -> FeatureCheck {
     let result = facts.as_ref().map(|_| "all members found".into()).map_err(|error| format!("{error:#}"));
-    finding("BTF of the kernel", "reasons of failures, connection lists", result, Status::Missing)
+    check("BTF of the kernel", "reasons of failures, connection lists", result, Status::Missing)
 }
 
-fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
+fn programs(facts: &Facts, types: &Btf) -> Vec<FeatureCheck> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DEBUG);
     facts.tell(&mut loader);
@@ -133,21 +135,21 @@ fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let result = Err(format!("{:#}", super::errors::explain(error)));
-            return vec![finding("tables", "everything", result, Status::Missing)];
+            return vec![check("tables", "everything", result, Status::Missing)];
         }
     };
-    let mut findings = vec![finding("tables", "everything", Ok("made and thrown away".into()), Status::Missing)];
+    let mut checks = vec![check("tables", "everything", Ok("made and thrown away".into()), Status::Missing)];
     for program in Program::ALL {
         let result = match ebpf.program_mut(program.name()) {
             Some(found) => object::load_program(found).map(|_| "accepted".into()).map_err(last_words),
             None => Err("not in the object".into()),
         };
-        findings.push(finding(program.name(), purpose(program), result, Status::Missing));
+        checks.push(check(program.name(), purpose(program), result, Status::Missing));
     }
     for (name, purpose) in
         [("census", "connection lists"), ("tally", "healing of gauges"), ("survey", "drains: what is left")]
     {
-        findings.push(walk(&mut ebpf, name, purpose, types));
+        checks.push(walk(&mut ebpf, name, purpose, types));
     }
     let iterators = [
         ("visit_tcp", "tcp", "drains: closing connections, what a node has accepted"),
@@ -156,31 +158,26 @@ fn programs(facts: &Facts, types: &Btf) -> Vec<Finding> {
     for (name, over, purpose) in iterators {
         let result = object::load_iterator(&mut ebpf, name, over, types);
         let result = result.map(|_| "accepted".into()).map_err(last_words);
-        findings.push(finding(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
+        checks.push(check(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
     }
     let result = object::load_turns(&mut ebpf, facts, types).map(|_| "accepted".into()).map_err(last_words);
-    findings.push(finding(
-        "tp_btf/tcp_probe: turn",
-        "turn time, where a service asks for it",
-        result,
-        Status::Degraded,
-    ));
-    findings
+    checks.push(check("tp_btf/tcp_probe: turn", "turn time, where a service asks for it", result, Status::Degraded));
+    checks
 }
 
 /// One of the walks over all steered sockets, which can be done in two ways.
-fn walk(ebpf: &mut Ebpf, name: &str, purpose: &str, types: &Btf) -> Finding {
+fn walk(ebpf: &mut Ebpf, name: &str, purpose: &str, types: &Btf) -> FeatureCheck {
     let feature = format!("iter/{}: {name}", object::STEERED);
     let refusal = match object::load_iterator(ebpf, name, object::STEERED, types) {
-        Ok(_) => return finding(&feature, purpose, Ok("accepted".into()), Status::Missing),
+        Ok(_) => return check(&feature, purpose, Ok("accepted".into()), Status::Missing),
         Err(error) => last_words(error),
     };
     let mut accepts = |over: &str| object::load_iterator(ebpf, &format!("{name}_{over}"), over, types).is_ok();
     if accepts("tcp") && accepts("udp") {
         let detail = format!("refused; namespace by namespace instead, through all sockets of the host: {refusal}");
-        return finding(&feature, purpose, Err(detail), Status::Degraded);
+        return check(&feature, purpose, Err(detail), Status::Degraded);
     }
-    finding(&feature, purpose, Err(refusal), Status::Missing)
+    check(&feature, purpose, Err(refusal), Status::Missing)
 }
 
 /// The verifier's log is long; why it refused stands at its end.
@@ -205,28 +202,28 @@ fn purpose(program: Program) -> &'static str {
     }
 }
 
-fn readers() -> Finding {
+fn readers() -> FeatureCheck {
     let result = sys::membarrier_global()
         .map(|()| "there".into())
         .map_err(|error| format!("{error}: retired tables wait a second instead"));
-    finding("membarrier", "early reuse of retired tables", result, Status::Degraded)
+    check("membarrier", "early reuse of retired tables", result, Status::Degraded)
 }
 
-fn destroy(facts: &Result<(Facts, Btf)>) -> Finding {
+fn destroy(facts: &Result<(Facts, Btf)>) -> FeatureCheck {
     let result = match facts {
         Ok((facts, _)) if facts.can_destroy() => Ok("there".into()),
         _ => Err("needs 6.5: drains look and close in two steps, by netlink".into()),
     };
-    finding("bpf_sock_destroy", "closing idle connections under the socket's lock", result, Status::Degraded)
+    check("bpf_sock_destroy", "closing idle connections under the socket's lock", result, Status::Degraded)
 }
 
 /// Needed where `bpf_sock_destroy` is missing.
-fn diagnosis() -> Finding {
+fn diagnosis() -> FeatureCheck {
     let result = sock_diag::probe().map(|()| "there".into()).map_err(|error| format!("{error:#}"));
-    finding("inet_diag", "closing idle connections where bpf_sock_destroy is missing", result, Status::Degraded)
+    check("inet_diag", "closing idle connections where bpf_sock_destroy is missing", result, Status::Degraded)
 }
 
-fn namespaces() -> Finding {
+fn namespaces() -> FeatureCheck {
     /// `PROC_PID_INIT_INO` of linux/proc_ns.h: the initial namespace of process ids.
     const INITIAL: u64 = 0xEFFF_FFFC;
     let own = fs::metadata("/proc/self/ns/pid").map(|file| file.ino());
@@ -238,5 +235,5 @@ fn namespaces() -> Finding {
             (_, hidden) => Err(format!("{hidden} processes hide theirs: run as root, with CAP_SYS_PTRACE")),
         }
     };
-    finding("network namespaces", "drains: connections of every process", result, Status::Degraded)
+    check("network namespaces", "drains: connections of every process", result, Status::Degraded)
 }

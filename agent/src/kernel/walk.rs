@@ -9,11 +9,13 @@ use anyhow::{Context, Result, ensure};
 use aya::{Btf, Ebpf};
 
 use super::{
-    namespaces::{Namespace, processes, tour},
     object::{STEERED, load_iterator},
     sys::{self, Map},
 };
-use crate::observe::cgroups;
+use crate::host::{
+    cgroups,
+    namespaces::{Namespace, processes, tour},
+};
 
 /// One walk over all steered sockets by a program that looks at each of them.
 pub enum Walk {

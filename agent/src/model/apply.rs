@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Applied, Backend, Change, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched, What, Zero,
+    Applied, Backend, Change, HealthReport, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched,
+    Zero,
     document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
@@ -46,7 +47,7 @@ impl State {
             }
             Change::Restore { target } => next.restore(target, &mut touched),
             Change::EndDrains { ends } => next.end_drains(ends, &mut touched),
-            Change::Find { findings } => next.find(findings, &mut touched),
+            Change::UpdateHealth { updates } => next.update_health(updates, &mut touched),
         }?;
         if touched.is_empty() {
             return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
@@ -129,7 +130,7 @@ impl State {
         shown.check().map_err(inside)?;
         let Some(document) = shown.spec.backends.first() else { return Ok(Outcome::Unchanged) };
         let mut new = (*old).clone();
-        let after = self.resolve_backend(document, Some(before), &old.groups, &old.watching, touched)?;
+        let after = self.resolve_backend(document, Some(before), &old.groups, &old.health_policy, touched)?;
         if let Some(place) = new.backends.get_mut(index) {
             *place = after;
         }
@@ -258,7 +259,7 @@ impl State {
                 let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
                 let (index, found) = find_backend(&old, backend)?;
                 // What is not zeroed is let in before its ejection is over.
-                let new = match (&found.zero, found.finding(&What::Ejection(None))) {
+                let new = match (&found.zero, found.with_report(&HealthReport::Ejection(None))) {
                     (Some(_), _) => with_zero(&old, index, None),
                     (None, Some(backend)) => with_backend(&old, index, backend),
                     (None, None) => return Ok(Outcome::Unchanged),

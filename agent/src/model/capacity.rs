@@ -95,7 +95,7 @@ fn is_doubtful(service: &Service) -> bool {
 }
 
 fn panics_with(service: &Service, is_open: impl Fn(&Backend) -> bool) -> bool {
-    let threshold = usize::from(service.watching.panic_threshold);
+    let threshold = usize::from(service.health_policy.panic_threshold);
     if threshold == 0 || service.backends.iter().all(Backend::is_healthy) {
         return false;
     }

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    BackendId, DrainEnd, DrainRequest, Finding, Name, NodeId, Origin, ServiceId, State, Zero,
+    BackendId, DrainEnd, DrainRequest, HealthUpdate, Name, NodeId, Origin, ServiceId, State, Zero,
     document::{NodeDocument, ServiceDocument},
     name::NameError,
 };
@@ -64,8 +64,8 @@ pub enum Change {
     },
     /// What probes, reports and rules say of backends, all at the price of one. Never refused: what is said of a
     /// backend that is gone means nothing.
-    Find {
-        findings: Vec<Finding>,
+    UpdateHealth {
+        updates: Vec<HealthUpdate>,
     },
 }
 

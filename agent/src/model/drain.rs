@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sluice_common::leaving::Leaving;
+use sluice_common::drain::Draining;
 use utoipa::ToSchema;
 
 use super::{Backend, Ending, Name, Node, Outcome, Refusal, Service, State, Target, Touched, Zero, quiet, zero::Asked};
@@ -84,7 +84,7 @@ pub struct DrainRequest {
 
 impl IdleClose {
     /// ms.
-    pub const DEFAULT: u32 = sluice_common::leaving::DEFAULT_QUIET;
+    pub const DEFAULT: u32 = sluice_common::drain::DEFAULT_QUIET;
     /// A jiffy is up to 10 ms: less quiet than this says nothing. ms.
     pub const LEAST: u32 = 100;
     /// One hour, ms.
@@ -151,8 +151,8 @@ impl Drain {
     }
 
     /// What this drain lets be done to the connections of `service`.
-    pub fn leaving(&self, service: &Service) -> Leaving {
-        Leaving { quiet: self.quiet(service), terms: self.terms() }
+    pub fn draining(&self, service: &Service) -> Draining {
+        Draining { quiet: self.quiet(service), terms: self.terms() }
     }
 
     /// Another number for another deadline, another end there, and for other care of accepted connections.

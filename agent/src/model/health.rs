@@ -127,14 +127,14 @@ impl Rule {
 
 /// What an author says of one backend. It means nothing of a backend that is gone by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct HealthUpdate {
     pub backend: BackendId,
-    pub what: What,
+    pub report: HealthReport,
 }
 
 /// The author, and what is so from now on; `None` clears the author's reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum HealthReport {
     Probe(Option<Unready>),
     Report(Option<Report>),
     Ejection(Option<Ejection>),
@@ -187,12 +187,12 @@ impl Health {
             || self.report.as_ref().is_some_and(|report| matches!(report.state, Reported::Awaited | Reported::NotReady))
     }
 
-    fn with(&self, what: &What) -> Self {
+    fn with(&self, report: &HealthReport) -> Self {
         let mut health = self.clone();
-        match what {
-            What::Probe(probe) => health.probe.clone_from(probe),
-            What::Report(report) => health.report.clone_from(report),
-            What::Ejection(ejection) => health.ejection.clone_from(ejection),
+        match report {
+            HealthReport::Probe(probe) => health.probe.clone_from(probe),
+            HealthReport::Report(report) => health.report.clone_from(report),
+            HealthReport::Ejection(ejection) => health.ejection.clone_from(ejection),
         }
         health
     }
@@ -215,16 +215,16 @@ impl Backend {
     }
 
     /// The same with what an author says; `None` when that is so already.
-    pub(super) fn finding(&self, what: &What) -> Option<Self> {
+    pub(super) fn with_report(&self, report: &HealthReport) -> Option<Self> {
         let before = self.health.as_deref().cloned().unwrap_or_default();
         // A lease that was renewed in the meantime.
-        if let What::Report(Some(lapsed)) = what
+        if let HealthReport::Report(Some(lapsed)) = report
             && lapsed.state == Reported::Lapsed
             && before.report.as_ref().is_none_or(|report| report.since != lapsed.since)
         {
             return None;
         }
-        let after = before.with(what);
+        let after = before.with(report);
         let health = || (!after.is_empty()).then(|| Arc::new(after.clone()));
         (before != after).then(|| Self { health: health(), ..self.clone() })
     }
@@ -233,11 +233,11 @@ impl Backend {
 impl Service {
     pub fn readiness<'a>(&'a self, backend: &'a Backend) -> Option<&'a super::Readiness> {
         let own = backend.own.as_ref().and_then(|own| own.readiness.as_ref());
-        own.or(self.watching.readiness.as_ref()).map(AsRef::as_ref)
+        own.or(self.health_policy.readiness.as_ref()).map(AsRef::as_ref)
     }
 
     pub fn warmup<'a>(&'a self, backend: &'a Backend) -> Option<&'a super::Warmup> {
         let own = backend.own.as_ref().and_then(|own| own.warmup.as_ref());
-        own.or(self.watching.warmup.as_ref()).map(AsRef::as_ref)
+        own.or(self.health_policy.warmup.as_ref()).map(AsRef::as_ref)
     }
 }

@@ -10,8 +10,8 @@ mod check;
 mod differences;
 pub mod document;
 mod drain;
-mod findings;
 pub mod health;
+mod health_updates;
 mod ids;
 mod install;
 mod merge;
@@ -19,6 +19,7 @@ pub mod name;
 mod outlier;
 mod parallel;
 pub mod parse;
+mod phase;
 pub mod quiet;
 mod readiness;
 mod resolve;
@@ -37,13 +38,14 @@ pub(crate) mod tests;
 
 pub use change::{Applied, Change, Ending, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use drain::{CloseInbound, Drain, DrainEnd, DrainRequest, IdleClose, OnDeadline};
-pub use health::{Ejection, Finding, Health, Report, Reported, Rule, Stage, Unready, What};
+pub use health::{Ejection, Health, HealthReport, HealthUpdate, Report, Reported, Rule, Stage, Unready};
 pub use name::Name;
 pub use outlier::Outlier;
+pub use phase::OperationPhase;
 pub use readiness::{ProbeFrom, ProbeMethod, Readiness, ReadinessKind};
 pub use service::{
-    Backend, BackendId, Balance, Frontend, Group, Node, NodeId, OnNoBackend, Origin, Own, Protocol, Service, ServiceId,
-    ServiceProtocol, Watching, Zero,
+    Backend, BackendId, Balance, Frontend, Group, HealthPolicy, Node, NodeId, OnNoBackend, Origin, Own, Protocol,
+    Service, ServiceId, ServiceProtocol, Zero,
 };
 pub use span::Span;
 pub use stamp::Stamp;

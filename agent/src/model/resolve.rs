@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Backend, BackendId, Group, Health, Name, Node, NodeId, Origin, Own, Readiness, ReadinessKind, Refusal, Report,
-    Reported, Service, ServiceId, Stamp, State, Touched, Unready, Watching,
+    Backend, BackendId, Group, Health, HealthPolicy, Name, Node, NodeId, Origin, Own, Readiness, ReadinessKind,
+    Refusal, Report, Reported, Service, ServiceId, Stamp, State, Touched, Unready,
     address::canonical,
     document::{BackendDocument, GroupDocument, Metadata, NodeDocument, ServiceDocument, ServiceSpec},
     service::Frontend,
@@ -33,13 +33,13 @@ impl State {
         } else {
             vec![Group { name: Name::default_group(), weight: 1 }]
         };
-        let watching = watching(spec);
+        let health_policy = health_policy(spec);
         let known: HashMap<&str, &Backend> =
             old.iter().flat_map(|old| &old.backends).map(|backend| (backend.name.as_str(), backend)).collect();
         let mut backends = Vec::with_capacity(spec.backends.len());
         for (index, document) in spec.backends.iter().enumerate() {
             let known = known.get(document.name.as_str()).copied();
-            let backend = self.resolve_backend(document, known, &groups, &watching, touched);
+            let backend = self.resolve_backend(document, known, &groups, &health_policy, touched);
             backends.push(backend.map_err(|refusal| refusal.inside(&format!("spec.backends[{index}]")))?);
         }
         Ok(Service {
@@ -54,7 +54,7 @@ impl State {
             min_ready_percent: spec.min_ready_percent,
             protocol: spec.protocol,
             idle_close: spec.idle_close,
-            watching,
+            health_policy,
             groups,
             groups_given,
             backends,
@@ -67,7 +67,7 @@ impl State {
         document: &BackendDocument,
         known: Option<&Backend>,
         groups: &[Group],
-        watching: &Watching,
+        health_policy: &HealthPolicy,
         touched: &mut Touched,
     ) -> Result<Backend, Refusal> {
         let address = canonical(document.address);
@@ -84,9 +84,9 @@ impl State {
         };
         let group = document.group.as_ref().and_then(|name| groups.iter().position(|group| group.name == *name));
         let own = own(document);
-        let readiness = own.as_ref().and_then(|own| own.readiness.as_ref()).or(watching.readiness.as_ref());
+        let readiness = own.as_ref().and_then(|own| own.readiness.as_ref()).or(health_policy.readiness.as_ref());
         let before = known.filter(|known| known.id == id).map(|known| known.health.as_deref());
-        let health = health(before, readiness.map(AsRef::as_ref), watching);
+        let health = health(before, readiness.map(AsRef::as_ref), health_policy);
         Ok(Backend {
             id,
             name: document.name.clone(),
@@ -126,11 +126,11 @@ impl State {
                 min_ready_percent: service.min_ready_percent,
                 protocol: service.protocol,
                 idle_close: service.idle_close,
-                warmup: service.watching.warmup.as_deref().cloned(),
-                readiness: service.watching.readiness.as_deref().cloned(),
-                outlier: service.watching.outlier.as_deref().cloned(),
-                panic_threshold: service.watching.panic_threshold,
-                turn_time: service.watching.turn_time,
+                warmup: service.health_policy.warmup.as_deref().cloned(),
+                readiness: service.health_policy.readiness.as_deref().cloned(),
+                outlier: service.health_policy.outlier.as_deref().cloned(),
+                panic_threshold: service.health_policy.panic_threshold,
+                turn_time: service.health_policy.turn_time,
                 groups: groups.map(|group| GroupDocument { name: group.name.clone(), weight: group.weight }).collect(),
                 backends: service.backends.iter().map(|backend| self.backend_document(service, backend)).collect(),
             },
@@ -159,8 +159,8 @@ impl Node {
     }
 }
 
-fn watching(spec: &ServiceSpec) -> Watching {
-    Watching {
+fn health_policy(spec: &ServiceSpec) -> HealthPolicy {
+    HealthPolicy {
         warmup: spec.warmup.clone().map(Arc::new),
         readiness: spec.readiness.clone().map(Arc::new),
         outlier: spec.outlier.clone().map(Arc::new),
@@ -176,7 +176,11 @@ fn own(document: &BackendDocument) -> Option<Arc<Own>> {
 
 /// What is known of a backend after a change of its document. `before` is absent for a new one, which is not ready until
 /// somebody says so; one that serves goes on until a probe says otherwise. A reason whose author is gone goes with it.
-fn health(before: Option<Option<&Health>>, readiness: Option<&Readiness>, watching: &Watching) -> Option<Arc<Health>> {
+fn health(
+    before: Option<Option<&Health>>,
+    readiness: Option<&Readiness>,
+    health_policy: &HealthPolicy,
+) -> Option<Arc<Health>> {
     let kind = readiness.map_or(ReadinessKind::None, |readiness| readiness.kind);
     let mut health = match before {
         Some(health) => health.cloned().unwrap_or_default(),
@@ -202,7 +206,7 @@ fn health(before: Option<Option<&Health>>, readiness: Option<&Readiness>, watchi
         _ if health.report.as_ref().is_some_and(|report| report.state == Reported::Awaited) => health.report = None,
         _ => {}
     }
-    if watching.outlier.is_none() {
+    if health_policy.outlier.is_none() {
         health.ejection = None;
     }
     (!health.is_empty()).then(|| Arc::new(health))

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, BackendId, Health, Limits, Node, NodeId, Origin, Refusal, Service, ServiceId, State, Touched, Watching,
-    Zero,
+    Backend, BackendId, Health, HealthPolicy, Limits, Node, NodeId, Origin, Refusal, Service, ServiceId, State,
+    Touched, Zero,
     document::{NodeDocument, ServiceDocument},
 };
 
@@ -149,7 +149,7 @@ impl State {
             min_ready_percent: 0,
             protocol: Default::default(),
             idle_close: None,
-            watching: Watching::default(),
+            health_policy: HealthPolicy::default(),
             groups: Vec::new(),
             groups_given: false,
             backends: known,

@@ -92,7 +92,7 @@ pub struct Service {
     pub protocol: ServiceProtocol,
     /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
     pub idle_close: Option<u32>,
-    pub watching: Watching,
+    pub health_policy: HealthPolicy,
     /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
     pub groups: Vec<Group>,
     /// Whether the document named the groups.
@@ -131,7 +131,7 @@ pub struct Backend {
 
 /// How the backends of a service are watched and warmed up, as its document says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watching {
+pub struct HealthPolicy {
     pub warmup: Option<Arc<Warmup>>,
     pub readiness: Option<Arc<Readiness>>,
     pub outlier: Option<Arc<Outlier>>,

@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use sluice_common::{
-    leaving::Leaving,
+    drain::Draining,
     pick,
     tables::{Backend, Counters, Endpoint, Table},
 };
 
-use super::{Entries, Machine, MapOp, service::fingerprint};
-use crate::{
-    model::BackendId,
-    observe::{clock, gauges::UNUSED},
-};
+use super::{DataPlane, Entries, MapOp, service::fingerprint};
+use crate::{host::clock, kernel::gauges::UNUSED, model::BackendId};
 
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
@@ -23,7 +20,7 @@ pub struct Fake {
     pub backends: BTreeMap<u32, Backend>,
     pub nodes: BTreeMap<u32, u32>,
     pub counters: BTreeMap<u32, Counters>,
-    pub leaving: BTreeMap<u32, Leaving>,
+    pub draining: BTreeMap<u32, Draining>,
     /// Writes done so far.
     pub done: usize,
     /// This write, counted from 0, fails once.
@@ -44,7 +41,7 @@ pub struct Snapshot {
     nodes: BTreeMap<u32, u32>,
 }
 
-impl Machine for Fake {
+impl DataPlane for Fake {
     fn run(&mut self, op: &MapOp) -> anyhow::Result<()> {
         if self.fail_at == Some(self.done) {
             self.fail_at = None;
@@ -67,8 +64,8 @@ impl Machine for Fake {
             MapOp::ForgetService { service } => drop(self.services.remove(service)),
             MapOp::PutFrontend { frontend, service } => drop(self.frontends.insert(*frontend, *service)),
             MapOp::RemoveFrontend { frontend } => drop(self.frontends.remove(frontend)),
-            MapOp::SetLeaving { backend, leaving: Some(leaving) } => drop(self.leaving.insert(*backend, *leaving)),
-            MapOp::SetLeaving { backend, leaving: None } => drop(self.leaving.remove(backend)),
+            MapOp::SetDraining { backend, draining: Some(draining) } => drop(self.draining.insert(*backend, *draining)),
+            MapOp::SetDraining { backend, draining: None } => drop(self.draining.remove(backend)),
             MapOp::SetMeasured { .. } => {}
             MapOp::AddLost { backend, established, .. } => {
                 self.counters.entry(*backend).or_insert(UNUSED).lost += established;

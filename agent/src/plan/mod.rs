@@ -6,9 +6,9 @@
 //! nothing references any more.
 
 pub mod affinity;
+pub mod draining;
 #[cfg(test)]
 pub mod fake;
-pub mod leaving;
 pub mod op;
 mod order;
 pub mod programmed;
@@ -18,5 +18,5 @@ pub mod spread;
 pub mod table;
 pub mod weights;
 
-pub use op::{Entries, Machine, MapOp};
+pub use op::{DataPlane, Entries, MapOp};
 pub use programmed::{Programmed, Retired};

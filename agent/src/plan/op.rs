@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sluice_common::{
-    leaving::Leaving,
+    drain::Draining,
     tables::{Backend, Counters, Endpoint, Table},
 };
 
@@ -55,9 +55,9 @@ pub enum MapOp {
         frontend: Endpoint,
     },
     /// Whether the backend's connections are counted and closed because it is drained. First to go when it is not.
-    SetLeaving {
+    SetDraining {
         backend: u32,
-        leaving: Option<Leaving>,
+        draining: Option<Draining>,
     },
     /// Whether the turn times of the backend's connections are measured.
     SetMeasured {
@@ -75,12 +75,12 @@ pub enum MapOp {
 impl MapOp {
     /// Whether it ends the closing of connections.
     pub fn lets_stay(&self) -> bool {
-        matches!(self, Self::SetLeaving { leaving: None, .. })
+        matches!(self, Self::SetDraining { draining: None, .. })
     }
 }
 
 /// What carries out the writes: the kernel, or tables in memory.
-pub trait Machine {
+pub trait DataPlane {
     /// # Errors
     /// The write was not done.
     fn run(&mut self, op: &MapOp) -> anyhow::Result<()>;
@@ -94,7 +94,7 @@ pub trait Machine {
     /// Counters of backends, in the order asked for.
     ///
     /// # Errors
-    /// As [`Machine::read`].
+    /// As [`DataPlane::read`].
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>>;
 
     /// CLOCK_MONOTONIC ns: every choice of a backend that begins after this call is counted with this time or a later one.
@@ -137,13 +137,13 @@ impl fmt::Display for MapOp {
                 write!(f, "frontend {}: service {service}", frontend.socket_addr())
             }
             Self::RemoveFrontend { frontend } => write!(f, "frontend {}: remove", frontend.socket_addr()),
-            Self::SetLeaving { backend, leaving: Some(Leaving { quiet: 0, .. }) } => {
-                write!(f, "backend {backend}: leaving, idle connections stay")
+            Self::SetDraining { backend, draining: Some(Draining { quiet: 0, .. }) } => {
+                write!(f, "backend {backend}: draining, idle connections stay")
             }
-            Self::SetLeaving { backend, leaving: Some(Leaving { quiet, .. }) } => {
-                write!(f, "backend {backend}: leaving, connections may be closed after {quiet} ms of quiet")
+            Self::SetDraining { backend, draining: Some(Draining { quiet, .. }) } => {
+                write!(f, "backend {backend}: draining, connections may be closed after {quiet} ms of quiet")
             }
-            Self::SetLeaving { backend, leaving: None } => write!(f, "backend {backend}: stays"),
+            Self::SetDraining { backend, draining: None } => write!(f, "backend {backend}: stays"),
             Self::SetMeasured { backend, measured } => {
                 write!(f, "backend {backend}: turn times {}", if *measured { "measured" } else { "not measured" })
             }

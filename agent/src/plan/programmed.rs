@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use sluice_common::{
-    leaving::Leaving,
+    drain::Draining,
     tables::{
         self, CLOSED_EJECTED, CLOSED_REMOVED, CLOSED_UNREADY, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, Table, UDP,
     },
@@ -30,7 +30,7 @@ pub struct Programmed {
     frontends: HashMap<Endpoint, u32>,
     regions: Regions,
     /// Backends whose connections may be closed.
-    leaving: BTreeMap<u32, Leaving>,
+    draining: BTreeMap<u32, Draining>,
     /// Backends whose turn times are measured.
     measured: BTreeSet<u32>,
     /// Regions that a flip has left and that programs may still read, by their base.
@@ -80,7 +80,7 @@ impl Programmed {
             services: BTreeMap::new(),
             frontends: HashMap::new(),
             regions: Regions::new(slots),
-            leaving: BTreeMap::new(),
+            draining: BTreeMap::new(),
             measured: BTreeSet::new(),
             left: BTreeMap::new(),
         }
@@ -97,7 +97,7 @@ impl Programmed {
             adopted.services.insert(id, Held { table, fingerprint, frontends: BTreeSet::new() });
         }
         // Not among the entries: it is this agent's own.
-        adopted.leaving = self.leaving.clone();
+        adopted.draining = self.draining.clone();
         adopted.measured = self.measured.clone();
         adopted.left = self.left.clone();
         adopted.left.retain(|_, left| adopted.regions.claim(*left));
@@ -162,11 +162,11 @@ impl Programmed {
                     held.frontends.remove(frontend);
                 }
             }
-            MapOp::SetLeaving { backend, leaving: Some(leaving) } => {
-                self.leaving.insert(*backend, *leaving);
+            MapOp::SetDraining { backend, draining: Some(draining) } => {
+                self.draining.insert(*backend, *draining);
             }
-            MapOp::SetLeaving { backend, leaving: None } => {
-                self.leaving.remove(backend);
+            MapOp::SetDraining { backend, draining: None } => {
+                self.draining.remove(backend);
             }
             MapOp::SetMeasured { backend, measured: true } => {
                 self.measured.insert(*backend);
@@ -223,14 +223,14 @@ impl Programmed {
 
     /// Write that lets a backend's connections be closed, or no longer: one, or none.
     pub fn plan_leaving(&self, state: &State, service: &Service, backend: &Backend) -> Option<MapOp> {
-        let leaving = state.drain(backend).map(|drain| drain.leaving(service));
-        let held = self.leaving.get(&backend.id.0).copied();
-        (held != leaving).then_some(MapOp::SetLeaving { backend: backend.id.0, leaving })
+        let draining = state.drain(backend).map(|drain| drain.draining(service));
+        let held = self.draining.get(&backend.id.0).copied();
+        (held != draining).then_some(MapOp::SetDraining { backend: backend.id.0, draining })
     }
 
     /// The same for a backend that left the configuration.
     pub fn plan_staying(&self, backend: BackendId) -> Option<MapOp> {
-        self.leaving.get(&backend.0).map(|_| MapOp::SetLeaving { backend: backend.0, leaving: None })
+        self.draining.get(&backend.0).map(|_| MapOp::SetDraining { backend: backend.0, draining: None })
     }
 
     /// Writes that bring one service to what is desired, and its table. `seed` starts a new service's sequence.
@@ -263,7 +263,7 @@ impl Programmed {
                 let ops = if is_closing { &mut closing } else { &mut ops };
                 ops.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
-            let measured = service.watching.turn_time;
+            let measured = service.health_policy.turn_time;
             if self.measured.contains(&backend.id.0) != measured {
                 ops.push(MapOp::SetMeasured { backend: backend.id.0, measured });
             }
@@ -339,8 +339,8 @@ impl Programmed {
                 retired.backends.push(BackendId(*id));
             }
         }
-        let gone = self.leaving.keys().filter(|id| !known.contains(id));
-        ops.extend(gone.map(|id| MapOp::SetLeaving { backend: *id, leaving: None }));
+        let gone = self.draining.keys().filter(|id| !known.contains(id));
+        ops.extend(gone.map(|id| MapOp::SetDraining { backend: *id, draining: None }));
         for node in self.nodes.keys().map(|id| NodeId(*id)) {
             if state.node_by_id(node).is_none() {
                 ops.push(MapOp::SetNode { node: node.0, closed: 0 });

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     control::warmup::{Ramps, WHOLE},
-    model::{Backend, Service, State, service::Balance, service::OnNoBackend},
+    model::{
+        Backend, Service, State,
+        service::{Balance, OnNoBackend},
+    },
 };
 
 /// A table that was built and not yet written.

@@ -25,7 +25,7 @@ use tokio::{
 use super::{Found, Means, Subject};
 use crate::{
     control::readiness::{Cause, Failure},
-    kernel::{namespaces::pidfd_open, wait},
+    host::{namespaces::pidfd_open, wait},
 };
 
 /// What is kept of the output, in bytes, and shown of it, in characters.

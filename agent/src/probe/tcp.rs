@@ -12,7 +12,7 @@ use tokio::{io::Interest, time::timeout};
 use super::{Begun, Found};
 use crate::{
     control::readiness::{Cause, Failure},
-    kernel::wait,
+    host::wait,
     model::Span,
 };
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::{files::FileEvent, store::Mark};
+use super::{files::FileEvent, store::AppliedMark};
 use crate::model::{
     Change, Name, Origin, Refusal, State, Touched,
     document::Document,
@@ -26,7 +26,7 @@ const ROUNDS: u32 = 16;
 pub struct Outcome {
     pub state: State,
     pub touched: Touched,
-    pub marks: Vec<Mark>,
+    pub marks: Vec<AppliedMark>,
     pub problems: Vec<Problem>,
 }
 
@@ -51,7 +51,7 @@ pub struct Reconciler {
 #[derive(Debug)]
 struct Step {
     /// To be kept once the change is made.
-    mark: Mark,
+    mark: AppliedMark,
     /// `None`: there is nothing to do but to keep the mark.
     change: Option<Change>,
 }
@@ -138,7 +138,7 @@ impl Reconciler {
         outcome.problems.retain(|problem| !solved(problem));
     }
 
-    fn remember(&mut self, contents: &[(&PathBuf, &[Parsed])], refused: &[(Mark, Refusal)]) {
+    fn remember(&mut self, contents: &[(&PathBuf, &[Parsed])], refused: &[(AppliedMark, Refusal)]) {
         let refused: BTreeSet<_> = refused.iter().map(|(mark, _)| (&mark.file, mark.document.as_str())).collect();
         for (file, documents) in contents {
             let is_refused = |parsed: &&Parsed| refused.contains(&(*file, parsed.document.key().as_str()));
@@ -180,7 +180,7 @@ impl Outcome {
     }
 
     /// Makes the changes that can be made; returns why the others were refused.
-    fn run(&mut self, mut steps: Vec<Step>, now: Timestamp) -> Vec<(Mark, Refusal)> {
+    fn run(&mut self, mut steps: Vec<Step>, now: Timestamp) -> Vec<(AppliedMark, Refusal)> {
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
             let before = steps.len();
@@ -209,8 +209,8 @@ impl Outcome {
     }
 }
 
-fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> Mark {
-    Mark { file: file.to_owned(), document, hash }
+fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> AppliedMark {
+    AppliedMark { file: file.to_owned(), document, hash }
 }
 
 /// What there is to do for a document that the file has, if anything.

@@ -50,14 +50,14 @@ struct Doubtful {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     pub touched: &'a [Touched],
-    pub marks: &'a [Mark],
+    pub marks: &'a [AppliedMark],
     /// `None` removes.
     pub extras: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// That a document of a file was applied, or (`None`) that the file no longer brings it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct AppliedMark {
     pub file: PathBuf,
     /// The document's key, as in `service/shop`.
     pub document: String,
@@ -322,7 +322,11 @@ fn write_nodes(transaction: &WriteTransaction, state: &State, ids: &BTreeSet<Nod
 }
 
 /// Removes the marks that are in doubt, and writes the new ones.
-fn write_marks(transaction: &WriteTransaction, marks: &[Mark], doubtful: &BTreeSet<(PathBuf, String)>) -> Result<()> {
+fn write_marks(
+    transaction: &WriteTransaction,
+    marks: &[AppliedMark],
+    doubtful: &BTreeSet<(PathBuf, String)>,
+) -> Result<()> {
     if marks.is_empty() && doubtful.is_empty() {
         return Ok(());
     }

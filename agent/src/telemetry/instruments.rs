@@ -10,7 +10,7 @@ use prometheus::{
 use super::names::{self, Family};
 use crate::{
     model::{ReadinessKind, Rule},
-    observe::events::EventKind,
+    view::events::EventKind,
 };
 
 /// Bounds of the times of changes, in seconds.

@@ -18,13 +18,15 @@ use super::{
 };
 use crate::{
     control::warmup::WHOLE,
-    handle::{ProgrammedService, Published},
-    model::{Backend, Service},
-    observe::{
-        batches,
-        fitness::HealthStatus,
+    kernel::{
         gauges::{Gauges, REASONS},
         readings::Readings,
+    },
+    model::{Backend, Service},
+    view::{
+        batches,
+        health::HealthStatus,
+        published::{ProgrammedService, Published},
         share::Observed,
     },
 };
@@ -108,7 +110,7 @@ impl Scrape<'_> {
             })?;
         }
         head(out, names::TURN_SECONDS)?;
-        for service in self.published.state.services().filter(|service| service.watching.turn_time) {
+        for service in self.published.state.services().filter(|service| service.health_policy.turn_time) {
             let ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
             for (backend, turns) in service.backends.iter().zip(self.readings.turns(&ids)) {
                 let bound = |i: usize| (64_u64 << i) as f64 / 1e6;
@@ -229,7 +231,7 @@ impl Scrape<'_> {
             }
         }
         head(out, names::EJECTIONS_ACTIVE)?;
-        for service in state.services().filter(|service| service.watching.outlier.is_some()) {
+        for service in state.services().filter(|service| service.health_policy.outlier.is_some()) {
             let is_ejected = |backend: &&Backend| backend.health.as_ref().is_some_and(|h| h.ejection.is_some());
             let ejected = service.backends.iter().filter(is_ejected).count();
             sample(out, names::EJECTIONS_ACTIVE, "", &[("service", service.name.as_str())], ejected)?;

@@ -6,7 +6,7 @@ use ratatui::{
 };
 
 use super::rates::{BackendRow, Figures, ServiceRow, View};
-use crate::observe::status::AdminState;
+use crate::view::status::AdminState;
 
 /// Lines at the top that do not scroll.
 pub const HEAD: usize = 3;

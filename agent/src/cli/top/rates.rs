@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use crate::{
     http::views::ServiceView,
-    observe::status::{AdminState, BackendStatus},
+    view::status::{AdminState, BackendStatus},
 };
 
 /// One look.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{Action, Due, Limits, Now, Output, Totals};
-use crate::model::{Backend, BackendId, Ejection, Finding, Name, Outlier, Rule, Stage, What};
+use crate::model::{Backend, BackendId, Ejection, HealthReport, HealthUpdate, Name, Outlier, Rule, Stage};
 
 /// Time after which something that was said and does not show is said again: it could not be saved.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -201,7 +201,10 @@ impl Member {
         let at = after(now, UNHEARD);
         self.say_again = Some(at);
         out.due.insert((at, Due::Unheard(self.id)));
-        out.actions.push(Action::Find(Finding { backend: self.id, what: What::Ejection(self.ejection.clone()) }));
+        out.actions.push(Action::Find(HealthUpdate {
+            backend: self.id,
+            report: HealthReport::Ejection(self.ejection.clone()),
+        }));
     }
 }
 

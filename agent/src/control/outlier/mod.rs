@@ -6,9 +6,9 @@
 mod member;
 #[cfg(test)]
 mod properties;
+mod service;
 #[cfg(test)]
 mod tests;
-mod watched;
 mod window;
 
 use std::{
@@ -17,8 +17,8 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{BackendId, Finding, Name, Protocol, Rule, Service, ServiceId, Stamp};
-use watched::Watched;
+use crate::model::{BackendId, HealthUpdate, Name, Protocol, Rule, Service, ServiceId, Stamp};
+use service::OutlierService;
 pub use window::Totals;
 
 /// A moment on the clocks that are needed: stages outlive a restart, streaks are the kernel's.
@@ -69,7 +69,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// To be told to the steering thread.
-    Find(Finding),
+    Find(HealthUpdate),
     /// A rule has put a backend out.
     Ejected {
         service: Name,
@@ -100,7 +100,7 @@ pub enum Tried {
 /// All services that have rules.
 #[derive(Default)]
 pub struct Ejector {
-    services: BTreeMap<ServiceId, Watched>,
+    services: BTreeMap<ServiceId, OutlierService>,
     owners: BTreeMap<BackendId, ServiceId>,
     out: Output,
 }
@@ -129,7 +129,7 @@ impl Ejector {
     /// Takes a service as it was published: a new one, a changed one, or with `None` one that is gone.
     pub fn adopt(&mut self, id: ServiceId, service: Option<&Arc<Service>>, now: &Now) {
         let is_tcp = |service: &Service| service.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
-        let rules = service.filter(|service| is_tcp(service)).and_then(|service| service.watching.outlier.clone());
+        let rules = service.filter(|service| is_tcp(service)).and_then(|service| service.health_policy.outlier.clone());
         let (Some(service), Some(rules)) = (service, rules) else {
             if let Some(gone) = self.services.remove(&id) {
                 for backend in gone.unwatch(&mut self.out) {
@@ -139,7 +139,7 @@ impl Ejector {
             return;
         };
         let watched =
-            self.services.entry(id).or_insert_with(|| Watched::new(service, rules.clone(), now, &mut self.out));
+            self.services.entry(id).or_insert_with(|| OutlierService::new(service, rules.clone(), now, &mut self.out));
         let gone = watched.update(service, rules, now, &mut self.out);
         for backend in gone {
             self.disown(backend, id);
@@ -179,7 +179,7 @@ impl Ejector {
         let mut wanted = Vec::new();
         for (_, due) in self.out.due.range(..=(now.stamp.ns, Due::Unheard(BackendId(u32::MAX)))) {
             match due {
-                Due::Window(id) => wanted.extend(self.services.get(id).into_iter().flat_map(Watched::backends)),
+                Due::Window(id) => wanted.extend(self.services.get(id).into_iter().flat_map(OutlierService::backends)),
                 Due::Unanswered(backend) => wanted.push(*backend),
                 Due::Stage(_) | Due::Unheard(_) => {}
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Action, Ejector, Limits, Look, Now, Signal, Streaks, Totals, Tried};
 use crate::model::{
-    BackendId, Change, Ejection, Finding, Rule, ServiceId, Stage, Stamp, What,
+    BackendId, Change, Ejection, HealthReport, HealthUpdate, Rule, ServiceId, Stage, Stamp,
     tests::{World as Model, put},
 };
 
@@ -22,11 +22,11 @@ pub struct World {
     pub limits: BTreeMap<BackendId, Limits>,
     /// What a try of each backend finds; others answer.
     pub dead: BTreeMap<BackendId, String>,
-    pub commands: Vec<Vec<Finding>>,
+    pub commands: Vec<Vec<HealthUpdate>>,
     pub ejected: Vec<Rule>,
     pub spared: Vec<String>,
     /// What was said and is not taken in yet, while the steering thread is kept busy.
-    pub waiting: Option<Vec<Finding>>,
+    pub waiting: Option<Vec<HealthUpdate>>,
 }
 
 impl World {
@@ -99,8 +99,8 @@ impl World {
 
     /// Somebody else says that a backend is not ejected.
     pub fn restore(&mut self, backend: usize) {
-        let findings = vec![Finding { backend: self.id(backend), what: What::Ejection(None) }];
-        self.model.apply(&Change::Find { findings });
+        let updates = vec![HealthUpdate { backend: self.id(backend), report: HealthReport::Ejection(None) }];
+        self.model.apply(&Change::UpdateHealth { updates });
         self.publish();
         self.act();
     }
@@ -192,12 +192,12 @@ impl World {
             if actions.is_empty() {
                 return;
             }
-            let mut findings = Vec::new();
+            let mut updates = Vec::new();
             for action in actions {
                 match action {
-                    Action::Find(finding) => {
-                        assert!(matches!(finding.what, What::Ejection(_)));
-                        findings.push(finding);
+                    Action::Find(update) => {
+                        assert!(matches!(update.report, HealthReport::Ejection(_)));
+                        updates.push(update);
                     }
                     Action::Ejected { rule, .. } => self.ejected.push(rule),
                     Action::Spared { backend, .. } => self.spared.push(backend.to_string()),
@@ -210,19 +210,19 @@ impl World {
                     }
                 }
             }
-            if findings.is_empty() {
+            if updates.is_empty() {
                 continue;
             }
             match &mut self.waiting {
-                Some(waiting) => waiting.extend(findings),
-                None => self.take_in(findings),
+                Some(waiting) => waiting.extend(updates),
+                None => self.take_in(updates),
             }
         }
     }
 
-    pub fn take_in(&mut self, findings: Vec<Finding>) {
-        self.commands.push(findings.clone());
-        self.model.apply(&Change::Find { findings });
+    pub fn take_in(&mut self, updates: Vec<HealthUpdate>) {
+        self.commands.push(updates.clone());
+        self.model.apply(&Change::UpdateHealth { updates });
         self.publish();
     }
 }
@@ -560,9 +560,9 @@ fn a_publication_from_before_is_no_restore() {
         world.pass(SECOND);
     }
     assert_eq!(world.ejected.len(), 1);
-    let findings = world.waiting.take().unwrap();
-    assert_eq!(findings.len(), 1);
-    world.take_in(findings);
+    let updates = world.waiting.take().unwrap();
+    assert_eq!(updates.len(), 1);
+    world.take_in(updates);
     assert_eq!(world.stage(0), Some(Stage::Out));
     world.pass(10 * SECOND);
     assert_eq!(world.commands.len(), 1);
@@ -588,9 +588,9 @@ fn a_busy_steering_thread_may_take_several_at_once() {
     world.waiting = Some(Vec::new());
     world.calls(0, &[false; 3]);
     world.pass(SECOND);
-    let findings = world.waiting.take().unwrap();
-    assert_eq!(findings.len(), 3);
-    world.take_in(findings);
+    let updates = world.waiting.take().unwrap();
+    assert_eq!(updates.len(), 3);
+    world.take_in(updates);
     assert_eq!(world.stage(0), None);
     world.pass(60 * SECOND);
     assert_eq!((world.stage(0), world.commands.len()), (None, 1));

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Change, Finding, Limits, Origin, Span, Target, Unready, What, Zero, document::ServiceDocument, span::Decimal,
+    Change, HealthReport, HealthUpdate, Limits, Origin, Span, Target, Unready, Zero, document::ServiceDocument,
+    span::Decimal,
 };
 
 const LIMITS: Limits = Limits { services: 8, backends: 64, nodes: 8, frontends: 8 };
@@ -69,8 +70,8 @@ impl World {
     fn probe(&mut self, name: &str, ready: bool) {
         let unready =
             Unready { since: Stamp::test(self.now), starting: false, message: "connection refused".to_owned() };
-        let what = What::Probe((!ready).then_some(unready));
-        self.apply(Change::Find { findings: vec![Finding { backend: self.id(name), what }] });
+        let report = HealthReport::Probe((!ready).then_some(unready));
+        self.apply(Change::UpdateHealth { updates: vec![HealthUpdate { backend: self.id(name), report }] });
     }
 }
 

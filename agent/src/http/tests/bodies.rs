@@ -127,7 +127,7 @@ async fn a_stopped_steering_thread_is_said() {
     drop(publish);
     let (commands, asked) = std::sync::mpsc::channel();
     drop(asked);
-    let handle = crate::handle::Handle::new(
+    let handle = crate::engine::Handle::new(
         commands,
         published,
         agent.readings.clone(),

@@ -19,8 +19,8 @@ use crate::{
         Access,
         testing::{Agent, samples},
     },
+    kernel::{gauges::UNUSED, sockets::Census},
     model::BackendId,
-    observe::{census::Census, gauges::UNUSED},
 };
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn connections_are_listed_with_their_process() {
     let (status, _, body) = agent.get("/v1/connections").await;
     assert_eq!((status.as_u16(), &body["total"]), (200, &json!(5)), "{body}");
     let own = std::fs::read_to_string("/proc/self/comm").unwrap();
-    let cgroup = crate::observe::cgroups::name_of_process(std::process::id());
+    let cgroup = crate::host::cgroups::name_of_process(std::process::id());
     assert_eq!(
         body["items"][0],
         json!({

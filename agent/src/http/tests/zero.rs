@@ -6,8 +6,9 @@ use serde_json::json;
 use sluice_common::tables::Counters;
 
 use crate::{
+    host::clock,
     http::testing::{Agent, shop},
-    observe::{clock, gauges::UNUSED},
+    kernel::gauges::UNUSED,
 };
 
 fn used(picked: u64, last_pick: u64) -> Counters {

@@ -3,7 +3,7 @@
 mod files;
 mod reconcile;
 mod store;
-mod watch;
+mod watcher;
 
 /// A service document in YAML, with one backend of this weight.
 pub fn yaml(name: &str, host: u8, weight: u32) -> String {

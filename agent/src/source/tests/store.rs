@@ -17,7 +17,7 @@ use crate::model::{
     parse::ContentHash,
     tests::{LIMITS, World, at, delete, force, node, put, service, shop, zero_by},
 };
-use crate::source::store::{Batch, FILE, Mark, Store};
+use crate::source::store::{AppliedMark, Batch, FILE, Store};
 
 /// Everything that a store must bring back.
 fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
@@ -103,10 +103,11 @@ fn files_and_what_they_brought_are_kept() {
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mark = |file: &str, document: &str, hash: Option<u8>| {
         let hash = hash.map(|byte| ContentHash([byte; 16]));
-        Mark { file: file.into(), document: document.into(), hash }
+        AppliedMark { file: file.into(), document: document.into(), hash }
     };
-    let keep =
-        |store: &mut Store, marks: &[Mark]| store.commit_batch(&state, Batch { marks, ..Batch::default() }).unwrap();
+    let keep = |store: &mut Store, marks: &[AppliedMark]| {
+        store.commit_batch(&state, Batch { marks, ..Batch::default() }).unwrap()
+    };
     keep(
         &mut store,
         &[mark("/a", "service/x", Some(1)), mark("/a", "node/y", Some(2)), mark("/a.b", "service/z", Some(3))],
@@ -125,7 +126,7 @@ fn files_and_what_they_brought_are_kept() {
 fn after_a_fault_it_is_opened_again_and_what_is_in_doubt_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
-    let mark = |file: &Path, hash| Mark { file: file.into(), document: "service/shop".into(), hash };
+    let mark = |file: &Path, hash| AppliedMark { file: file.into(), document: "service/shop".into(), hash };
     let (good, bad) = (Path::new("/a"), Path::new(OsStr::from_bytes(b"/\xff")));
     let one = [mark(good, Some(ContentHash([1; 16])))];
     store.commit_batch(&state, Batch { marks: &one, ..Batch::default() }).unwrap();
@@ -152,7 +153,7 @@ fn another_file_in_its_place_is_not_taken_for_the_store() {
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     drop(Store::open(other.path(), LIMITS).unwrap());
     let bad = Path::new(OsStr::from_bytes(b"/\xff"));
-    let marks = [Mark { file: bad.into(), document: "node/a".into(), hash: None }];
+    let marks = [AppliedMark { file: bad.into(), document: "node/a".into(), hash: None }];
     let (here, aside) = (dir.path().join(FILE), dir.path().join("aside"));
     fs::rename(&here, &aside).unwrap();
     assert!(store.commit_batch(&state, Batch { marks: &marks, ..Batch::default() }).is_err());

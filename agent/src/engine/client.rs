@@ -1,0 +1,183 @@
+//! The door to the steering thread: requests go in by a channel, what it has done is published as immutable values.
+//! Readers never hold a map that can be written and never wait for a writer.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    kernel::{readings::Readings, sockets::Census},
+    model::{BackendId, Change, DrainEnd, HealthUpdate, Outcome, Refusal, Target},
+    plan::Retired,
+    source::files::FileEvent,
+    telemetry::Instruments,
+    view::{
+        events::EventLog,
+        operations::{Operation, Operations},
+        published::Published,
+    },
+};
+
+/// Cheap to clone; one for every part of the agent that asks something of the steering thread.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Arc<Published>>,
+    readings: Arc<dyn Readings>,
+    events: Arc<EventLog>,
+    operations: Arc<Operations>,
+    instruments: Arc<Instruments>,
+}
+
+/// What the steering thread is asked to do.
+// A few at a time: what the small ones waste is nothing.
+#[allow(clippy::large_enum_variant)]
+pub enum Command {
+    Change {
+        change: Change,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
+    /// All of them or none, as one change of the store.
+    Batch {
+        changes: Vec<Change>,
+        options: Options,
+        reply: oneshot::Sender<Result<Done, ChangeError>>,
+    },
+
+    /// What one look at the watched files found.
+    Files(Vec<FileEvent>),
+    /// No program can see these any more.
+    GracePeriodElapsed(Retired),
+    /// Connections that are counted as open and that are not there.
+    Lost(Vec<Lost>),
+    /// A drain is over.
+    DrainEnded(Box<DrainEnded>),
+    /// What probes and rules say of backends.
+    UpdateHealth(Vec<HealthUpdate>),
+    /// To be found again after a restart.
+    KeepOperation(Box<Operation>),
+    /// Ends the thread; steering goes on.
+    Stop,
+}
+
+/// How a drain has ended.
+#[derive(Clone, Debug)]
+pub struct DrainEnded {
+    pub target: Target,
+    /// As it is then, but for the time.
+    pub operation: Operation,
+    pub end: DrainEnd,
+}
+
+/// Connections of one backend that are counted as open and are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub backend: BackendId,
+    pub established: u64,
+    pub connecting: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Validate, say what would be written, change nothing.
+    pub dry_run: bool,
+    /// When the request was read: the start of [`Done::programmed_in`].
+    pub received: Instant,
+}
+
+/// A change that the kernel acknowledged and the store holds.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub outcome: Outcome,
+    /// From [`Options::received`] to the kernel's acknowledgement.
+    pub programmed_in: Duration,
+    pub acknowledged_at: Timestamp,
+    /// Everything as it is after the change; with `dry_run`, as it would be.
+    pub published: Arc<Published>,
+    /// Map operations, one line each, in order (`dry_run` only).
+    pub plan: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The kernel or the store failed: what was asked may hold in part, and is retried.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl Handle {
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        published: watch::Receiver<Arc<Published>>,
+        readings: Arc<dyn Readings>,
+        events: Arc<EventLog>,
+        operations: Arc<Operations>,
+        instruments: Arc<Instruments>,
+    ) -> Self {
+        Self { commands, published, readings, events, operations, instruments }
+    }
+
+    pub fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.events
+    }
+
+    /// What was asked of nodes and backends, and how far it has come.
+    pub fn operations(&self) -> &Arc<Operations> {
+        &self.operations
+    }
+
+    /// Read-only view of the kernel's counters and tables.
+    pub fn readings(&self) -> &Arc<dyn Readings> {
+        &self.readings
+    }
+
+    /// What the agent counts about its own work.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        &self.instruments
+    }
+
+    /// Carries out a change; returns when the kernel has it and the store holds it.
+    ///
+    /// # Errors
+    /// Refused: nothing changed. Failed: the kernel or the disk said no.
+    pub async fn change(&self, change: Change, options: Options) -> Result<Done, ChangeError> {
+        self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Carries out several changes as one: all or none.
+    ///
+    /// # Errors
+    /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
+    pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
+        self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.
+    ///
+    /// # Errors
+    /// When the kernel cannot iterate over socket storage.
+    pub async fn census(&self) -> anyhow::Result<Census> {
+        let readings = self.readings.clone();
+        tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).ok()?;
+        answer.await.ok()
+    }
+}

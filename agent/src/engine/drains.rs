@@ -1,0 +1,283 @@
+//! Drains as the steering thread sees them: kept with their zeros, woken, ended, cancelled, and found again after a
+//! restart. The work is done by [`super::workers::drain`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+
+use super::{steering::Steering, transaction::ExtraRecords, warmups::Warming};
+use crate::{
+    engine::client::{ChangeError, DrainEnded},
+    model::{Change, Drain, DrainEnd, Ending, OperationPhase, Target, Touched},
+    plan::DataPlane,
+    source::store::Batch,
+    view::{
+        events::EventKind,
+        operations::{Gone, Operation},
+    },
+};
+
+/// Records of finished drains that the store keeps; the oldest go at a start.
+const KEPT: usize = 128;
+const PREFIX: &str = "operation/";
+/// Ends, or records, in one transaction. A zero that comes in that moment waits for it.
+pub(super) const AT_ONCE: usize = 256;
+/// Requests that may come before what has waited for a moment without one.
+pub(super) const AHEAD: u32 = 64;
+
+/// What drains leave to a moment in which nobody asks for anything: a zero does not wait behind hundreds of them.
+#[derive(Debug, Default)]
+pub(super) struct DeferredWrites {
+    /// Ends to be noted, by their operations: each may be told more than once.
+    ended: BTreeMap<String, DrainEnded>,
+    /// Operations that have come further since the store kept them.
+    moved: BTreeSet<String>,
+    /// Requests that came before these.
+    ahead: u32,
+}
+
+impl DeferredWrites {
+    pub fn ends(&mut self, ended: DrainEnded) {
+        self.ended.insert(ended.operation.id.clone(), ended);
+    }
+
+    pub fn moves(&mut self, operation: &str) {
+        self.moved.insert(operation.to_owned());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.moved.is_empty()
+    }
+
+    /// Another request comes first. Returns whether that has happened too often by now.
+    pub fn gives_way(&mut self) -> bool {
+        self.ahead += u32::from(!self.is_empty());
+        self.ahead > AHEAD
+    }
+}
+
+impl<M: DataPlane> Steering<M> {
+    /// Records of the drains that these changes begin, for the transaction of the changes.
+    pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<ExtraRecords> {
+        let mut extras = ExtraRecords::new();
+        for change in changes {
+            let Change::Zero { target, drain: Some(_), .. } = change else { continue };
+            let Some(drain) = self.lasting(target) else { continue };
+            if self.drains.get(target) != Some(&drain.operation) {
+                let operation = Operation::drain(&drain.operation, target, drain.since, drain.deadline);
+                extras.push((key(&operation.id), Some(record(&operation)?)));
+            }
+        }
+        Ok(extras)
+    }
+
+    /// Has the operations of drains remember the backends that a change takes out of the configuration, before it does:
+    /// their connections count. Returns the records, for the transaction of the change.
+    pub(super) fn remember_gone(&self, touched: &Touched) -> Result<ExtraRecords> {
+        let mut records = BTreeMap::new();
+        for id in &touched.removed_backends {
+            let Some((service, backend)) = self.state.backend(*id) else { continue };
+            let own = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            let node = self.state.node_by_id(backend.node).map(|node| Target::Node(node.name.clone()));
+            let gone = Gone { id: id.0, address: backend.address };
+            for drain in [Some(own), node].iter().flatten().filter_map(|target| self.drains.get(target)) {
+                let remember = |operation: &mut Operation| {
+                    if !operation.gone.contains(&gone) {
+                        operation.gone.push(gone);
+                    }
+                };
+                if let Some(operation) = self.operations.update(drain, remember) {
+                    records.insert(key(drain), Some(record(&operation)?));
+                }
+            }
+        }
+        Ok(records.into_iter().collect())
+    }
+
+    /// Takes note of the drains that a change has begun. Returns those that it has cancelled: to be told when everything
+    /// else is.
+    pub(super) fn follow_drains(&mut self, changes: &[Change]) -> Vec<(Target, String)> {
+        let asked = changes.iter().filter_map(|change| match change {
+            Change::Zero { target, drain: Some(_), .. } => Some(target),
+            _ => None,
+        });
+        for target in asked {
+            let Some(drain) = self.lasting(target).cloned() else { continue };
+            self.news = true;
+            if self.drains.insert(target.clone(), drain.operation.clone()).as_ref() == Some(&drain.operation) {
+                self.operations.update(&drain.operation, |operation| operation.deadline = Some(drain.deadline));
+                let message = format!("asked for again; until {:.0} at the latest", drain.deadline);
+                self.note(EventKind::DrainMoved, Some(target.to_string()), message);
+            } else {
+                self.operations.put(Operation::drain(&drain.operation, target, drain.since, drain.deadline));
+                let message = format!("no new connection comes; until {:.0} at the latest", drain.deadline);
+                self.note(EventKind::DrainStarted, Some(target.to_string()), message);
+            }
+        }
+        let gone: Vec<_> = self
+            .drains
+            .iter()
+            .filter(|(target, operation)| self.lasting(target).is_none_or(|drain| drain.operation != **operation))
+            .map(|(target, operation)| (target.clone(), operation.clone()))
+            .collect();
+        for (target, _) in &gone {
+            self.drains.remove(target);
+        }
+        gone
+    }
+
+    /// Wakes the thread that carries drains out, when there is something for it. It reads what is published by then.
+    pub(super) fn wake_drainer(&mut self) {
+        if std::mem::take(&mut self.news) {
+            // Without that thread nothing is drained, and that has been told.
+            let _ = self.begun.send(());
+        }
+    }
+
+    /// Some of what drains have left for later.
+    pub(super) fn catch_up(&mut self) {
+        self.later.ahead = 0;
+        if self.later.ended.is_empty() {
+            self.keep_moved();
+        } else {
+            self.note_ends();
+        }
+    }
+
+    /// Ends drains, all in one transaction.
+    fn note_ends(&mut self) {
+        let now = Timestamp::now();
+        let mut ended = Vec::new();
+        while ended.len() < AT_ONCE
+            && let Some((id, mut one)) = self.later.ended.pop_first()
+        {
+            // It may have been restored, drained anew or put off while this was on its way.
+            let lasting = self.lasting(&one.target).filter(|drain| Some(drain.deadline) == one.operation.deadline);
+            if lasting.is_some_and(|drain| drain.operation == id) {
+                one.operation.finished_at = Some(now);
+                ended.push(one);
+            }
+        }
+        if ended.is_empty() {
+            return;
+        }
+        if let Err(error) = self.end_drains(&ended) {
+            // They are found again by the next look.
+            tracing::warn!(%error, "the ends of {} drains cannot be noted yet", ended.len());
+            return;
+        }
+        self.publish();
+        for DrainEnded { target, operation, end } in ended {
+            self.instruments.drained(now.duration_since(operation.started_at).try_into().unwrap_or_default());
+            let kind = match end {
+                DrainEnd::Drained => EventKind::Drained,
+                DrainEnd::DeadlineReached => EventKind::DrainDeadlineReached,
+            };
+            self.note(kind, Some(target.to_string()), &*operation.message);
+            // Last: whoever waits finds everything else done.
+            let id = operation.id.clone();
+            self.operations.update(&id, |shown| *shown = operation);
+        }
+    }
+
+    /// The change of the state, the tables and the store. It needs no table: what is drained is zeroed, and stays so.
+    fn end_drains(&mut self, ended: &[DrainEnded]) -> Result<(), ChangeError> {
+        let ending =
+            |one: &DrainEnded| Ending { target: one.target.clone(), operation: one.operation.id.clone(), end: one.end };
+        let (next, touched, _) = self.next(&[Change::EndDrains { ends: ended.iter().map(ending).collect() }])?;
+        let records = ended.iter().map(|one| Ok((key(&one.operation.id), Some(record(&one.operation)?))));
+        let records = records.collect::<Result<ExtraRecords>>().map_err(ChangeError::Failed)?;
+        let writes = self.plan_leaving(&next, &touched);
+        self.run_all(&writes).map_err(|error| self.undo(error))?;
+        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
+        let warming = Warming::unchanged(self.ramps.clone());
+        self.keep(next, warming, batch, |_| Ok(records))?;
+        for one in ended {
+            self.drains.remove(&one.target);
+            self.later.moved.remove(&one.operation.id);
+        }
+        Ok(())
+    }
+
+    /// Saves how far operations have come, so that the next agent can tell.
+    fn keep_moved(&mut self) {
+        let mut records = ExtraRecords::new();
+        while records.len() < AT_ONCE
+            && let Some(id) = self.later.moved.pop_first()
+        {
+            // As it is by now.
+            match self.operations.get(&id).map(|operation| record(&operation)) {
+                Some(Ok(bytes)) => records.push((key(&id), Some(bytes))),
+                Some(Err(error)) => tracing::warn!("the progress of {id} is not saved: {error:#}"),
+                None => {}
+            }
+        }
+        let extras: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
+            tracing::warn!("the progress of {} operations is not saved: {error:#}", extras.len());
+        }
+    }
+
+    /// Finds the operations that an earlier agent has saved.
+    pub(super) fn load_operations(&mut self) -> Result<()> {
+        let saved = self.store.extras(PREFIX)?;
+        let mut operations: Vec<Operation> =
+            saved.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect();
+        let old = operations.len().saturating_sub(KEPT);
+        let old: Vec<_> = operations.drain(..old).map(|operation| key(&operation.id)).collect();
+        for operation in operations {
+            self.operations.put(operation);
+        }
+        let extras: Vec<_> = old.iter().map(|key| (key.as_str(), None)).collect();
+        self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() })?;
+        for (target, zero) in self.state.zeroed() {
+            let Some(drain) = zero.lasting_drain() else { continue };
+            // An end may have been saved with its record only.
+            if self.operations.get(&drain.operation).is_none_or(|operation| operation.is_finished()) {
+                self.operations.put(Operation::drain(&drain.operation, &target, drain.since, drain.deadline));
+            }
+            self.drains.insert(target, drain.operation.clone());
+            self.news = true;
+        }
+        // One whose drain was taken away by an agent that died before it could say so.
+        let lost = self.operations.list().into_iter().filter(|operation| !operation.is_finished());
+        for operation in lost.filter(|lost| !self.drains.values().any(|id| *id == lost.id)).collect::<Vec<_>>() {
+            if let Ok(target) = operation.target.parse() {
+                self.cancel(&target, &operation.id);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, target: &Target, operation: &str) {
+        let why = match target {
+            _ if self.state.is_zeroed(target) => "another drain took its place",
+            _ if self.expiring => "its zero has expired, and its target takes connections again",
+            Target::Backend { .. } if self.state.backends_of(target).is_empty() => "its target left the configuration",
+            Target::Node(_) | Target::Backend { .. } => "its target was restored",
+        };
+        let cancelled = self.operations.update(operation, |operation| {
+            operation.phase = OperationPhase::Cancelled;
+            operation.finished_at = Some(Timestamp::now());
+            operation.message = why.to_owned();
+        });
+        if cancelled.is_some() {
+            self.later.moves(operation);
+            self.note(EventKind::DrainCancelled, Some(target.to_string()), why);
+        }
+    }
+
+    /// The drain of a target while it lasts.
+    fn lasting(&self, target: &Target) -> Option<&Drain> {
+        self.state.zero(target)?.lasting_drain()
+    }
+}
+
+fn key(id: &str) -> String {
+    format!("{PREFIX}{id}")
+}
+
+fn record(operation: &Operation) -> Result<Vec<u8>> {
+    serde_json::to_vec(operation).context("writing an operation")
+}

@@ -1,0 +1,157 @@
+//! What proves a zero: where the kernel's counts of its backends stood when it was in force, kept with the zero itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{steering::Steering, transaction::ExtraRecords};
+use crate::{
+    engine::client::Options,
+    host::clock,
+    model::{BackendId, Change, Target, Touched},
+    plan::DataPlane,
+    view::published::{Before, ZeroProof},
+};
+
+impl<M: DataPlane> Steering<M> {
+    /// Keeps with every new zero what proves it, and drops the proofs of those that ended. Returns what the store keeps
+    /// of that, in one transaction with the zero itself.
+    pub(super) fn prove(
+        &mut self,
+        changes: &[Change],
+        options: Options,
+        acknowledged: Instant,
+    ) -> Result<ExtraRecords> {
+        let mut extras = ExtraRecords::new();
+        for change in changes {
+            match change {
+                Change::Zero { target, .. } if !self.zeros.contains_key(target) => {
+                    let proof = self.proof(target, acknowledged.duration_since(options.received))?;
+                    extras.push((proof_key(target), Some(SavedProof::of(&proof)?)));
+                    self.zeros.insert(target.clone(), Arc::new(proof));
+                }
+                Change::Restore { target } => {
+                    extras.push((proof_key(target), None));
+                    self.zeros.remove(target);
+                }
+                _ => {}
+            }
+        }
+        Ok(extras)
+    }
+
+    /// Begins to count the backends that have become those of a zeroed target, and ends it for those that are gone.
+    pub(super) fn prove_for_others(&mut self, touched: &Touched) -> Result<ExtraRecords> {
+        let mut come: BTreeMap<Target, Vec<BackendId>> = BTreeMap::new();
+        for service in touched.services.iter().filter(|_| !self.zeros.is_empty()) {
+            let Some(service) = self.state.service_by_id(*service) else { continue };
+            for backend in &service.backends {
+                let node = self.state.node_by_id(backend.node).map(|node| Target::Node(node.name.clone()));
+                let itself = Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+                for target in node.into_iter().chain([itself]) {
+                    if self.zeros.get(&target).is_some_and(|proof| !proof.before.contains_key(&backend.id)) {
+                        come.entry(target).or_default().push(backend.id);
+                    }
+                }
+            }
+        }
+        let gone: BTreeSet<BackendId> = touched.removed_backends.iter().copied().collect();
+        let loses = |proof: &ZeroProof| proof.before.keys().any(|id| gone.contains(id));
+        for (target, _) in self.zeros.iter().filter(|(_, proof)| !gone.is_empty() && loses(proof)) {
+            come.entry(target.clone()).or_default();
+        }
+        let mut extras = ExtraRecords::new();
+        for (target, ids) in come {
+            let before = self.before(ids)?;
+            if let Some(proof) = self.zeros.get_mut(&target) {
+                let proof = Arc::make_mut(proof);
+                proof.before.extend(before);
+                proof.before.retain(|id, _| !gone.contains(id));
+                extras.push((proof_key(&target), Some(SavedProof::of(proof)?)));
+            }
+        }
+        Ok(extras)
+    }
+
+    /// A proof that begins now.
+    fn proof(&self, target: &Target, programmed_in: Duration) -> Result<ZeroProof> {
+        let (at, monotonic_ns) = (Timestamp::now(), clock::monotonic_ns());
+        Ok(ZeroProof { at, monotonic_ns, before: self.before(self.state.backends_of(target))?, programmed_in })
+    }
+
+    /// What backends have counted so far.
+    fn before(&self, ids: Vec<BackendId>) -> Result<BTreeMap<BackendId, Before>> {
+        let since = self.machine.mark();
+        let counters = self.machine.counters(&ids)?;
+        Ok(ids.into_iter().zip(counters).map(|(id, held)| (id, Before { picked: held.picked, since })).collect())
+    }
+
+    /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now. `adopted`: the
+    /// kernel's tables are those that it counted in.
+    pub(super) fn load_proofs(&mut self, adopted: bool) -> Result<()> {
+        let boot = clock::boot_id();
+        for (target, zero) in self.state.zeroed() {
+            let saved = self.store.get_extra(&proof_key(&target))?;
+            let saved: Option<SavedProof> = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            // One from before this zero, or from before a boot, proves nothing.
+            let saved = saved.filter(|saved| adopted && saved.boot == boot && saved.at >= zero.since);
+            let proof = match saved {
+                Some(saved) => saved.into(),
+                None => self.proof(&target, Duration::ZERO)?,
+            };
+            self.zeros.insert(target, Arc::new(proof));
+        }
+        Ok(())
+    }
+
+    /// Forgets the proofs of what is not zeroed any more.
+    pub(super) fn drop_proofs(&mut self) {
+        let zeros = std::mem::take(&mut self.zeros);
+        self.zeros = zeros.into_iter().filter(|(target, _)| self.state.is_zeroed(target)).collect();
+    }
+}
+
+/// A [`ZeroProof`] as the store holds it. Monotonic time has a meaning within one boot only.
+#[derive(Serialize, Deserialize)]
+struct SavedProof {
+    at: Timestamp,
+    monotonic_ns: u64,
+    before: BTreeMap<BackendId, Before>,
+    programmed_us: u64,
+    boot: String,
+}
+
+impl SavedProof {
+    /// As the store keeps it.
+    fn of(proof: &ZeroProof) -> Result<Vec<u8>> {
+        let saved = Self {
+            at: proof.at,
+            monotonic_ns: proof.monotonic_ns,
+            before: proof.before.clone(),
+            programmed_us: proof.programmed_in.as_micros() as u64,
+            boot: clock::boot_id(),
+        };
+        serde_json::to_vec(&saved).context("writing the proof of a zero")
+    }
+}
+
+impl From<SavedProof> for ZeroProof {
+    fn from(saved: SavedProof) -> Self {
+        Self {
+            at: saved.at,
+            monotonic_ns: saved.monotonic_ns,
+            before: saved.before,
+            programmed_in: Duration::from_micros(saved.programmed_us),
+        }
+    }
+}
+
+fn proof_key(target: &Target) -> String {
+    format!("proof/{target}")
+}

@@ -1,0 +1,260 @@
+//! From settings to a running steering thread.
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::{
+    steering::{Steering, SteeringParts},
+    workers::{
+        drain::{self, DrainWorker, Looker, NamespaceCache},
+        health::{self, HealthScheduler},
+        outlier::{self, OutlierWorker},
+        reclaim,
+    },
+};
+use crate::{
+    engine::{
+        Handle,
+        client::{Command, Options},
+    },
+    kernel::{self, Kernel, Sizes},
+    model::{Change, State, Target, Zero},
+    plan::{DataPlane, Programmed},
+    settings::Settings,
+    source::{
+        files::{FileEvent, Files},
+        store::Store,
+        watcher::{FileWatcher, watch},
+    },
+    telemetry::Instruments,
+    view::{
+        events::{EventKind, EventLog},
+        operations::Operations,
+        published::Readiness,
+    },
+};
+
+/// A steering thread at work. Dropping this does not end it: see [`Running::stop`].
+pub struct Running {
+    pub handle: Handle,
+    commands: Sender<Command>,
+    thread: JoinHandle<()>,
+    _watches: Vec<FileWatcher>,
+}
+
+impl Running {
+    /// Ends the thread after what it is doing. Steering goes on in the kernel.
+    pub fn stop(self) {
+        // A thread that has ended needs no telling.
+        let _ = self.commands.send(Command::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Opens the store, loads or adopts the data plane, brings it to the desired state, and starts to serve.
+///
+/// # Errors
+/// A sentence that says what is missing and what to do. Whatever was steered before goes on.
+pub fn start(settings: &Settings) -> Result<Running> {
+    let instruments = Arc::new(Instruments::new()?);
+    kernel::probe::require_rights()?;
+    raise_limit();
+    let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
+    // What may fail comes before anything is attached.
+    let mut files = Vec::new();
+    for path in &settings.apply {
+        files.push(Files::new(path, store.files()?)?);
+    }
+    let mut kernel = Kernel::open(&kernel_config(settings))?;
+    // What an agent before this one has left may still be read, and counts as free from here on.
+    kernel::wait_for_readers();
+    let meters = kernel.meters();
+    adopt_identity(&kernel, &store, &state)?;
+    let events = Arc::new(EventLog::default());
+    let operations = Arc::new(Operations::default());
+    let (commands, requests) = mpsc::channel();
+    let (begun, drains) = mpsc::channel();
+    let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.watches());
+    let beginning = SteeringParts {
+        state,
+        machine: kernel,
+        store,
+        events: events.clone(),
+        operations: operations.clone(),
+        instruments: instruments.clone(),
+        begun,
+        commands: commands.clone(),
+        slots: settings.max_slots,
+    };
+    let (mut steering, published) = Steering::new(beginning);
+    let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
+    steering.begin(found)?;
+    let thread = spawn(steering, requests)?;
+    let watches = files.into_iter().map(|files| {
+        let commands = commands.clone();
+        watch(files, move |events| match commands.send(Command::Files(events)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+    });
+    let watches = watches.collect::<Result<_>>()?;
+    if let Some(signals) = signals {
+        outlier::spawn(OutlierWorker {
+            signals,
+            watches: streaks,
+            meters: meters.clone(),
+            published: published.clone(),
+            commands: commands.clone(),
+            instruments: instruments.clone(),
+            mark: settings.mark,
+        });
+    }
+    reclaim::heal(meters.clone(), commands.clone(), settings.census_interval);
+    if let Some(passes) = passes {
+        let drainer = DrainWorker {
+            looker: Looker {
+                passes,
+                meters: meters.clone(),
+                cgroup: settings.cgroup.clone(),
+                namespaces: NamespaceCache::default(),
+            },
+            published: published.clone(),
+            commands: commands.clone(),
+            operations: operations.clone(),
+            events: events.clone(),
+            instruments: instruments.clone(),
+        };
+        drain::spawn(drainer, drains);
+    }
+    health::spawn(HealthScheduler {
+        published: published.clone(),
+        commands: commands.clone(),
+        instruments: instruments.clone(),
+        probing: settings.probing.clone(),
+        mark: settings.mark,
+    })?;
+    let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments);
+    Ok(Running { handle, commands, thread, _watches: watches })
+}
+
+impl<M: DataPlane> Steering<M> {
+    /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
+    /// removed before both were read.
+    pub(super) fn begin(&mut self, files: Vec<Vec<FileEvent>>) -> Result<()> {
+        let held = self.machine.read().context("reading the tables")?;
+        let adopted = !held.services.is_empty();
+        self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
+        if let Some((service, backend)) = self.programmed.stranger(&self.state) {
+            anyhow::bail!(
+                "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
+                 tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
+                 the agent again",
+                service.name,
+                backend.name
+            );
+        }
+        let known = self.programmed.ids();
+        self.state.reserve(&known.backends, &known.services, &known.nodes);
+        self.load_ramps()?;
+        self.adopt_zeros()?;
+        for events in files {
+            self.files(&events);
+        }
+        self.reconcile()?;
+        self.load_proofs(adopted)?;
+        self.load_operations()?;
+        self.readiness = Readiness::Ready;
+        self.publish();
+        let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
+        self.note(if adopted { EventKind::Adopted } else { EventKind::AgentStarted }, None, message);
+        Ok(())
+    }
+
+    /// A zero that the kernel holds and the store does not was in force when an agent died before it could save it:
+    /// it stays.
+    fn adopt_zeros(&mut self) -> Result<()> {
+        let (nodes, backends) = self.programmed.zeroed();
+        let nodes = nodes.into_iter().filter_map(|id| {
+            let node = self.state.node_by_id(id).filter(|node| node.zero.is_none())?;
+            Some(Target::Node(node.name.clone()))
+        });
+        let backends = backends.into_iter().filter_map(|(id, _)| {
+            let (service, backend) = self.state.backend(id)?;
+            let target = || Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            backend.zero.is_none().then(target)
+        });
+        let targets: Vec<Target> = nodes.chain(backends).collect();
+        for target in targets {
+            let zero = Zero {
+                owner: "sluice".into(),
+                reason: "found in force in the kernel: the agent before this one ended before it could save the zero"
+                    .into(),
+                since: Timestamp::now(),
+                expires: None,
+                drain: None,
+            };
+            tracing::warn!(%target, "{}", zero.reason);
+            let change = Change::Zero { target, zero, drain: None, force: true };
+            self.change(&[change], Options { dry_run: false, received: Instant::now() })
+                .context("keeping a zero that was found in the kernel")?;
+        }
+        Ok(())
+    }
+}
+
+/// Tables hold ids of one store. Those of another one mean something else: they are only safe to take over when our
+/// store gave none out yet, because then ours can begin where those end.
+fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
+    let (held, ours) = (kernel.store_identity(), store.identity());
+    if held == [0; 16] || held == ours || (state.service_count() == 0 && state.nodes().next().is_none()) {
+        kernel.set_store_identity(ours);
+        return Ok(());
+    }
+    anyhow::bail!(
+        "the tables in the kernel belong to another store than the one in --state-dir: steering goes on as it is. Give \
+         the agent the --state-dir that it had before, or remove the tables with `sluice uninstall --keep-state`"
+    )
+}
+
+/// As many open files as the system allows: a look at a drain opens every network namespace, and each caller takes one.
+fn raise_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+fn kernel_config(settings: &Settings) -> kernel::Config {
+    let limits = settings.limits;
+    kernel::Config {
+        bpffs: settings.bpffs.clone(),
+        cgroup: settings.cgroup.clone(),
+        mark: settings.mark,
+        sizes: Sizes {
+            services: limits.services,
+            backends: limits.backends,
+            nodes: limits.nodes,
+            frontends: limits.frontends,
+            slots: settings.max_slots,
+        },
+    }
+}
+
+fn spawn<M: DataPlane + Send + 'static>(steering: Steering<M>, requests: Receiver<Command>) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name("steering".into())
+        .spawn(move || steering.run(&requests))
+        .context("starting the steering thread")
+}

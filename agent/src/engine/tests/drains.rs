@@ -1,0 +1,225 @@
+//! Drains beside other work: a zero waits for none of it.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    engine::{
+        client::DrainEnded,
+        drains::{AHEAD, AT_ONCE},
+    },
+    model::{DrainEnd, DrainRequest, OperationPhase, Target},
+};
+
+fn drain(target: &str) -> Change {
+    let Change::Zero { target, zero, force, .. } = zero(target, true) else { unreachable!() };
+    let drain = Some(DrainRequest { operation: format!("op {target}"), ..DrainRequest::default() });
+    Change::Zero { target, zero, drain, force }
+}
+
+fn ended(steering: &Steering<Fake>, target: &str) -> Command {
+    let target: Target = target.parse().unwrap();
+    let mut operation = steering.operations.get(&format!("op {target}")).unwrap();
+    operation.phase = OperationPhase::Drained;
+    Command::DrainEnded(Box::new(DrainEnded { target, operation, end: DrainEnd::Drained }))
+}
+
+fn lasting(steering: &Steering<Fake>) -> usize {
+    steering.state.zeroed().iter().filter(|(_, zero)| zero.lasting_drain().is_some()).count()
+}
+
+fn phase(steering: &Steering<Fake>, target: &str) -> OperationPhase {
+    steering.operations.get(&format!("op {target}")).unwrap().phase
+}
+
+/// One service with so many backends, all of which are drained, each by itself.
+fn drained(dir: &TempDir, number: usize) -> (Steering<Fake>, Vec<String>) {
+    let mut steering = steering(dir, Fake { keep_history: true, ..Fake::default() });
+    let names: Vec<_> = (0..number).map(|n| (format!("b{n}"), format!("10.1.{}.{}:80", n / 250, n % 250))).collect();
+    let backends: Vec<_> = names.iter().map(|(name, address)| (name.as_str(), address.as_str(), "node-9", 1)).collect();
+    run(&mut steering, named("big", &["10.96.0.9:80"], &backends)).unwrap();
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    let targets: Vec<_> = names.iter().map(|(name, _)| format!("big/{name}")).collect();
+    for target in &targets {
+        run(&mut steering, drain(target)).unwrap();
+    }
+    assert_eq!((lasting(&steering), steering.machine.draining.len()), (number, number));
+    steering.machine.history.clear();
+    (steering, targets)
+}
+
+/// One request, or what waits for none.
+fn turn(steering: &mut Steering<Fake>, commands: &mpsc::Receiver<Command>) {
+    assert!(steering.turn(commands).is_continue());
+}
+
+fn written(steering: &mut Steering<Fake>) -> Vec<MapOp> {
+    std::mem::take(&mut steering.machine.history).into_iter().map(|tables| tables.op).collect()
+}
+
+#[test]
+fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
+    const DRAINS: usize = 200;
+    const { assert!(DRAINS < AT_ONCE) };
+    let dir = TempDir::new().unwrap();
+    let (mut steering, targets) = drained(&dir, DRAINS);
+    let (sender, commands) = mpsc::channel();
+    for target in &targets {
+        sender.send(ended(&steering, target)).unwrap();
+        // It may be told twice, and how far it had come is told before.
+        sender.send(ended(&steering, target)).unwrap();
+        let operation = steering.operations.get(&format!("op {target}")).unwrap();
+        sender.send(Command::KeepOperation(Box::new(operation))).unwrap();
+    }
+    let (reply, mut answer) = oneshot::channel();
+    let options = Options { dry_run: false, received: Instant::now() };
+    sender.send(Command::Change { change: zero("node/node-1", true), options, reply }).unwrap();
+    let revision = steering.state.revision();
+    while answer.try_recv().is_err() {
+        turn(&mut steering, &commands);
+    }
+    assert_eq!((steering.state.revision(), lasting(&steering)), (revision + 1, DRAINS));
+    let writes = written(&mut steering);
+    assert!(matches!(writes[0], MapOp::SetNode { .. }), "{writes:?}");
+    assert!(!writes.iter().any(MapOp::lets_stay), "{writes:?}");
+    // All of them are one change, and write no table.
+    turn(&mut steering, &commands);
+    assert_eq!((steering.state.revision(), lasting(&steering)), (revision + 2, 0));
+    let writes = written(&mut steering);
+    assert!(writes.len() == DRAINS && writes.iter().all(MapOp::lets_stay), "{writes:?}");
+    assert!(targets.iter().all(|target| phase(&steering, target) == OperationPhase::Drained));
+    // What there was to keep of them is kept with their ends.
+    assert!(steering.later.is_empty() && steering.drains.is_empty());
+    drop(steering);
+    let next = super::steering(&dir, Fake::default());
+    assert_eq!((lasting(&next), phase(&next, &targets[7])), (0, OperationPhase::Drained));
+}
+
+#[test]
+fn ends_are_noted_though_requests_never_cease() {
+    let dir = TempDir::new().unwrap();
+    let (mut steering, targets) = drained(&dir, 2);
+    let (sender, commands) = mpsc::channel();
+    sender.send(ended(&steering, &targets[0])).unwrap();
+    for _ in 0..2 * AHEAD {
+        sender.send(Command::Lost(Vec::new())).unwrap();
+    }
+    for _ in 0..=AHEAD {
+        turn(&mut steering, &commands);
+        assert_eq!(lasting(&steering), 2);
+    }
+    turn(&mut steering, &commands);
+    assert_eq!(lasting(&steering), 1);
+}
+
+#[test]
+fn the_end_of_a_drain_that_was_begun_anew_is_no_end() {
+    let dir = TempDir::new().unwrap();
+    let (mut steering, targets) = drained(&dir, 3);
+    let (sender, commands) = mpsc::channel();
+    for target in &targets {
+        sender.send(ended(&steering, target)).unwrap();
+    }
+    run(&mut steering, restore(&targets[0])).unwrap();
+    run(&mut steering, restore(&targets[1])).unwrap();
+    let mut again = drain(&targets[1]);
+    let Change::Zero { drain: Some(request), .. } = &mut again else { unreachable!() };
+    request.operation = "op anew".into();
+    run(&mut steering, again).unwrap();
+    while !steering.later.is_empty() || lasting(&steering) > 1 {
+        turn(&mut steering, &commands);
+    }
+    let phases = targets.iter().map(|target| phase(&steering, target)).collect::<Vec<_>>();
+    assert_eq!(phases, [OperationPhase::Cancelled, OperationPhase::Cancelled, OperationPhase::Drained]);
+    assert!(steering.drains.values().eq(["op anew"]));
+}
+
+#[test]
+fn a_zero_beside_a_drain_is_written_first_and_looks_at_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let (mut steering, _) = drained(&dir, 50);
+    for target in ["node/node-1", "node/node-9", "shop/b", "big/b7"] {
+        let change = zero(target, true);
+        let before = steering.state.clone();
+        steering.change(&[change], Options { dry_run: false, received: Instant::now() }).unwrap();
+        let writes = written(&mut steering);
+        match &writes[..] {
+            // Zeroed already.
+            [] => assert_eq!(target, "big/b7"),
+            [MapOp::SetNode { closed, .. } | MapOp::CloseBackend { closed, .. }, rest @ ..] => {
+                assert!(*closed != 0 && !rest.iter().any(|op| matches!(op, MapOp::SetDraining { .. })), "{writes:?}");
+            }
+            _ => panic!("{target}: {writes:?}"),
+        }
+        // The same with a drain: the zero first, and no connection is closed before.
+        let touched = before.apply(&zero(target, true), jiff::Timestamp::now()).unwrap().touched;
+        assert!(crate::plan::draining::concerned(&before, &steering.state, &touched).is_empty(), "{target}");
+        while !steering.stale().is_empty() {
+            steering.work_at_leisure();
+        }
+        written(&mut steering);
+    }
+    run(&mut steering, drain("shop/a")).unwrap();
+    let writes = written(&mut steering);
+    assert!(
+        matches!(&writes[..], [MapOp::CloseBackend { .. }, MapOp::SetDraining { draining: Some(_), .. }, ..]),
+        "{writes:?}"
+    );
+    // And the other way round when it ends: nothing is closed any more once it is open.
+    run(&mut steering, restore("node/node-1")).unwrap();
+    written(&mut steering);
+    run(&mut steering, restore("shop/a")).unwrap();
+    let writes = written(&mut steering);
+    assert!(writes[0].lets_stay() && writes[1..].iter().all(|op| !op.lets_stay()), "{writes:?}");
+}
+
+#[test]
+fn a_drain_that_fails_lets_no_connection_be_closed() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    let both = ("c", C.1, A.2, 10);
+    run(&mut steering, service(&[FRONTEND], &[A, B, both])).unwrap();
+    for failing in 0..3 {
+        // The node, and then two backends of which connections may be closed.
+        steering.machine.fail_at = Some(steering.machine.done + failing);
+        assert!(run(&mut steering, drain("node/node-1")).is_err());
+        assert!(steering.machine.draining.is_empty() && steering.machine.fail_at.is_none(), "{failing}");
+        assert!(!steering.state.is_zeroed(&"node/node-1".parse().unwrap()));
+        steering.retry_at.take().into_iter().for_each(|_| steering.recover());
+    }
+    run(&mut steering, drain("node/node-1")).unwrap();
+    assert_eq!(steering.machine.draining.len(), 2);
+}
+
+#[test]
+fn what_documents_say_of_a_drain_that_lasts_goes_to_the_kernel() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut steering, drain("node/node-1")).unwrap();
+    let quiet = |steering: &Steering<Fake>| {
+        let service = steering.state.service("shop").unwrap();
+        let draining = |id: &u32| steering.machine.draining.get(id).map(|draining| draining.quiet);
+        service.backends.iter().map(|backend| draining(&backend.id.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(quiet(&steering), [Some(2000), None]);
+    let backend = |(name, address, _, _): (&str, &str, &str, u32), node: &str| serde_json::json!({"name": name, "address": address, "node": node});
+    for (spec, expected) in [
+        (serde_json::json!({"idleClose": "5s"}), vec![Some(5000), None]),
+        (serde_json::json!({"protocol": "stream"}), vec![Some(0), None]),
+        (serde_json::json!({"protocol": null, "idleClose": null}), vec![Some(2000), None]),
+        // Backends come to the node, go to another place in the list, and go to another node.
+        (serde_json::json!({"backends": [backend(A, A.2), backend(B, A.2)]}), vec![Some(2000), Some(2000)]),
+        (
+            serde_json::json!({"backends": [backend(C, C.2), backend(A, A.2), backend(B, B.2)]}),
+            vec![None, Some(2000), None],
+        ),
+        (serde_json::json!({"backends": [backend(A, B.2), backend(C, C.2)]}), vec![None, None]),
+    ] {
+        let patch = serde_json::json!({"spec": spec});
+        let change = Change::PatchService { service: Name::new("shop").unwrap(), patch, if_match: None };
+        run(&mut steering, change).unwrap();
+        assert_eq!(quiet(&steering), expected, "{spec}");
+    }
+    assert!(steering.machine.draining.is_empty());
+}

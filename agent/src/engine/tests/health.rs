@@ -1,0 +1,126 @@
+//! What is found of backends: closed at once, opened before anything closes, saved when it can be.
+
+use serde_json::json;
+
+use super::*;
+use crate::model::{HealthReport, HealthUpdate, Stamp, Unready};
+
+fn watched(backends: &[(&str, &str, &str, u32)]) -> Change {
+    let Change::PutService { mut document, origin, if_match } = service(&[FRONTEND], backends) else { unreachable!() };
+    document.spec.readiness = serde_json::from_value(json!({"kind": "tcp"})).unwrap();
+    Change::PutService { document, origin, if_match }
+}
+
+fn found(steering: &Steering<Fake>, backend: &str, ready: bool) -> HealthUpdate {
+    let service = steering.state.service("shop").unwrap();
+    let backend = service.backends.iter().find(|held| held.name == *backend).unwrap();
+    let unready = Unready { since: Stamp::NEVER, starting: false, message: "connection refused".to_owned() };
+    HealthUpdate { backend: backend.id, report: HealthReport::Probe((!ready).then_some(unready)) }
+}
+
+fn find(steering: &mut Steering<Fake>, backends: &[(&str, bool)]) {
+    let updates = backends.iter().map(|(backend, ready)| found(steering, backend, *ready)).collect();
+    steering.take_in(updates);
+}
+
+fn leisure(steering: &mut Steering<Fake>) {
+    while !steering.stale().is_empty() {
+        steering.work_at_leisure();
+    }
+}
+
+/// A service whose backends were found ready.
+fn ready(dir: &TempDir, backends: &[(&str, &str, &str, u32)]) -> Steering<Fake> {
+    let mut steering = steering(dir, Fake { keep_history: true, ..Fake::default() });
+    run(&mut steering, watched(backends)).unwrap();
+    let all: Vec<_> = backends.iter().map(|(name, ..)| (*name, true)).collect();
+    find(&mut steering, &all);
+    leisure(&mut steering);
+    steering
+}
+
+#[test]
+fn a_new_backend_takes_nothing_until_it_is_found_ready() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, watched(&[A, B])).unwrap();
+    assert_eq!(answers(&steering.machine, FRONTEND), [Some(None)].into(), "there is no panic about the new");
+    find(&mut steering, &[("b", true)]);
+    leisure(&mut steering);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn what_is_found_unready_is_closed_before_its_table_is_built() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = ready(&dir, &[A, B]);
+    steering.machine.history.clear();
+    find(&mut steering, &[("a", false)]);
+    let writes: Vec<_> = steering.machine.history.iter().map(|tables| tables.op.clone()).collect();
+    assert!(matches!(writes[..], [MapOp::CloseBackend { .. }]), "{writes:?}");
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn somebody_serves_between_any_two_writes_while_backends_change_places() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = ready(&dir, &[A, B]);
+    find(&mut steering, &[("a", false)]);
+    leisure(&mut steering);
+    // One comes as the other goes; then both go, and a panic begins and ends.
+    for turn in [&[("a", true), ("b", false)][..], &[("a", false)], &[("b", true)]] {
+        steering.machine.history.clear();
+        find(&mut steering, turn);
+        leisure(&mut steering);
+        for tables in &steering.machine.history {
+            for draw in 0..200 {
+                assert!(matches!(tables.connect(&at(FRONTEND), draw), Some(Some(_))), "{turn:?}: {}", tables.op);
+            }
+        }
+    }
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn when_nobody_is_healthy_all_serve_and_none_of_them_is_zeroed_unasked() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = ready(&dir, &[A, B]);
+    find(&mut steering, &[("a", false), ("b", false)]);
+    leisure(&mut steering);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]));
+    run(&mut steering, zero("shop/a", false)).unwrap();
+    for last in ["shop/b", "node/node-2"] {
+        assert!(matches!(run(&mut steering, zero(last, false)), Err(ChangeError::Refused(_))), "{last}");
+    }
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn a_group_that_gets_no_connections_calms_no_panic() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    let Change::PutService { mut document, origin, if_match } = watched(&[A, B]) else { unreachable!() };
+    document.spec.groups =
+        serde_json::from_value(json!([{"name": "blue", "weight": 1}, {"name": "green", "weight": 0}])).unwrap();
+    for (backend, group) in document.spec.backends.iter_mut().zip(["blue", "green"]) {
+        backend.group = Some(Name::new(group).unwrap());
+    }
+    run(&mut steering, Change::PutService { document, origin, if_match }).unwrap();
+    find(&mut steering, &[("a", true), ("b", true)]);
+    find(&mut steering, &[("a", false)]);
+    leisure(&mut steering);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1]));
+}
+
+#[test]
+fn reasons_outlive_the_agent() {
+    let dir = TempDir::new().unwrap();
+    let mut first = ready(&dir, &[A, B]);
+    find(&mut first, &[("a", false)]);
+    leisure(&mut first);
+    let tables = first.machine.clone();
+    drop(first);
+    let second = steering(&dir, tables.clone());
+    assert_eq!(answers(&second.machine, FRONTEND), to(&[B.1]));
+    assert_eq!(second.machine.done, tables.done, "nothing is written again");
+}

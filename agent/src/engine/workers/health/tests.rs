@@ -1,0 +1,223 @@
+use std::{
+    collections::BTreeSet,
+    sync::mpsc::{Receiver, channel},
+};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    model::{Change, Target, tests::World},
+    view::published::Readiness,
+};
+
+/// Long, for a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A prober, and the state that it follows, changed by hand.
+struct Probed {
+    world: World,
+    sender: watch::Sender<Arc<Published>>,
+    updates: Receiver<Command>,
+    instruments: Arc<Instruments>,
+}
+
+fn published(world: &World) -> Arc<Published> {
+    Arc::new(Published {
+        state: world.state.clone(),
+        programmed: imbl::OrdMap::new(),
+        zeros: imbl::OrdMap::new(),
+        ramps: Default::default(),
+        ready: Readiness::Ready,
+    })
+}
+
+impl Probed {
+    fn new(probing: Probing) -> Self {
+        let world = World::new();
+        let (sender, receiver) = watch::channel(published(&world));
+        let (commands, updates) = channel();
+        let instruments = Arc::new(Instruments::new().unwrap());
+        let (published, instruments_too) = (receiver, instruments.clone());
+        spawn(HealthScheduler { published, commands, instruments: instruments_too, probing, mark: 0 }).unwrap();
+        Self { world, sender, updates, instruments }
+    }
+
+    fn put(&mut self, readiness: Value, addresses: impl Iterator<Item = String>) {
+        let backends: Vec<_> = addresses
+            .enumerate()
+            .map(|(number, address)| json!({"name": format!("b{number}"), "node": "n1", "address": address}))
+            .collect();
+        self.world.put("s", json!({"frontends": ["10.0.0.1:80"], "readiness": readiness, "backends": backends}));
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.sender.send_replace(published(&self.world));
+    }
+
+    /// The next change, as the steering thread would get it.
+    fn next(&self) -> Vec<HealthUpdate> {
+        match self.updates.recv_timeout(LIMIT).expect("a update") {
+            Command::UpdateHealth(updates) => updates,
+            _ => panic!("something else than updates"),
+        }
+    }
+
+    fn apply(&mut self, updates: Vec<HealthUpdate>) {
+        self.world.apply(&Change::UpdateHealth { updates });
+        self.publish();
+    }
+
+    fn probes(&self) -> f64 {
+        let text = self.instruments.text().unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("sluice_probes_total"));
+        lines.filter_map(|line| line.split(' ').next_back()?.parse::<f64>().ok()).sum()
+    }
+}
+
+fn usual() -> Probing {
+    Probing { in_flight: 64, probers: 3, ..Probing::default() }
+}
+
+/// Addresses where nobody listens.
+fn nobody(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|number| format!("127.9.{}.{}:9", number / 250, number % 250 + 1))
+}
+
+#[test]
+fn thousands_that_fail_together_are_a_few_changes() {
+    const MANY: usize = 5000;
+    let mut probed = Probed::new(usual());
+    let start = Instant::now();
+    probed.put(json!({"kind": "tcp", "period": "2s"}), nobody(MANY));
+    let (mut failed, mut changes) = (BTreeSet::new(), 0);
+    while failed.len() < MANY {
+        let updates = probed.next();
+        for HealthUpdate { backend, report } in &updates {
+            let HealthReport::Probe(Some(unready)) = report else { panic!("{report:?}") };
+            assert_eq!((unready.starting, unready.message.as_str()), (true, "connection refused"));
+            failed.insert(*backend);
+        }
+        changes += 1;
+        probed.apply(updates);
+    }
+    // One for every quarter of a second at most, and the first.
+    let most = start.elapsed().as_millis() / 200 + 3;
+    assert!(changes <= most, "{changes} changes in {:?}", start.elapsed());
+}
+
+#[test]
+fn what_is_not_probed_any_more_is_left_alone() {
+    let mut probed = Probed::new(usual());
+    probed.put(json!({"kind": "tcp", "period": "100ms"}), nobody(3));
+    let mut said = 0;
+    while said < 3 {
+        let updates = probed.next();
+        said += updates.len();
+        probed.apply(updates);
+    }
+    probed.world.apply(&Change::DeleteService { service: "s".parse().unwrap(), if_match: None });
+    probed.publish();
+    // Probes that are under way end; others do not begin.
+    thread::sleep(Duration::from_millis(500));
+    let before = probed.probes();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(probed.probes(), before);
+}
+
+#[test]
+fn what_was_told_and_does_not_show_is_told_again() {
+    let mut probed = Probed::new(usual());
+    probed.put(json!({"kind": "tcp", "period": "1h"}), nobody(1));
+    let first = probed.next();
+    // It is lost.
+    assert_eq!(probed.next(), first);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let open = listener.local_addr().unwrap().to_string();
+    probed.put(json!({"kind": "tcp", "period": "1h"}), [open].into_iter());
+    loop {
+        let updates = probed.next();
+        if updates.iter().any(|update| update.report == HealthReport::Probe(None)) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_is_not_to_probe_says_ready_and_never_looks() {
+    for (node, from) in [(None, "node"), (Some("n2"), "node"), (Some("n2"), "peers")] {
+        let node = node.map(str::to_owned);
+        let mut probed = Probed::new(Probing { node, peers: vec!["n1".into()], ..usual() });
+        probed.put(json!({"kind": "tcp", "period": "100ms", "from": from}), nobody(1));
+        let updates = probed.next();
+        assert!(updates.iter().all(|update| update.report == HealthReport::Probe(None)), "{updates:?}");
+        probed.apply(updates);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(probed.probes(), 0.0);
+    }
+}
+
+#[test]
+fn a_lease_lapses_unless_it_is_renewed() {
+    let mut probed = Probed::new(usual());
+    probed.world.put("s", json!({"frontends": ["10.0.0.1:80"], "backends": [{"name": "b", "address": "127.0.0.1:9"}]}));
+    let (target, id) = ("s/b".parse::<Target>().unwrap(), BackendId(probed.world.id("s", "b")));
+    assert!(matches!(target, Target::Backend { .. }));
+    let report = |millis| Report {
+        since: clock::stamp(),
+        state: crate::model::Reported::Ready,
+        message: String::new(),
+        lease: Some(crate::model::Span::millis(millis)),
+        started: None,
+    };
+    let find = |report| vec![HealthUpdate { backend: id, report: HealthReport::Report(Some(report)) }];
+    probed.apply(find(report(3_600_000)));
+    let short = report(200);
+    probed.apply(find(short.clone()));
+    let lapsed = probed.next();
+    assert_eq!(lapsed, find(short.lapsed()));
+    // Renewed before that arrives.
+    let renewed = report(3_600_000);
+    probed.apply(find(renewed.clone()));
+    probed.apply(lapsed);
+    let (_, backend) = probed.world.state.backend(id).unwrap();
+    assert_eq!(backend.health.as_ref().unwrap().report.as_ref(), Some(&renewed));
+}
+
+/// Prints what a probe costs: `cargo test --release -p sluice cost_of -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_probe() {
+    use nix::sys::resource::{UsageWho, getrusage};
+    const MANY: u16 = 10_000;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        let of = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        (of(usage.user_time()), of(usage.system_time()))
+    };
+    let mut probed = Probed::new(Probing { in_flight: 1024, ..usual() });
+    let addresses = (0..MANY).map(|number| format!("127.8.{}.{}:{port}", number / 250, number % 250 + 1));
+    probed.put(json!({"kind": "tcp", "period": "5s"}), addresses);
+    let until = |probes: f64| {
+        while probed.probes() < probes {
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    // The first round has its own price.
+    until(f64::from(MANY));
+    while probed.updates.recv_timeout(Duration::from_secs(1)).is_ok() {}
+    let ((user, system), probes, start) = (used(), probed.probes(), Instant::now());
+    until(probes + 2.0 * f64::from(MANY));
+    let ((user_now, system_now), probes) = (used(), probed.probes() - probes);
+    let (user, system, took) = (user_now - user, system_now - system, start.elapsed().as_secs_f64());
+    println!(
+        "{probes} probes in {took:.1} s: {:.1} us each ({:.1} user, {:.1} kernel), {:.1} % of a processor",
+        (user + system) / probes * 1e6,
+        user / probes * 1e6,
+        system / probes * 1e6,
+        (user + system) / took * 100.0
+    );
+}

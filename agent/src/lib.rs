@@ -1,0 +1,16 @@
+//! Sluice: steers connections to weighted backends inside the Linux kernel.
+
+pub mod allocator;
+pub mod cli;
+pub mod control;
+pub mod engine;
+pub mod host;
+pub mod http;
+pub mod kernel;
+pub mod model;
+pub mod plan;
+pub mod probe;
+pub mod settings;
+pub mod source;
+pub mod telemetry;
+pub mod view;

@@ -1,0 +1,36 @@
+//! Whose connections a change lets be closed, or no longer: what a drain does to DRAINING.
+
+use crate::model::{Backend, IdleClose, NodeId, Service, State, Touched, Zero};
+
+/// Backends of `after` to which that may apply, so that a change looks at no more than it touches, however much else is
+/// drained. Those that left the configuration are not among them.
+pub fn concerned<'a>(before: &State, after: &'a State, touched: &Touched) -> Vec<(&'a Service, &'a Backend)> {
+    let mut found: Vec<(&Service, &Backend)> = Vec::new();
+    for node in touched.nodes.iter().filter(|id| node_drain(before, **id) != node_drain(after, **id)) {
+        found.extend(after.node_backends(*node).map(|(service, backend)| (&**service, backend)));
+    }
+    for (id, service) in touched.services.iter().filter_map(|id| Some((id, after.service_by_id(*id)?))) {
+        let quiet = |service: &Service| (service.protocol, service.idle_close);
+        let old = before.service_by_id(*id).filter(|old| quiet(old) == quiet(service));
+        let old = |index: usize| old.and_then(|old| old.backends.get(index));
+        let others =
+            service.backends.iter().enumerate().filter(|(index, new)| !old(*index).is_some_and(|old| same(old, new)));
+        found.extend(others.map(|(_, backend)| (&**service, backend)));
+    }
+    found
+}
+
+fn same(old: &Backend, new: &Backend) -> bool {
+    let own = |backend: &Backend| drain(backend.zero.as_deref());
+    (old.id, old.node, own(old)) == (new.id, new.node, own(new))
+}
+
+fn node_drain(state: &State, node: NodeId) -> Option<(IdleClose, u32)> {
+    drain(state.node_by_id(node)?.zero.as_deref())
+}
+
+/// What of a drain that lasts goes to the kernel.
+fn drain(zero: Option<&Zero>) -> Option<(IdleClose, u32)> {
+    let drain = zero?.lasting_drain()?;
+    Some((drain.idle_close, drain.terms()))
+}

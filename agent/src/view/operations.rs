@@ -1,0 +1,376 @@
+//! What was asked of nodes and backends, and how far it has come.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
+use utoipa::ToSchema;
+
+use crate::model::{OperationPhase, Target};
+
+/// Operations kept; of those that are finished, the oldest go first.
+const KEPT: usize = 1024;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    pub id: String,
+    pub kind: OperationKind,
+    /// `node/NAME` or `SERVICE/BACKEND`.
+    pub target: String,
+    pub phase: OperationPhase,
+    pub started_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    /// Of a drain: when it ends at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    pub remaining: Remaining,
+    /// Idle connections that were closed, connected datagram sockets among them.
+    pub closed_idle: u64,
+    /// Connections that were closed because the deadline was over.
+    #[serde(default)]
+    #[schema(required)]
+    pub closed_late: u64,
+    /// Idle connections from callers that nobody steers, closed where they were accepted.
+    #[serde(default)]
+    #[schema(required)]
+    pub closed_inbound: u64,
+    pub message: String,
+    /// Backends that have left the configuration meanwhile: their connections count, and are not closed any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Gone>,
+}
+
+/// A backend that was drained when it left the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gone {
+    /// Its number in the kernel's tables.
+    pub id: u32,
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OperationKind {
+    Zero,
+    Drain,
+    Restore,
+}
+
+/// Connections that were there when they were counted last; what was not counted is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Remaining {
+    /// Steered ones of this host.
+    pub total: u64,
+    /// Of them: with a request out or an answer not read, or with their SYN out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+    /// Of them: with nothing under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<u64>,
+    /// Of them: connected datagram sockets, which do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<u64>,
+    /// Age of the oldest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_seconds: Option<f64>,
+    /// Connections that the target's backends on this host have accepted, whoever calls. Absent where this host has
+    /// none of their addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<u64>,
+    /// Of them: with a request that is not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound_in_flight: Option<u64>,
+}
+
+impl Remaining {
+    /// What is left, in words. `complete`: whether everything could be looked at.
+    pub fn message(&self, phase: OperationPhase, complete: bool) -> String {
+        let inbound = self.inbound.unwrap_or(0);
+        match phase {
+            OperationPhase::Drained => "nothing is left: it may be stopped".to_owned(),
+            OperationPhase::DeadlineReached if self.total + inbound > 0 => {
+                let accepted = if inbound > 0 { format!(" and {inbound} accepted") } else { String::new() };
+                let (noun, verb) =
+                    if self.total + inbound == 1 { ("connection", "is") } else { ("connections", "are") };
+                format!("the deadline is over, and {} steered{accepted} {noun} {verb} left", self.total)
+            }
+            OperationPhase::DeadlineReached if complete => {
+                "the deadline was over, and what was left is closed".to_owned()
+            }
+            OperationPhase::DeadlineReached => {
+                "the deadline is over, and whether something is left is not known".to_owned()
+            }
+            OperationPhase::Zeroed
+            | OperationPhase::Waiting
+            | OperationPhase::ClosingIdle
+            | OperationPhase::Cancelled
+            | OperationPhase::Restored => {
+                let left = plural(self.total, "connection");
+                let (flying, idle) = (self.in_flight.unwrap_or(0), self.quiet());
+                let here = self.inbound.map(|inbound| format!("; {inbound} accepted by its backends here"));
+                format!("{left} left: {flying} in flight, {idle} idle{}", here.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Idle ones, and those that do not tell.
+    pub fn quiet(&self) -> u64 {
+        self.idle.unwrap_or(0) + self.datagrams.unwrap_or(0)
+    }
+}
+
+/// `1 connection`, `2 connections`.
+pub fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+impl Operation {
+    /// A drain that the kernel has just begun.
+    pub fn drain(id: &str, target: &Target, started_at: Timestamp, deadline: Timestamp) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind: OperationKind::Drain,
+            target: target.to_string(),
+            phase: OperationPhase::Zeroed,
+            started_at,
+            finished_at: None,
+            deadline: Some(deadline),
+            remaining: Remaining::default(),
+            closed_idle: 0,
+            closed_late: 0,
+            closed_inbound: 0,
+            message: format!("no new connection goes to {target}"),
+            gone: Vec::new(),
+        }
+    }
+
+    /// How far a drain is, for whoever looks at its target.
+    pub fn sentence(&self) -> String {
+        let Self { id, phase, message, .. } = self;
+        let deadline = self.deadline.filter(|_| !self.is_finished());
+        let until = deadline.map(|deadline| format!(", until {deadline:.0} at the latest")).unwrap_or_default();
+        format!("{id} ({}{until}): {message}", phase.name())
+    }
+
+    /// Connections that it has closed, for whatever reason.
+    pub fn closed(&self) -> u64 {
+        self.closed_idle + self.closed_late + self.closed_inbound
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_finished(&self) -> bool {
+        match self.phase {
+            OperationPhase::Zeroed => self.kind != OperationKind::Drain,
+            OperationPhase::Waiting | OperationPhase::ClosingIdle => false,
+            OperationPhase::Drained
+            | OperationPhase::DeadlineReached
+            | OperationPhase::Cancelled
+            | OperationPhase::Restored => true,
+        }
+    }
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// That no new connection comes: so with all operations that exist.
+    Zeroed,
+    Finished,
+}
+
+impl Wait {
+    pub fn is_reached(self, operation: &Operation) -> bool {
+        match self {
+            Self::Zeroed => true,
+            Self::Finished => operation.is_finished(),
+        }
+    }
+}
+
+/// The operations of one agent.
+#[derive(Debug)]
+pub struct Operations {
+    by_id: Mutex<BTreeMap<String, Operation>>,
+    /// Changes with every operation that comes or moves on.
+    version: watch::Sender<u64>,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self { by_id: Mutex::default(), version: watch::Sender::new(0) }
+    }
+}
+
+impl Operations {
+    /// An id that no operation has. Ids are of one width, so that their order is that of time.
+    pub fn new_id(&self) -> String {
+        let by_id = self.lock();
+        let mut number = Timestamp::now().as_microsecond();
+        loop {
+            let id = format!("op-{number:017}");
+            if !by_id.contains_key(&id) {
+                return id;
+            }
+            number += 1;
+        }
+    }
+
+    /// Notes a zero or restore, which is done already. Returns its id.
+    pub fn finished(&self, kind: OperationKind, target: &Target, started_at: Timestamp, active: u64) -> String {
+        let (phase, message) = match kind {
+            OperationKind::Restore => {
+                (OperationPhase::Restored, format!("{target} takes connections by its weight again"))
+            }
+            OperationKind::Zero | OperationKind::Drain => {
+                (OperationPhase::Zeroed, format!("no new connection goes to {target}"))
+            }
+        };
+        let operation = Operation {
+            kind,
+            phase,
+            finished_at: Some(Timestamp::now()),
+            deadline: None,
+            remaining: Remaining { total: active, ..Remaining::default() },
+            message,
+            ..Operation::drain(&self.new_id(), target, started_at, started_at)
+        };
+        let id = operation.id.clone();
+        self.put(operation);
+        id
+    }
+
+    /// Adds an operation, or replaces it.
+    pub fn put(&self, operation: Operation) {
+        let mut by_id = self.lock();
+        by_id.insert(operation.id.clone(), operation);
+        while by_id.len() > KEPT {
+            let oldest = by_id.iter().find(|(_, operation)| operation.is_finished()).map(|(id, _)| id.clone());
+            let Some(oldest) = oldest else { break };
+            by_id.remove(&oldest);
+        }
+        drop(by_id);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Changes an operation that is not finished; returns it as it is then.
+    pub fn update(&self, id: &str, change: impl FnOnce(&mut Operation)) -> Option<Operation> {
+        let mut by_id = self.lock();
+        let operation = by_id.get_mut(id).filter(|operation| !operation.is_finished())?;
+        change(operation);
+        let changed = operation.clone();
+        drop(by_id);
+        self.version.send_modify(|version| *version += 1);
+        Some(changed)
+    }
+
+    pub fn get(&self, id: &str) -> Option<Operation> {
+        self.lock().get(id).cloned()
+    }
+
+    pub fn list(&self) -> Vec<Operation> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// The operation when what is waited for has come, or as it is after `patience`.
+    pub async fn wait(&self, id: &str, wait: Wait, patience: Duration) -> Option<Operation> {
+        let mut version = self.version.subscribe();
+        let reached = async {
+            loop {
+                version.borrow_and_update();
+                if self.get(id).is_none_or(|operation| wait.is_reached(&operation)) || version.changed().await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        // Reached or not: what is there then is the answer.
+        let _ = timeout(patience, reached).await;
+        self.get(id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Operation>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn finished_operations_are_answered_at_once_and_the_oldest_go() {
+        let operations = Operations::default();
+        let target: Target = "node/a".parse().unwrap();
+        operations.put(Operation::drain("op-0", &target, Timestamp::now(), Timestamp::now()));
+        let ids: Vec<_> =
+            (0..KEPT).map(|_| operations.finished(OperationKind::Zero, &target, Timestamp::now(), 7)).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+        assert_eq!(operations.list().len(), KEPT);
+        assert_eq!(operations.get(&ids[0]), None);
+        assert!(operations.get("op-0").is_some(), "it goes on");
+        let last = operations.wait(&ids[KEPT - 1], Wait::Finished, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((last.phase, last.remaining.total), (OperationPhase::Zeroed, 7));
+    }
+
+    #[test]
+    fn what_is_left_is_said_in_words() {
+        let left = |total, flying, inbound| Remaining {
+            total,
+            in_flight: Some(flying),
+            idle: Some(total - flying),
+            inbound,
+            ..Remaining::default()
+        };
+        for (remaining, phase, wanted) in [
+            (left(1, 1, None), OperationPhase::Waiting, "1 connection left: 1 in flight, 0 idle"),
+            (
+                left(3, 1, Some(0)),
+                OperationPhase::ClosingIdle,
+                "3 connections left: 1 in flight, 2 idle; 0 accepted by its backends here",
+            ),
+            (left(0, 0, None), OperationPhase::Drained, "nothing is left: it may be stopped"),
+            (
+                left(1, 0, None),
+                OperationPhase::DeadlineReached,
+                "the deadline is over, and 1 steered connection is left",
+            ),
+            (
+                left(0, 0, Some(1)),
+                OperationPhase::DeadlineReached,
+                "the deadline is over, and 0 steered and 1 accepted connection is left",
+            ),
+            (
+                left(0, 0, Some(0)),
+                OperationPhase::DeadlineReached,
+                "the deadline was over, and what was left is closed",
+            ),
+        ] {
+            assert_eq!(remaining.message(phase, true), wanted);
+        }
+        assert!(left(0, 0, None).message(OperationPhase::DeadlineReached, false).ends_with("is not known"));
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_waited_for_and_does_not_move_once_it_is_finished() {
+        let operations = Operations::default();
+        let target = "shop/a".parse().unwrap();
+        operations.put(Operation::drain("op-1", &target, Timestamp::now(), Timestamp::now()));
+        let zeroed = operations.wait("op-1", Wait::Zeroed, Duration::from_secs(60)).await.unwrap();
+        assert!(!zeroed.is_finished());
+        let (waited, _) = tokio::join!(operations.wait("op-1", Wait::Finished, Duration::from_secs(60)), async {
+            operations.update("op-1", |operation| operation.phase = OperationPhase::Cancelled);
+        });
+        assert_eq!(waited.unwrap().phase, OperationPhase::Cancelled);
+        assert_eq!(operations.update("op-1", |operation| operation.phase = OperationPhase::Drained), None);
+        assert_eq!(operations.get("op-1").unwrap().phase, OperationPhase::Cancelled);
+    }
+}

@@ -1,0 +1,81 @@
+//! What the engine has done, published as immutable values: readers never hold a map that can be written and never wait
+//! for a writer.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    control::warmup::Ramps,
+    model::{BackendId, ServiceId, State, Target},
+};
+
+/// Desired and programmed state at one instant.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub state: State,
+    /// What the kernel acknowledged, by service id.
+    pub programmed: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
+    pub zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
+    /// Backends that are warming up.
+    pub ramps: Ramps,
+    pub ready: Readiness,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// With what is missing.
+    NotReady(String),
+}
+
+/// What proves that a zeroed target gets no new connection.
+#[derive(Clone, Debug)]
+pub struct ZeroProof {
+    pub at: Timestamp,
+    /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick notes its time before it looks at the state, so
+    /// that one which the zero did not stop carries an earlier time.
+    pub monotonic_ns: u64,
+    /// What the backends of the target had counted then; later ones when they became its backends.
+    pub before: BTreeMap<BackendId, Before>,
+    /// From the request to the kernel's acknowledgement.
+    pub programmed_in: Duration,
+}
+
+/// Where the count of one backend of a zeroed target begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    pub picked: u64,
+    /// CLOCK_MONOTONIC ns, read before `picked`.
+    pub since: u64,
+}
+
+/// The table of one service as the kernel holds it.
+#[derive(Clone, Debug)]
+pub struct ProgrammedService {
+    /// Generation of the service that this table was built from.
+    pub generation: u64,
+    pub since: Timestamp,
+    /// Number of slots; 0 is the explicit empty table.
+    pub length: u32,
+    /// Largest difference between a desired and a programmed share, 0..=1.
+    pub share_error: f64,
+    /// Groups without an open backend whose share went to the others, as indexes into the service's groups.
+    pub spilled: Vec<u32>,
+    /// In the order of the service's backends at that generation.
+    pub backends: Vec<ProgrammedBackend>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ProgrammedBackend {
+    pub id: BackendId,
+    /// Weight after zero and the factors; 0 when it takes nothing.
+    pub effective_weight: u32,
+    /// Share that the document asks for, 0..=1, groups and spill included.
+    pub desired_share: f64,
+    /// Slots of this backend over the length of the table.
+    pub programmed_share: f64,
+    /// `picked` when this table became current: the start of the observed share.
+    pub picked_before: u64,
+}

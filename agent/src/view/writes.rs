@@ -1,0 +1,110 @@
+//! Writes to the kernel's tables as people read them: with names, where [`MapOp`] has ids.
+
+use sluice_common::{drain::Draining, tables::Endpoint};
+
+use crate::{
+    model::{BackendId, NodeId, ServiceId, State},
+    plan::MapOp,
+    view::operations::plural,
+};
+
+/// What a change would write. What leaves with it has its name in the state before.
+pub fn lines(ops: &[MapOp], before: &State, after: &State) -> Vec<String> {
+    let names = Names { before, after };
+    ops.iter().map(|op| names.line(op)).collect()
+}
+
+struct Names<'a> {
+    before: &'a State,
+    after: &'a State,
+}
+
+impl Names<'_> {
+    fn line(&self, op: &MapOp) -> String {
+        let state = |closed: u32| if closed == 0 { "open" } else { "closed" };
+        match op {
+            MapOp::SetNode { node, closed } => format!("{}: {}", self.node(*node), state(*closed)),
+            MapOp::PutBackend { backend, value } => {
+                let address = Endpoint::v6(value.address, value.port, 0).socket_addr();
+                let node = if value.node == 0 { String::new() } else { format!(" on {}", self.node(value.node)) };
+                format!("{}: {address}{node}, {}", self.backend(*backend), state(value.closed))
+            }
+            MapOp::CloseBackend { backend, closed } => format!("{}: {}", self.backend(*backend), state(*closed)),
+            MapOp::ForgetBackend { backend } => format!("{}: forget", self.backend(*backend)),
+            MapOp::BeginService { service, .. } => format!("{}: begin", self.service(*service)),
+            MapOp::Flip { service, table } => format!(
+                "{}: table of {} over {} at {}",
+                self.service(*service),
+                plural(table.length().into(), "slot"),
+                plural(table.distinct().into(), "backend"),
+                table.base()
+            ),
+            MapOp::ForgetService { service } => format!("{}: forget", self.service(*service)),
+            MapOp::PutFrontend { frontend, service } => {
+                format!("frontend {}: {}", frontend.socket_addr(), self.service(*service))
+            }
+            MapOp::SetDraining { backend, draining } => format!("{}: {}", self.backend(*backend), leaves(*draining)),
+            MapOp::SetMeasured { backend, measured } => {
+                let what = if *measured { "measured" } else { "not measured" };
+                format!("{}: turn times {what}", self.backend(*backend))
+            }
+            // They have no names in them.
+            MapOp::WriteTable { .. } | MapOp::RemoveFrontend { .. } | MapOp::AddLost { .. } => op.to_string(),
+        }
+    }
+
+    fn node(&self, id: u32) -> String {
+        let node = self.find(|state| state.node_by_id(NodeId(id)));
+        node.map_or_else(|| format!("node {id}"), |node| format!("node/{}", node.name))
+    }
+
+    fn service(&self, id: u32) -> String {
+        let service = self.find(|state| state.service_by_id(ServiceId(id)));
+        service.map_or_else(|| format!("service {id}"), |service| format!("service {}", service.name))
+    }
+
+    fn backend(&self, id: u32) -> String {
+        let backend = self.find(|state| state.backend(BackendId(id)));
+        backend
+            .map_or_else(|| format!("backend {id}"), |(service, backend)| format!("{}/{}", service.name, backend.name))
+    }
+
+    fn find<'a, T>(&'a self, look: impl Fn(&'a State) -> Option<T>) -> Option<T> {
+        look(self.after).or_else(|| look(self.before))
+    }
+}
+
+fn leaves(draining: Option<Draining>) -> String {
+    match draining {
+        Some(Draining { quiet: 0, .. }) => "leaves, idle connections stay".to_owned(),
+        Some(Draining { quiet, .. }) => format!("leaves, connections may be closed after {quiet} ms of quiet"),
+        None => "stays".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Change, Limits, Origin};
+
+    #[test]
+    fn what_is_known_has_its_name() {
+        let empty = State::new(Limits { services: 8, backends: 8, nodes: 8, frontends: 8 });
+        let document = crate::http::testing::shop();
+        let document = serde_json::from_value(document).unwrap();
+        let put = Change::PutService { document: Box::new(document), origin: Origin::Api, if_match: None };
+        let state = empty.apply(&put, jiff::Timestamp::UNIX_EPOCH).unwrap().state;
+        let (service, node) = (state.service("shop").unwrap(), state.node("node-1").unwrap());
+        let backend = service.backends[0].id.0;
+        let ops = [
+            MapOp::SetNode { node: node.id.0, closed: 1 },
+            MapOp::CloseBackend { backend, closed: 0 },
+            MapOp::SetDraining { backend, draining: None },
+            MapOp::ForgetService { service: service.id.0 },
+            MapOp::SetNode { node: 7, closed: 0 },
+        ];
+        let wanted = ["node/node-1: closed", "shop/n1: open", "shop/n1: stays", "service shop: forget", "node 7: open"];
+        assert_eq!(lines(&ops, &empty, &state), wanted);
+        assert_eq!(lines(&ops, &state, &empty), wanted, "one that is gone afterwards");
+    }
+}

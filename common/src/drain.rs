@@ -1,0 +1,167 @@
+//! Backends that are drained: what the agent allows to be done to their connections, and what the programs find there.
+//! These tables belong to one agent: they are not pinned, and a new agent fills its own.
+
+use crate::{
+    flight::{Activity, Side},
+    records::{Connection, Phase},
+    tables::TCP,
+};
+
+/// DRAINING, by backend id: its connections are counted, and may be closed when they are idle. Removed first when a
+/// backend is restored: from then on nothing is closed.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Draining {
+    /// An idle connection may be closed after this many milliseconds of quiet; 0: never.
+    pub quiet: u32,
+    /// Says what the drain allowed besides when this was written: a pass that was begun on other terms closes nothing
+    /// because of its deadline, and nothing that was accepted.
+    pub terms: u32,
+}
+
+/// A time of quiet by which in flight and idle are told apart when idle connections are not to be closed, in ms.
+pub const DEFAULT_QUIET: u32 = 2000;
+
+/// REMAINS, by backend id: what one pass found. The agent makes a new entry before each pass.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// CLOCK_MONOTONIC ns at which the pass began.
+    pub clock: u64,
+    /// What this pass may do: [`ALL`], [`DATAGRAMS`].
+    pub allowed: u32,
+    /// See [`Draining::terms`].
+    pub terms: u32,
+    /// SYN sent.
+    pub connecting: u32,
+    pub in_flight: u32,
+    pub idle: u32,
+    /// Those that may be closed now, connected datagram sockets among them.
+    pub closable: u32,
+    /// Connected datagram sockets, which do not tell whether they are idle.
+    pub datagrams: u32,
+    pub closed_idle: u32,
+    /// Closed because of [`ALL`], idle or not.
+    pub closed_late: u32,
+    pub closed_datagrams: u32,
+    /// The kernel refused to close it.
+    pub refused: u32,
+    pub padding: u32,
+    /// CLOCK_MONOTONIC ns at which the oldest of them began; 0 when there is none.
+    pub oldest: u64,
+}
+
+/// Every connection may be closed: the deadline is over.
+pub const ALL: u32 = 1;
+/// Connected datagram sockets may be closed.
+pub const DATAGRAMS: u32 = 2;
+
+/// INBOUND, by the address of a backend: what one pass found on the accepting side.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inbound {
+    /// Idle connections may be closed after this many milliseconds of quiet; 0: never.
+    pub quiet: u32,
+    pub in_flight: u32,
+    pub idle: u32,
+    pub closed: u32,
+    /// One that has this address: nothing is closed once DRAINING does not have it so any more.
+    pub backend_id: u32,
+    /// See [`Draining::terms`].
+    pub terms: u32,
+}
+
+/// NAMESPACES, by the cookie of a network namespace: where closable sockets are.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// A process that made such a socket, in the initial pid namespace.
+    pub pid: u32,
+    pub closable: u32,
+}
+
+/// The helper number that stands for the kernel function `bpf_sock_destroy` in the object: the agent replaces calls of it
+/// before loading. No helper has it.
+pub const DESTROY: u32 = 0x5eed_0001;
+
+const _: () = {
+    assert!(size_of::<Draining>() == 8);
+    assert!(size_of::<Remains>() == 64);
+    assert!(size_of::<Inbound>() == 24);
+    assert!(size_of::<Place>() == 8);
+};
+
+impl Draining {
+    /// The time of quiet in jiffies of a kernel that has `hz` of them a second; what is idle is told by this.
+    #[inline(always)]
+    pub const fn patience(&self, hz: u32) -> u32 {
+        patience(if self.quiet == 0 { DEFAULT_QUIET } else { self.quiet }, hz)
+    }
+}
+
+impl Remains {
+    /// Connections, of all kinds.
+    pub fn total(&self) -> u64 {
+        [self.connecting, self.in_flight, self.idle, self.datagrams].into_iter().map(u64::from).sum()
+    }
+}
+
+/// What a connection of a draining backend is found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// SYN sent.
+    Connecting,
+    /// A connected datagram socket: it does not tell.
+    Datagrams,
+    InFlight,
+    Idle,
+}
+
+/// What a connection does, and whether it may be closed in this pass. `activity` is asked for established TCP
+/// connections only.
+#[inline(always)]
+pub fn judge(
+    record: &Connection,
+    activity: impl FnOnce() -> Option<Activity>,
+    draining: &Draining,
+    pass: &Remains,
+    hz: u32,
+) -> (Doing, bool) {
+    let allowed = if draining.terms == pass.terms { pass.allowed } else { 0 };
+    let all = allowed & ALL != 0;
+    if record.protocol != TCP {
+        return (Doing::Datagrams, all || allowed & DATAGRAMS != 0);
+    }
+    if record.phase != Phase::Established as u8 {
+        return (Doing::Connecting, all);
+    }
+    let Some(activity) = activity() else {
+        return (Doing::InFlight, false);
+    };
+    let activity = activity.begun(record.since, pass.clock, hz);
+    let patience = draining.patience(hz);
+    if activity.is_busy(Side::Caller, patience) {
+        return (Doing::InFlight, all);
+    }
+    (Doing::Idle, all || (draining.quiet != 0 && activity.may_close(Side::Caller, patience)))
+}
+
+/// Milliseconds as jiffies, rounded up.
+#[inline(always)]
+pub const fn patience(milliseconds: u32, hz: u32) -> u32 {
+    let jiffies = (milliseconds as u64 * hz as u64).wrapping_add(999) / 1000;
+    if jiffies > i32::MAX as u64 { i32::MAX as u32 } else { jiffies as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_becomes_jiffies() {
+        assert_eq!(Draining { quiet: 2000, terms: 0 }.patience(250), 500);
+        assert_eq!(Draining { quiet: 1, terms: 0 }.patience(250), 1);
+        assert_eq!(Draining::default().patience(100), 200);
+        assert_eq!(patience(u32::MAX, 1000), i32::MAX as u32);
+    }
+}
