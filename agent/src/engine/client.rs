@@ -2,6 +2,7 @@
 //! Readers never hold a map that can be written and never wait for a writer.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     kernel::{readings::Readings, sockets::Census},
-    model::{BackendId, Change, DrainEnd, HealthUpdate, Outcome, Refusal, Target},
+    model::{BackendId, Change, DrainEnd, HealthUpdate, Name, Outcome, Refusal, State, Target},
     plan::Retired,
     source::files::FileEvent,
     telemetry::Instruments,
@@ -38,32 +39,31 @@ pub struct Handle {
 // A few at a time: what the small ones waste is nothing.
 #[allow(clippy::large_enum_variant)]
 pub enum Command {
-    Change {
-        change: Change,
-        options: Options,
-        reply: oneshot::Sender<Result<Done, ChangeError>>,
-    },
     /// All of them or none, as one change of the store.
-    Batch {
-        changes: Vec<Change>,
-        options: Options,
-        reply: oneshot::Sender<Result<Done, ChangeError>>,
-    },
-
-    /// What one look at the watched files found.
-    Files(Vec<FileEvent>),
+    Change { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    /// What one look at the watched files found. An error: nothing of it was taken in, and the look has to be made again.
+    Files { events: Vec<FileEvent>, reply: oneshot::Sender<anyhow::Result<()>> },
     /// No program can see these any more.
     GracePeriodElapsed(Retired),
     /// Connections that are counted as open and that are not there.
     Lost(Vec<Lost>),
-    /// A drain is over.
-    DrainEnded(Box<DrainEnded>),
+    /// A drain is over. What the disk or the kernel refuses is tried again here, until it is answered.
+    EndDrain { ended: Box<DrainEnded>, reply: oneshot::Sender<DrainEndAck> },
     /// What probes and rules say of backends.
     UpdateHealth(Vec<HealthUpdate>),
     /// To be found again after a restart.
     KeepOperation(Box<Operation>),
     /// Ends the thread; steering goes on.
     Stop,
+}
+
+/// What became of the end of a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainEndAck {
+    /// It is saved and told.
+    Ended,
+    /// The drain was restored, put off or begun anew meanwhile: it has not ended.
+    Superseded,
 }
 
 /// How a drain has ended.
@@ -95,6 +95,8 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Done {
     pub outcome: Outcome,
+    /// What was desired when the change had its turn.
+    pub before: State,
     /// From [`Options::received`] to the kernel's acknowledgement.
     pub programmed_in: Duration,
     pub acknowledged_at: Timestamp,
@@ -108,7 +110,10 @@ pub struct Done {
 pub enum ChangeError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The kernel or the store failed: what was asked may hold in part, and is retried.
+    /// Tables that find no room in SLOTS, by the names of their services. Nothing was written.
+    #[error("{}", .0.values().next().map(ToString::to_string).unwrap_or_default())]
+    WithoutRoom(BTreeMap<Name, Refusal>),
+    /// The kernel or the store failed: the state is as it was, and the kernel is brought back to it.
     #[error("{0:#}")]
     Failed(anyhow::Error),
     #[error("the agent is stopping")]
@@ -155,7 +160,7 @@ impl Handle {
     /// # Errors
     /// Refused: nothing changed. Failed: the kernel or the disk said no.
     pub async fn change(&self, change: Change, options: Options) -> Result<Done, ChangeError> {
-        self.ask(|reply| Command::Change { change, options, reply }).await.ok_or(ChangeError::Stopping)?
+        self.batch(vec![change], options).await
     }
 
     /// Carries out several changes as one: all or none.
@@ -163,7 +168,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
     pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
-        self.ask(|reply| Command::Batch { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+        self.ask(|reply| Command::Change { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
     }
 
     /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.

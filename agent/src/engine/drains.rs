@@ -1,17 +1,25 @@
 //! Drains as the steering thread sees them: kept with their zeros, woken, ended, cancelled, and found again after a
 //! restart. The work is done by [`super::workers::drain`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
-use super::{steering::Steering, transaction::ExtraRecords, warmups::Warming};
+use super::{
+    client::{ChangeError, DrainEndAck, DrainEnded},
+    requests::Next,
+    steering::{RETRY, Steering},
+    transaction::{OnFailure, Proposal},
+};
 use crate::{
-    engine::client::{ChangeError, DrainEnded},
     model::{Change, Drain, DrainEnd, Ending, OperationPhase, Target, Touched},
     plan::DataPlane,
-    source::store::Batch,
+    source::store::{Batch, ExtraRecord},
     view::{
         events::EventKind,
         operations::{Gone, Operation},
@@ -29,17 +37,21 @@ pub(super) const AHEAD: u32 = 64;
 /// What drains leave to a moment in which nobody asks for anything: a zero does not wait behind hundreds of them.
 #[derive(Debug, Default)]
 pub(super) struct DeferredWrites {
-    /// Ends to be noted, by their operations: each may be told more than once.
-    ended: BTreeMap<String, DrainEnded>,
+    /// Ends to be noted, by their operations, with those who wait for that.
+    ended: BTreeMap<String, (DrainEnded, Vec<oneshot::Sender<DrainEndAck>>)>,
     /// Operations that have come further since the store kept them.
     moved: BTreeSet<String>,
     /// Requests that came before these.
     ahead: u32,
+    /// Not before this, because the last try failed.
+    put_off: Option<Instant>,
 }
 
 impl DeferredWrites {
-    pub fn ends(&mut self, ended: DrainEnded) {
-        self.ended.insert(ended.operation.id.clone(), ended);
+    pub fn ends(&mut self, ended: DrainEnded, reply: oneshot::Sender<DrainEndAck>) {
+        let mut waiting = self.ended.remove(&ended.operation.id).map(|(_, waiting)| waiting).unwrap_or_default();
+        waiting.push(reply);
+        self.ended.insert(ended.operation.id.clone(), (ended, waiting));
     }
 
     pub fn moves(&mut self, operation: &str) {
@@ -50,17 +62,32 @@ impl DeferredWrites {
         self.ended.is_empty() && self.moved.is_empty()
     }
 
+    /// Whether there is something to do now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        !self.is_empty() && self.put_off.is_none_or(|until| until <= now)
+    }
+
+    /// When there is something to do, if that is later.
+    pub fn put_off(&self) -> Option<Instant> {
+        self.put_off.filter(|_| !self.is_empty())
+    }
+
     /// Another request comes first. Returns whether that has happened too often by now.
     pub fn gives_way(&mut self) -> bool {
-        self.ahead += u32::from(!self.is_empty());
+        self.ahead += u32::from(self.is_due(Instant::now()));
         self.ahead > AHEAD
+    }
+
+    /// The last try failed: the next one has time.
+    fn put_off_until(&mut self, until: Instant) {
+        self.put_off = Some(until);
     }
 }
 
 impl<M: DataPlane> Steering<M> {
     /// Records of the drains that these changes begin, for the transaction of the changes.
-    pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<ExtraRecords> {
-        let mut extras = ExtraRecords::new();
+    pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<Vec<ExtraRecord>> {
+        let mut extras = Vec::new();
         for change in changes {
             let Change::Zero { target, drain: Some(_), .. } = change else { continue };
             let Some(drain) = self.lasting(target) else { continue };
@@ -74,7 +101,7 @@ impl<M: DataPlane> Steering<M> {
 
     /// Has the operations of drains remember the backends that a change takes out of the configuration, before it does:
     /// their connections count. Returns the records, for the transaction of the change.
-    pub(super) fn remember_gone(&self, touched: &Touched) -> Result<ExtraRecords> {
+    pub(super) fn remember_gone(&self, touched: &Touched) -> Result<Vec<ExtraRecord>> {
         let mut records = BTreeMap::new();
         for id in &touched.removed_backends {
             let Some((service, backend)) = self.state.backend(*id) else { continue };
@@ -135,9 +162,10 @@ impl<M: DataPlane> Steering<M> {
         }
     }
 
-    /// Some of what drains have left for later.
+    /// Does some of what drains have left for later. What the kernel or the disk refuses stays, and is tried again.
     pub(super) fn catch_up(&mut self) {
         self.later.ahead = 0;
+        self.later.put_off = None;
         if self.later.ended.is_empty() {
             self.keep_moved();
         } else {
@@ -150,25 +178,27 @@ impl<M: DataPlane> Steering<M> {
         let now = Timestamp::now();
         let mut ended = Vec::new();
         while ended.len() < AT_ONCE
-            && let Some((id, mut one)) = self.later.ended.pop_first()
+            && let Some((id, (mut one, waiting))) = self.later.ended.pop_first()
         {
             // It may have been restored, drained anew or put off while this was on its way.
             let lasting = self.lasting(&one.target).filter(|drain| Some(drain.deadline) == one.operation.deadline);
             if lasting.is_some_and(|drain| drain.operation == id) {
                 one.operation.finished_at = Some(now);
-                ended.push(one);
+                ended.push((one, waiting));
+            } else {
+                answer(waiting, DrainEndAck::Superseded);
             }
         }
         if ended.is_empty() {
             return;
         }
-        if let Err(error) = self.end_drains(&ended) {
-            // They are found again by the next look.
+        if let Err(error) = self.end_drains(ended.iter().map(|(one, _)| one)) {
             tracing::warn!(%error, "the ends of {} drains cannot be noted yet", ended.len());
-            return;
+            self.later.ended.extend(ended.into_iter().map(|(one, waiting)| (one.operation.id.clone(), (one, waiting))));
+            return self.later.put_off_until(Instant::now() + RETRY);
         }
         self.publish();
-        for DrainEnded { target, operation, end } in ended {
+        for (DrainEnded { target, operation, end }, waiting) in ended {
             self.instruments.drained(now.duration_since(operation.started_at).try_into().unwrap_or_default());
             let kind = match end {
                 DrainEnd::Drained => EventKind::Drained,
@@ -178,32 +208,47 @@ impl<M: DataPlane> Steering<M> {
             // Last: whoever waits finds everything else done.
             let id = operation.id.clone();
             self.operations.update(&id, |shown| *shown = operation);
+            answer(waiting, DrainEndAck::Ended);
         }
     }
 
     /// The change of the state, the tables and the store. It needs no table: what is drained is zeroed, and stays so.
-    fn end_drains(&mut self, ended: &[DrainEnded]) -> Result<(), ChangeError> {
+    fn end_drains<'a>(&mut self, ended: impl Iterator<Item = &'a DrainEnded> + Clone) -> Result<(), ChangeError> {
         let ending =
             |one: &DrainEnded| Ending { target: one.target.clone(), operation: one.operation.id.clone(), end: one.end };
-        let (next, touched, _) = self.next(&[Change::EndDrains { ends: ended.iter().map(ending).collect() }])?;
-        let records = ended.iter().map(|one| Ok((key(&one.operation.id), Some(record(&one.operation)?))));
-        let records = records.collect::<Result<ExtraRecords>>().map_err(ChangeError::Failed)?;
-        let writes = self.plan_leaving(&next, &touched);
-        self.run_all(&writes).map_err(|error| self.undo(error))?;
-        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
-        let warming = Warming::unchanged(self.ramps.clone());
-        self.keep(next, warming, batch, |_| Ok(records))?;
-        for one in ended {
+        let changes = [Change::EndDrains { ends: ended.clone().map(ending).collect() }];
+        let records = ended.clone().map(|one| Ok((key(&one.operation.id), Some(record(&one.operation)?))));
+        let records = records.collect::<Result<Vec<_>>>().map_err(ChangeError::Failed)?;
+        let Next { state: next, touched, .. } = self.next(&changes)?;
+        for one in ended.clone() {
             self.drains.remove(&one.target);
-            self.later.moved.remove(&one.operation.id);
+        }
+        let drains = ended.map(|one| (one.target.clone(), one.operation.id.clone())).collect::<Vec<_>>();
+        let committed = self.commit(Proposal {
+            next,
+            touched,
+            changes: &changes,
+            marks: &[],
+            records,
+            received: Instant::now(),
+            on_failure: OnFailure::Undo,
+        });
+        match committed {
+            // What there was to keep of them is kept with their ends.
+            Ok(_) => self.later.moved.retain(|id| !drains.iter().any(|(_, operation)| operation == id)),
+            Err(error) => {
+                self.drains.extend(drains);
+                return Err(error);
+            }
         }
         Ok(())
     }
 
     /// Saves how far operations have come, so that the next agent can tell.
     fn keep_moved(&mut self) {
-        let mut records = ExtraRecords::new();
-        while records.len() < AT_ONCE
+        let mut records = Vec::new();
+        let mut moved = BTreeSet::new();
+        while moved.len() < AT_ONCE
             && let Some(id) = self.later.moved.pop_first()
         {
             // As it is by now.
@@ -212,10 +257,12 @@ impl<M: DataPlane> Steering<M> {
                 Some(Err(error)) => tracing::warn!("the progress of {id} is not saved: {error:#}"),
                 None => {}
             }
+            moved.insert(id);
         }
-        let extras: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
-        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
-            tracing::warn!("the progress of {} operations is not saved: {error:#}", extras.len());
+        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &records, ..Batch::default() }) {
+            tracing::warn!("the progress of {} operations is saved later: {error:#}", records.len());
+            self.later.moved.append(&mut moved);
+            self.later.put_off_until(Instant::now() + RETRY);
         }
     }
 
@@ -224,13 +271,22 @@ impl<M: DataPlane> Steering<M> {
         let saved = self.store.extras(PREFIX)?;
         let mut operations: Vec<Operation> =
             saved.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect();
-        let old = operations.len().saturating_sub(KEPT);
-        let old: Vec<_> = operations.drain(..old).map(|operation| key(&operation.id)).collect();
+        let finished = operations.iter().filter(|operation| operation.is_finished()).count();
+        let mut old = finished.saturating_sub(KEPT);
+        let mut forgotten = Vec::new();
+        // In the order of time. One that lasts knows what left the configuration meanwhile: it stays, however old.
+        operations.retain(|operation| {
+            let goes = old > 0 && operation.is_finished();
+            if goes {
+                old -= 1;
+                forgotten.push((key(&operation.id), None));
+            }
+            !goes
+        });
         for operation in operations {
             self.operations.put(operation);
         }
-        let extras: Vec<_> = old.iter().map(|key| (key.as_str(), None)).collect();
-        self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() })?;
+        self.store.commit_batch(&self.state, Batch { extras: &forgotten, ..Batch::default() })?;
         for (target, zero) in self.state.zeroed() {
             let Some(drain) = zero.lasting_drain() else { continue };
             // An end may have been saved with its record only.
@@ -271,6 +327,13 @@ impl<M: DataPlane> Steering<M> {
     /// The drain of a target while it lasts.
     fn lasting(&self, target: &Target) -> Option<&Drain> {
         self.state.zero(target)?.lasting_drain()
+    }
+}
+
+/// Tells those who wait for the end of a drain. They may have gone.
+fn answer(waiting: Vec<oneshot::Sender<DrainEndAck>>, ack: DrainEndAck) {
+    for reply in waiting {
+        let _ = reply.send(ack);
     }
 }
 

@@ -2,9 +2,12 @@
 //! writes, saved state and what is published come out. Nothing on the path of a packet ever waits for it.
 
 pub mod client;
+mod documents;
 mod drains;
 mod health_updates;
+mod narrate;
 mod proofs;
+mod requests;
 mod start;
 mod steering;
 #[cfg(test)]

@@ -10,29 +10,30 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{steering::Steering, transaction::ExtraRecords};
+use super::steering::Steering;
 use crate::{
-    engine::client::Options,
     host::clock,
     model::{BackendId, Change, Target, Touched},
     plan::DataPlane,
+    source::store::ExtraRecord,
     view::published::{Before, ZeroProof},
 };
 
 impl<M: DataPlane> Steering<M> {
-    /// Keeps with every new zero what proves it, and drops the proofs of those that ended. Returns what the store keeps
-    /// of that, in one transaction with the zero itself.
+    /// Keeps with every new zero what proves it, drops the proofs of those that ended, and follows the backends of those
+    /// that go on. Returns what the store keeps of that, in one transaction with the zero itself.
     pub(super) fn prove(
         &mut self,
+        touched: &Touched,
         changes: &[Change],
-        options: Options,
+        received: Instant,
         acknowledged: Instant,
-    ) -> Result<ExtraRecords> {
-        let mut extras = ExtraRecords::new();
+    ) -> Result<Vec<ExtraRecord>> {
+        let mut extras = self.prove_for_others(touched)?;
         for change in changes {
             match change {
                 Change::Zero { target, .. } if !self.zeros.contains_key(target) => {
-                    let proof = self.proof(target, acknowledged.duration_since(options.received))?;
+                    let proof = self.proof(target, acknowledged.saturating_duration_since(received))?;
                     extras.push((proof_key(target), Some(SavedProof::of(&proof)?)));
                     self.zeros.insert(target.clone(), Arc::new(proof));
                 }
@@ -47,7 +48,7 @@ impl<M: DataPlane> Steering<M> {
     }
 
     /// Begins to count the backends that have become those of a zeroed target, and ends it for those that are gone.
-    pub(super) fn prove_for_others(&mut self, touched: &Touched) -> Result<ExtraRecords> {
+    fn prove_for_others(&mut self, touched: &Touched) -> Result<Vec<ExtraRecord>> {
         let mut come: BTreeMap<Target, Vec<BackendId>> = BTreeMap::new();
         for service in touched.services.iter().filter(|_| !self.zeros.is_empty()) {
             let Some(service) = self.state.service_by_id(*service) else { continue };
@@ -66,7 +67,7 @@ impl<M: DataPlane> Steering<M> {
         for (target, _) in self.zeros.iter().filter(|(_, proof)| !gone.is_empty() && loses(proof)) {
             come.entry(target.clone()).or_default();
         }
-        let mut extras = ExtraRecords::new();
+        let mut extras = Vec::new();
         for (target, ids) in come {
             let before = self.before(ids)?;
             if let Some(proof) = self.zeros.get_mut(&target) {

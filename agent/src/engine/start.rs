@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::oneshot;
 
 use super::{
     steering::{Steering, SteeringParts},
@@ -35,7 +36,7 @@ use crate::{
     source::{
         files::{FileEvent, Files},
         store::Store,
-        watcher::{FileWatcher, watch},
+        watcher::{FileWatcher, Look, watch},
     },
     telemetry::Instruments,
     view::{
@@ -98,14 +99,25 @@ pub fn start(settings: &Settings) -> Result<Running> {
         slots: settings.max_slots,
     };
     let (mut steering, published) = Steering::new(beginning);
-    let found = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
-    steering.begin(found)?;
+    let found: Vec<_> = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
+    let seen = found.iter().map(|events| events.iter().map(|event| event.file().to_owned()).collect::<Vec<_>>());
+    let seen: Vec<_> = seen.collect();
+    for ((files, seen), taken_in) in files.iter_mut().zip(seen).zip(steering.begin(found)?) {
+        if !taken_in {
+            files.look_again(seen);
+        }
+    }
     let thread = spawn(steering, requests)?;
     let watches = files.into_iter().map(|files| {
         let commands = commands.clone();
-        watch(files, move |events| match commands.send(Command::Files(events)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        watch(files, move |events| {
+            let (reply, answer) = oneshot::channel();
+            // Nobody answers once the agent stops.
+            match commands.send(Command::Files { events, reply }).map(|()| answer.blocking_recv()) {
+                Ok(Ok(Ok(()))) => ControlFlow::Continue(Look::TakenIn),
+                Ok(Ok(Err(_))) => ControlFlow::Continue(Look::Failed),
+                Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
+            }
         })
     });
     let watches = watches.collect::<Result<_>>()?;
@@ -150,8 +162,8 @@ pub fn start(settings: &Settings) -> Result<Running> {
 
 impl<M: DataPlane> Steering<M> {
     /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
-    /// removed before both were read.
-    pub(super) fn begin(&mut self, files: Vec<Vec<FileEvent>>) -> Result<()> {
+    /// removed before both were read. Returns for each look at files whether it was taken in.
+    pub(super) fn begin(&mut self, looks: Vec<Vec<FileEvent>>) -> Result<Vec<bool>> {
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
         self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
@@ -168,9 +180,7 @@ impl<M: DataPlane> Steering<M> {
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.load_ramps()?;
         self.adopt_zeros()?;
-        for events in files {
-            self.files(&events);
-        }
+        let taken_in = looks.iter().map(|events| self.documents(events).is_ok()).collect();
         self.reconcile()?;
         self.load_proofs(adopted)?;
         self.load_operations()?;
@@ -178,7 +188,7 @@ impl<M: DataPlane> Steering<M> {
         self.publish();
         let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
         self.note(if adopted { EventKind::Adopted } else { EventKind::AgentStarted }, None, message);
-        Ok(())
+        Ok(taken_in)
     }
 
     /// A zero that the kernel holds and the store does not was in force when an agent died before it could save it:

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -10,18 +11,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{drains::DeferredWrites, workers::reclaim::Reclaimer};
+use super::{
+    client::{Command, Lost, Options},
+    drains::DeferredWrites,
+    workers::reclaim::Reclaimer,
+};
 use crate::{
     control::warmup::Ramps,
-    engine::client::{Command, Lost},
     host::clock,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
-    plan::{DataPlane, MapOp, Programmed, Retired, service::Built},
-    source::{reconcile::Reconciler, store::Store},
+    plan::{DataPlane, MapOp, Programmed, Retired, Scope, service::Built},
+    source::{
+        reconcile::Reconciler,
+        store::{Batch, ExtraRecord, Store},
+    },
     telemetry::Instruments,
     view::{
         events::{EventKind, EventLog},
@@ -34,8 +41,10 @@ use crate::{
 const BUILD_AT_ONCE: usize = 32;
 /// How late the end of a zero may be noticed when clocks jump.
 const EXPIRY_LATENESS: Duration = Duration::from_secs(1);
-/// Time before a write that the kernel refused is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Time before a write that the kernel or the disk refused is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// The same of what steers nothing.
+const MEASURE_AGAIN: Duration = Duration::from_secs(30);
 
 pub struct Steering<M> {
     pub(super) state: State,
@@ -44,7 +53,7 @@ pub struct Steering<M> {
     pub(super) store: Store,
     pub(super) events: Arc<EventLog>,
     pub(super) instruments: Arc<Instruments>,
-    pub(super) keeper: Reclaimer,
+    pub(super) reclaimer: Reclaimer,
     pub(super) reconciler: Reconciler,
     /// What readers see of the tables.
     pub(super) view: imbl::OrdMap<ServiceId, Arc<ProgrammedService>>,
@@ -64,6 +73,14 @@ pub struct Steering<M> {
     pub(super) stale_nodes: Vec<NodeId>,
     /// When to compare with the kernel again after a failure.
     pub(super) retry_at: Option<Instant>,
+    /// When to try again to measure turn times, after a failure.
+    measure_at: Option<Instant>,
+    /// What the store could not keep of health updates: kept with the next try.
+    pub(super) unsaved: Vec<ExtraRecord>,
+    /// Whether the store is behind.
+    is_behind: bool,
+    /// Files of which a look could not be taken in, with the reason.
+    pub(super) unapplied: BTreeMap<PathBuf, String>,
     /// Whether the restore at work is that of a zero whose time has come.
     pub(super) expiring: bool,
     pub(super) readiness: Readiness,
@@ -106,7 +123,7 @@ impl<M: DataPlane> Steering<M> {
             store,
             events,
             instruments,
-            keeper: Reclaimer::new(commands),
+            reclaimer: Reclaimer::new(commands),
             reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
@@ -119,6 +136,10 @@ impl<M: DataPlane> Steering<M> {
             stale: BTreeSet::new(),
             stale_nodes: Vec::new(),
             retry_at: None,
+            measure_at: None,
+            unsaved: Vec::new(),
+            is_behind: false,
+            unapplied: BTreeMap::new(),
             expiring: false,
             readiness,
             published,
@@ -141,14 +162,14 @@ impl<M: DataPlane> Steering<M> {
         match commands.recv_timeout(self.time_to_wait()) {
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
             Ok(command) => {
-                let is_asked = !matches!(command, Command::DrainEnded(_) | Command::KeepOperation(_));
+                let is_asked = !matches!(command, Command::EndDrain { .. } | Command::KeepOperation(_));
                 self.obey(command);
                 if is_asked && self.later.gives_way() {
                     self.catch_up();
                 }
             }
-            Err(RecvTimeoutError::Timeout) if self.later.is_empty() => {}
-            Err(RecvTimeoutError::Timeout) => self.catch_up(),
+            Err(RecvTimeoutError::Timeout) if self.later.is_due(Instant::now()) => self.catch_up(),
+            Err(RecvTimeoutError::Timeout) => {}
         }
         self.work_at_leisure();
         ControlFlow::Continue(())
@@ -157,28 +178,31 @@ impl<M: DataPlane> Steering<M> {
     pub(super) fn obey(&mut self, command: Command) {
         match command {
             // Whoever asked may have gone: the work is done all the same.
-            Command::Change { change, options, reply } => {
-                let _ = reply.send(self.change(std::slice::from_ref(&change), options));
-            }
-            Command::Batch { changes, options, reply } => {
+            Command::Change { changes, options, reply } => {
                 let _ = reply.send(self.change(&changes, options));
             }
-            Command::Files(events) => self.files(&events),
+            Command::Files { events, reply } => {
+                let _ = reply.send(self.documents(&events));
+            }
             Command::GracePeriodElapsed(retired) => self.reuse(retired),
             Command::Lost(lost) => self.correct(&lost),
-            Command::DrainEnded(ended) => self.later.ends(*ended),
+            Command::EndDrain { ended, reply } => self.later.ends(*ended, reply),
             Command::KeepOperation(operation) => self.later.moves(&operation.id),
-            Command::UpdateHealth(updates) => self.take_in(updates),
+            Command::UpdateHealth(updates) => self.update_health(updates),
             Command::Stop => {}
         }
     }
 
     /// How long there is nothing to do unless somebody asks.
     fn time_to_wait(&self) -> Duration {
-        if !self.stale.is_empty() || !self.stale_nodes.is_empty() || !self.later.is_empty() {
+        let now = Instant::now();
+        if !self.stale.is_empty() || !self.stale_nodes.is_empty() || self.later.is_due(now) {
             return Duration::ZERO;
         }
-        let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let retry = self.retry_at.map(until);
+        let later = self.later.put_off().map(until);
+        let measure = self.measure_at.map(until);
         // Not while something has to be tried again: that is what an expiry waits for then.
         let expiry = self.state.next_expiry().filter(|_| retry.is_none()).map(|at| {
             let left = at.duration_since(Timestamp::now());
@@ -186,18 +210,27 @@ impl<M: DataPlane> Steering<M> {
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
         });
         let step = self.ramps.next_due().map(|due| Duration::from_nanos(due.saturating_sub(clock::stamp().ns)));
-        [retry, expiry, step].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        [retry, later, measure, expiry, step].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     pub(super) fn work_at_leisure(&mut self) {
-        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
             self.recover();
+            self.retry_documents();
+            self.publish();
+        }
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_again();
         }
         self.expire();
         self.step_ramps();
         let some: Vec<_> = self.stale().iter().copied().take(BUILD_AT_ONCE).collect();
         if !some.is_empty() {
-            if let Err(error) = self.rebuild(&some) {
+            for service in &some {
+                self.stale.remove(service);
+            }
+            if let Err(error) = self.bring(&Scope::tables(&some)) {
                 self.failed(&error);
             }
             self.publish();
@@ -218,7 +251,7 @@ impl<M: DataPlane> Steering<M> {
             return;
         }
         for target in self.state.expired(Timestamp::now()) {
-            let options = crate::engine::client::Options { dry_run: false, received: Instant::now() };
+            let options = Options { dry_run: false, received: Instant::now() };
             let change = Change::Restore { target: target.clone() };
             self.expiring = true;
             let changed = self.change(&[change], options);
@@ -235,34 +268,20 @@ impl<M: DataPlane> Steering<M> {
         }
     }
 
-    /// Makes the kernel hold what is desired, whatever it holds now. At start, and after a failure.
-    pub(super) fn reconcile(&mut self) -> Result<()> {
-        let held = self.machine.read().context("reading the tables")?;
-        self.programmed = self.programmed.adopt(self.slots, held);
-        let known = self.programmed.ids();
-        self.state.reserve(&known.backends, &known.services, &known.nodes);
-        let all = self.state.services().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
-        let draining = all.filter_map(|(service, b)| self.programmed.plan_leaving(&self.state, service, b));
-        // As with a change: what is about to be opened is closed no more.
-        let (staying, draining): (Vec<_>, Vec<_>) = draining.partition(MapOp::lets_stay);
-        self.run_all(&staying)?;
-        let nodes: Vec<_> = self.state.nodes().filter_map(|node| self.programmed.plan_node(node)).collect();
-        self.run_all(&nodes)?;
-        let services: Vec<_> = self.state.services().map(|service| service.id).collect();
-        self.rebuild(&services)?;
-        self.run_all(&draining)?;
-        let (unknown, retired) = self.programmed.plan_unknown(&self.state);
-        self.run_all(&unknown)?;
-        self.keeper.retire(retired);
-        Ok(())
-    }
-
-    /// After a failed write: back to the desired state, from what the kernel really holds.
+    /// After a failure: the kernel is brought to the desired state from what it really holds, and the store is given what
+    /// it misses.
     pub(super) fn recover(&mut self) {
         self.retry_at = None;
         match self.reconcile() {
             Ok(()) => self.readiness = Readiness::Ready,
             Err(error) => self.failed(&error),
+        }
+        if self.is_behind {
+            let batch = Batch { extras: &self.unsaved, ..Batch::default() };
+            match self.store.commit_batch(&self.state, batch) {
+                Ok(()) => (self.is_behind, self.unsaved) = (false, Vec::new()),
+                Err(error) => self.failed_to_save(&error),
+            }
         }
         self.publish();
     }
@@ -275,44 +294,33 @@ impl<M: DataPlane> Steering<M> {
         self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    /// Builds, writes and publishes the tables of some services.
-    pub(super) fn rebuild(&mut self, services: &[ServiceId]) -> Result<()> {
-        let mut built = Vec::with_capacity(services.len());
-        let mut result = Ok(());
-        for id in services {
-            self.stale.remove(id);
-            let Some(service) = self.state.service_by_id(*id).cloned() else { continue };
-            // One that cannot be written, for want of slots, is no reason to leave the others as they are.
-            match self.program_service(&self.state.clone(), &self.ramps.clone(), &service) {
-                Ok(table) => built.push((service, table)),
-                Err(error) => result = Err(error),
-            }
-        }
-        self.show(built)?;
-        result
+    /// Notes that the store misses something that holds all the same: it is given to the store again after a while.
+    pub(super) fn failed_to_save(&mut self, error: &anyhow::Error) {
+        tracing::error!("what holds is not saved yet, and it is tried again: {error:#}");
+        self.instruments.kernel_failed();
+        self.is_behind = true;
+        self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    /// Writes one service's table and frontends.
-    pub(super) fn program_service(&mut self, state: &State, ramps: &Ramps, service: &Service) -> Result<Built> {
-        let (ops, built) = self.programmed.plan_service(state, ramps, service, random())?;
-        self.run_all(&ops)?;
-        self.programmed.settle(service, &built);
-        Ok(built)
+    /// Notes that turn times are not measured as they should be: steering goes on without.
+    pub(super) fn not_measured(&mut self, error: &anyhow::Error) {
+        tracing::warn!("turn times are not measured as the documents ask, and it is tried again: {error:#}");
+        self.measure_at = Some(Instant::now() + MEASURE_AGAIN);
     }
 
-    /// Runs writes in order; each is noted when the kernel has acknowledged it.
-    pub(super) fn run_all(&mut self, ops: &[MapOp]) -> Result<()> {
-        let mut regions = Vec::new();
-        let mut result = Ok(());
-        for op in ops {
-            result = self.machine.run(op).with_context(|| format!("writing `{op}`"));
-            if result.is_err() {
-                break;
-            }
-            regions.extend(self.programmed.acknowledge(op));
+    pub(super) fn measure_again(&mut self) {
+        self.measure_at = None;
+        let services = self.state.services().filter(|service| service.health_policy.turn_time);
+        let services: Vec<_> = services.map(|service| service.id).collect();
+        if let Err(error) = self.bring(&Scope::tables(&services)) {
+            self.failed(&error);
         }
-        self.keeper.retire(Retired { regions, ..Retired::default() });
-        result
+    }
+
+    /// Forgets the table of a service that is gone.
+    pub(super) fn forget_table(&mut self, service: ServiceId) {
+        self.view.remove(&service);
+        self.stale.remove(&service);
     }
 
     /// Publishes tables that are in force now; their observed shares begin here.
@@ -358,8 +366,18 @@ impl<M: DataPlane> Steering<M> {
             programmed: self.view.clone(),
             zeros: self.zeros.clone(),
             ramps: self.ramps.clone(),
-            ready: self.readiness.clone(),
+            ready: self.ready(),
         })
+    }
+
+    /// Whether all that is desired is in force, as far as the tables and the watched files say.
+    fn ready(&self) -> Readiness {
+        match (&self.readiness, self.unapplied.first_key_value()) {
+            (Readiness::Ready, Some((file, why))) => {
+                Readiness::NotReady(format!("{} is not in force yet: {why}", file.display()))
+            }
+            (readiness, _) => readiness.clone(),
+        }
     }
 
     pub(super) fn note(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) {
@@ -387,7 +405,7 @@ impl<M: DataPlane> Steering<M> {
             return self.failed(&error);
         }
         self.state.release(&free, &services, &nodes);
-        self.keeper.wait_for(used);
+        self.reclaimer.wait_for(used);
     }
 
     /// Backends that still have connections, and those that have none.
@@ -414,10 +432,4 @@ impl<M: DataPlane> Steering<M> {
             self.failed(&error);
         }
     }
-}
-
-/// Where a new service's sequence begins: another place on every host, so that hosts do not march together.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
 }

@@ -2,6 +2,8 @@
 //! after a restart.
 
 mod drains;
+mod dry_run;
+mod faults;
 mod health;
 
 use std::{
@@ -299,18 +301,6 @@ fn a_zero_is_one_write_and_its_tables_follow() {
 }
 
 #[test]
-fn a_dry_run_says_what_it_would_do_and_does_nothing() {
-    let dir = TempDir::new().unwrap();
-    let mut steering = steering(&dir, Fake::default());
-    let change = service(&[FRONTEND], &[A, B]);
-    let done = steering.change(&[change], Options { dry_run: true, received: Instant::now() }).unwrap();
-    assert!(done.plan.iter().any(|line| line.contains("frontend 10.96.0.1:80")), "{:?}", done.plan);
-    assert!(done.published.state.service("shop").is_some());
-    assert!(steering.state.service("shop").is_none());
-    assert_eq!(steering.machine.done, 0);
-}
-
-#[test]
 fn a_service_without_a_weight_gets_an_explicit_empty_table() {
     let dir = TempDir::new().unwrap();
     let mut steering = steering(&dir, Fake::default());
@@ -334,4 +324,32 @@ fn full_slots_refuse_the_change_and_keep_the_old_table() {
     let error = run(&mut steering, service(&[FRONTEND], &odd)).unwrap_err();
     assert!(error.to_string().contains("--max-slots"), "{error}");
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]));
+}
+
+#[test]
+fn somebody_serves_between_any_two_writes_while_weights_change_places() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake { keep_history: true, ..Fake::default() });
+    let with = |a: u32, b: u32| service(&[FRONTEND], &[("a", A.1, A.2, a), ("b", B.1, B.2, b)]);
+    run(&mut steering, with(100, 0)).unwrap();
+    for change in [with(0, 100), with(100, 0)] {
+        steering.machine.history.clear();
+        run(&mut steering, change).unwrap();
+        for tables in &steering.machine.history {
+            for draw in 0..200 {
+                assert!(matches!(tables.connect(&at(FRONTEND), draw), Some(Some(_))), "{}", tables.op);
+            }
+        }
+    }
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1]));
+}
+
+#[test]
+fn the_state_before_a_change_is_the_one_at_its_turn() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    let same = || service(&[FRONTEND], &[A]);
+    let [first, second] = [run(&mut steering, same()).unwrap(), run(&mut steering, same()).unwrap()];
+    assert!(first.before.service("shop").is_none(), "created");
+    assert!(second.before.service("shop").is_some(), "it was there, whenever it was asked for");
 }

@@ -1,314 +1,258 @@
-//! Carrying out a change: desired, programmed, acknowledged, saved, published, in this order. Whatever fails, the
-//! desired state stays as it was and the kernel is brought back to it.
+//! The one way from a proposed state to one that is in force: planned, written, acknowledged, saved, told. Requests,
+//! watched files, health updates, the ends of drains and the recovery from a failure all come through here.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use anyhow::Result;
-use jiff::Timestamp;
+use anyhow::{Context, Result, anyhow};
 
-use super::{health_updates, steering::Steering, warmups::Warming};
-use crate::control::warmup::Ramps;
-use crate::engine::client::ChangeError;
-use crate::engine::client::Done;
-use crate::engine::client::Options;
-use crate::host::clock;
-use crate::model::Change;
-use crate::model::Outcome;
-use crate::model::Service;
-use crate::model::State;
-use crate::model::Target;
-use crate::model::Touched;
-use crate::plan::DataPlane;
-use crate::plan::MapOp;
-use crate::plan::Retired;
-use crate::plan::draining;
-use crate::source::files::FileEvent;
-use crate::source::reconcile::Outcome as FileOutcome;
-use crate::source::store::Batch;
-use crate::telemetry::Source;
-use crate::view::events::EventKind;
+use super::{client::ChangeError, steering::Steering, warmups::Warming};
+use crate::{
+    control::warmup::Ramps,
+    host::clock,
+    model::{Change, Refusal, Service, State, Target, Touched},
+    plan::{DataPlane, Goal, MapOp, NoRoom, Retired, Scope, Step, Transition, service::Built, transition},
+    source::store::{AppliedMark, Batch, ExtraRecord},
+    view::events::EventKind,
+};
 
-/// Keys and values of the store besides the state; `None` removes.
-pub(super) type ExtraRecords = Vec<(String, Option<Vec<u8>>)>;
+/// A state that somebody wants to be in force.
+pub(super) struct Proposal<'a> {
+    pub next: State,
+    pub touched: Touched,
+    /// The changes that lead to it; empty when documents do.
+    pub changes: &'a [Change],
+    /// The documents that lead to it.
+    pub marks: &'a [AppliedMark],
+    /// What the store keeps with it, besides what follows from the changes.
+    pub records: Vec<ExtraRecord>,
+    /// When it was asked for.
+    pub received: Instant,
+    /// What becomes of it when the kernel or the disk fails.
+    pub on_failure: OnFailure,
+}
 
-/// Changes of one request may wait for each other. So many rounds are made as long as each gets something done.
-const ROUNDS: u32 = 16;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnFailure {
+    /// The state stays as it was, and the kernel is brought back to it.
+    Undo,
+    /// It is so whatever the kernel and the disk say, as what was found of a backend: both are tried again.
+    Hold,
+}
+
+/// A proposal that is in force.
+pub(super) struct Committed {
+    /// From this instant on, no new connection goes where none should.
+    pub acknowledged: Instant,
+    /// Drains that it has ended, with their operations: to be told last, see [`Steering::publish`].
+    pub cancelled: Vec<(Target, String)>,
+}
+
+/// What came of a transition's writes.
+struct Written {
+    acknowledged: Instant,
+    /// The first table that could not be written, where that is no reason to undo the rest.
+    failed: Option<anyhow::Error>,
+}
 
 impl<M: DataPlane> Steering<M> {
-    /// Carries out all of the changes, or none.
+    /// Puts a proposal in force: the kernel first, then the store.
     ///
     /// # Errors
-    /// See [`ChangeError`].
-    pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
-        let (mut next, touched, outcome) = self.next(changes)?;
+    /// Without room: nothing was written. Failed: the kernel or the disk said no, and what was written is undone. With [`OnFailure::Hold`] it does not fail.
+    pub(super) fn commit(&mut self, proposal: Proposal<'_>) -> Result<Committed, ChangeError> {
+        let Proposal { mut next, touched, changes, marks, records, received, on_failure } = proposal;
         // One time for what is programmed and what is kept: a ramp must make no step in between.
         let now = clock::stamp();
-        if options.dry_run {
-            let ramps = self.warm_up(&next, &touched, &now).ramps;
-            let plan = self.plan(&next, &ramps, &touched).map_err(ChangeError::Failed)?;
-            return Ok(self.done(outcome, options, Instant::now(), next, plan));
-        }
-        if touched.is_empty() {
-            return Ok(self.done(outcome, options, Instant::now(), next, Vec::new()));
-        }
-        // What a zero makes cold takes nothing, so no table asks for it: it is looked for once the zero holds.
-        let zeroes = changes.iter().all(|change| matches!(change, Change::Zero { .. }));
+        // What a zero makes cold takes nothing, so no table asks for it: that is looked for once the zero holds.
+        let zeroes = !changes.is_empty() && changes.iter().all(|change| matches!(change, Change::Zero { .. }));
         let warming = (!zeroes).then(|| self.warm_up(&next, &touched, &now));
-        let closes = changes.iter().all(|change| matches!(change, Change::Zero { .. } | Change::UpdateHealth { .. }));
-        // A lease that is renewed concerns no table.
-        let is_found = changes.iter().all(|change| matches!(change, Change::UpdateHealth { .. }));
-        let is_unchanged = warming.as_ref().is_some_and(Warming::is_unchanged);
-        let programmed = if is_found && is_unchanged && health_updates::steer_alike(&self.state, &next, &touched) {
-            Ok(Instant::now())
-        } else {
-            let ramps = warming.as_ref().map_or_else(|| self.ramps.clone(), |warming| warming.ramps.clone());
-            self.program(&next, &ramps, &touched, closes)
-        };
-        let acknowledged = match programmed {
-            Ok(acknowledged) => acknowledged,
+        let ramps = warming.as_ref().map_or_else(|| self.ramps.clone(), |warming| warming.ramps.clone());
+        let holds = on_failure == OnFailure::Hold;
+        let planned = self.planned(&Scope::from(&touched), &next, &ramps, holds);
+        let needs_tables = !holds && !without_tables(changes);
+        if needs_tables && !planned.without_room.is_empty() {
+            return Err(without_room(&planned.without_room, &next));
+        }
+        let written = match self.write(planned, !needs_tables) {
+            Ok(written) => written,
+            Err(error) if holds => Written { acknowledged: Instant::now(), failed: Some(error) },
             Err(error) => return Err(self.undo(error)),
         };
+        if let Some(error) = &written.failed {
+            self.failed(error);
+        }
+        touched.removed_services.iter().for_each(|(id, _)| self.forget_table(*id));
         let warming = warming.unwrap_or_else(|| self.warm_up(&next, &touched, &now));
         next.settle();
-        let batch = Batch { touched: std::slice::from_ref(&touched), ..Batch::default() };
+
         let gone = self.zeros_that_go(&touched);
         let drained = self.remember_gone(&touched);
-        let before = self.state.clone();
-        self.keep(next, warming, batch, |steering| {
-            let others = steering.prove_for_others(&touched)?;
-            let drains = steering.begin_drains(changes)?;
-            Ok([others, steering.prove(changes, options, acknowledged)?, drains, drained?].concat())
-        })?;
-        let cancelled = self.follow_drains(changes);
-        // A restore is answered when the weight is back; a zero holds already, and its tables can wait.
-        if changes.iter().all(|change| matches!(change, Change::Restore { .. })) {
-            let concerned = touched.nodes.iter().flat_map(|node| self.state.node_services(*node));
-            let mut concerned: BTreeSet<_> = concerned.map(|service| service.id).collect();
-            concerned.extend(&touched.services);
-            let stale: Vec<_> = self.stale().intersection(&concerned).copied().collect();
-            if let Err(error) = self.rebuild(&stale) {
-                self.failed(&error);
+        let before = std::mem::replace(&mut self.state, next);
+        let zeros = self.zeros.clone();
+        let Warming { ramps, followed, records: warmups } = warming;
+        let cold = std::mem::replace(&mut self.ramps, ramps);
+        let kept = drained.and_then(|drained| {
+            let proofs = self.prove(&touched, changes, received, written.acknowledged)?;
+            let begun = self.begin_drains(changes)?;
+            Ok([records, drained, proofs, begun, warmups].concat())
+        });
+        let saved = kept.and_then(|extras| {
+            let batch = Batch { touched: std::slice::from_ref(&touched), marks, extras: &extras };
+            self.store.commit_batch(&self.state, batch).inspect_err(|_| {
+                if holds {
+                    self.unsaved.extend(extras.iter().cloned());
+                }
+            })
+        });
+        match saved {
+            Ok(()) => {}
+            Err(error) if holds => self.failed_to_save(&error),
+            Err(error) => {
+                (self.state, self.zeros, self.ramps) = (before, zeros, cold);
+                return Err(self.undo(error.context("saving the change")));
             }
         }
+        self.tell_warmups(EventKind::WarmupStarted, &followed.begun);
+        let cancelled = self.follow_drains(changes);
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
             self.drop_proofs();
         }
-        self.instruments.applied(acknowledged.saturating_duration_since(options.received));
-        if changes.iter().any(|change| matches!(change, Change::Zero { .. })) {
-            self.instruments.zeroed(acknowledged.saturating_duration_since(options.received));
-        }
-        self.tell(changes, outcome);
+        self.tell(changes, &before);
+        self.tell_documents(marks);
         self.tell_health(&before, &touched);
         self.tell_gone(gone);
-        self.retry_files();
-        let done = self.done(outcome, options, acknowledged, self.state.clone(), Vec::new());
-        for (target, operation) in cancelled {
-            self.cancel(&target, &operation);
-        }
-        Ok(done)
+        Ok(Committed { acknowledged: written.acknowledged, cancelled })
     }
 
-    /// Makes `next` the desired state and saves it, once the kernel has it. What cannot be saved is undone.
-    pub(super) fn keep(
-        &mut self,
-        next: State,
-        warming: Warming,
-        batch: Batch<'_>,
-        also: impl FnOnce(&mut Self) -> Result<ExtraRecords>,
-    ) -> Result<(), ChangeError> {
-        let Warming { ramps, followed, records } = warming;
-        let (before, zeros) = (std::mem::replace(&mut self.state, next), self.zeros.clone());
-        let cold = std::mem::replace(&mut self.ramps, ramps);
-        let kept = also(self).and_then(|extras| {
-            let extras = [extras, records].concat();
-            let extras: Vec<_> = extras.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
-            self.store.commit_batch(&self.state, Batch { extras: &extras, ..batch })
-        });
-        kept.map_err(|error| {
-            (self.state, self.zeros, self.ramps) = (before, zeros, cold);
-            self.undo(error.context("saving the change"))
-        })?;
-        self.tell_warmups(EventKind::WarmupStarted, &followed.begun);
-        Ok(())
-    }
-
-    /// Applies what one look at the watched files found.
-    pub(super) fn files(&mut self, events: &[FileEvent]) {
-        let outcome = self.reconciler.handle(events, |file| self.store.applied(file), &self.state, Timestamp::now());
-        match outcome {
-            Ok(outcome) => self.apply_files(outcome),
-            Err(error) => tracing::error!("the watched files cannot be compared with the store: {error:#}"),
-        }
-    }
-
-    /// What a file asked for and was refused may be possible now.
-    fn retry_files(&mut self) {
-        let outcome = self.reconciler.retry(&self.state, Timestamp::now());
-        self.apply_files(outcome);
-    }
-
-    fn apply_files(&mut self, outcome: FileOutcome) {
-        let FileOutcome { state, touched, marks, problems } = outcome;
-        for problem in problems {
-            let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
-            let message = format!("{}{place}: {}", problem.file.display(), problem.message);
-            self.instruments.refused(Source::File);
-            tracing::error!("a document is not applied, what was there before stays: {message}");
-            self.note(EventKind::SourceFailed, None, message);
-        }
-        if touched.is_empty() && marks.is_empty() {
-            return;
-        }
-        let warming = self.warm_up(&state, &touched, &clock::stamp());
-        if let Err(error) = self.program(&state, &warming.ramps, &touched, false) {
-            self.undo(error);
-            return;
-        }
-        let batch = Batch { touched: std::slice::from_ref(&touched), marks: &marks, ..Batch::default() };
-        let gone = self.zeros_that_go(&touched);
-        let drained = self.remember_gone(&touched);
-        let before = self.state.clone();
-        let also = |steering: &mut Self| Ok([steering.prove_for_others(&touched)?, drained?].concat());
-        if self.keep(state, warming, batch, also).is_err() {
-            return;
-        }
-        self.tell_health(&before, &touched);
-        for mark in &marks {
-            let (kind, message) = match (mark.hash, mark.document.starts_with("node/")) {
-                (Some(_), _) => (EventKind::SourceApplied, format!("{} from {}", mark.document, mark.file.display())),
-                (None, true) => (EventKind::NodeDeleted, format!("no longer in {}", mark.file.display())),
-                (None, false) => (EventKind::ServiceDeleted, format!("no longer in {}", mark.file.display())),
-            };
-            self.note(kind, Some(mark.document.clone()), message);
-        }
-        self.tell_gone(gone);
-        let cancelled = self.follow_drains(&[]);
-        self.publish();
-        for (target, operation) in cancelled {
-            self.cancel(&target, &operation);
-        }
-    }
-
-    /// The state after all of the changes, in whatever order they are possible: one may free the frontend that another
-    /// takes.
-    pub(super) fn next(&self, changes: &[Change]) -> Result<(State, Touched, Outcome), ChangeError> {
-        let now = Timestamp::now();
-        let (mut state, mut touched, mut outcome) = (self.state.clone(), Touched::default(), Outcome::Unchanged);
-        let mut left: Vec<(usize, &Change)> = (1..).zip(changes).collect();
-        for round in 1.. {
-            let (before, mut first) = (left.len(), None);
-            left.retain(|(number, change)| match state.apply(change, now) {
-                Ok(applied) => {
-                    state = applied.state;
-                    touched.extend(applied.touched);
-                    if applied.outcome != Outcome::Unchanged {
-                        outcome = applied.outcome;
-                    }
-                    false
-                }
-                Err(refusal) => {
-                    first.get_or_insert((*number, refusal));
-                    true
-                }
-            });
-            match first {
-                Some((number, refusal)) if left.len() == before || round == ROUNDS => {
-                    return Err(if changes.len() > 1 { refusal.of_document(number) } else { refusal }.into());
-                }
-                Some(_) => {}
-                None => break,
-            }
-        }
-        Ok((state, touched, outcome))
-    }
-
-    /// Brings the kernel to `next`. Returns the instant from which no new connection goes where none should: after
-    /// the closing writes, which come first; for changes that close nothing, after all writes.
+    /// The writes that a change would make, in the order in which it would.
     ///
-    /// `closes`: it is nothing but zeros, which need no tables.
-    fn program(&mut self, next: &State, ramps: &Ramps, touched: &Touched, closes: bool) -> Result<Instant> {
-        let services: Vec<Arc<Service>> =
-            touched.services.iter().filter_map(|id| next.service_by_id(*id).cloned()).collect();
-        let nodes = touched.nodes.iter().filter_map(|id| next.node_by_id(*id));
-        let nodes: Vec<_> = nodes.filter_map(|node| Some((node.id, self.programmed.plan_node(node)?))).collect();
-        let (opening, mut closing): (Vec<MapOp>, Vec<MapOp>) =
-            nodes.iter().map(|(_, op)| op.clone()).partition(|op| matches!(op, MapOp::SetNode { closed: 0, .. }));
-        closing.extend(self.plan_closing(next, &services));
-        self.run_all(&closing)?;
-        let mut acknowledged = Instant::now();
-        // Before anything is opened again, nothing is closed any more.
-        let (staying, draining): (Vec<MapOp>, _) =
-            self.plan_leaving(next, touched).into_iter().partition(MapOp::lets_stay);
-        self.run_all(&staying)?;
-        self.run_all(&opening)?;
-        if closing.is_empty() {
-            acknowledged = Instant::now();
+    /// # Errors
+    /// As [`Steering::commit`], when a table finds no room.
+    pub(super) fn rehearse(
+        &self,
+        next: &State,
+        touched: &Touched,
+        changes: &[Change],
+    ) -> Result<Vec<MapOp>, ChangeError> {
+        let ramps = self.warm_up(next, touched, &clock::stamp()).ramps;
+        let planned = self.planned(&Scope::from(touched), next, &ramps, false);
+        if !planned.without_room.is_empty() && !without_tables(changes) {
+            return Err(without_room(&planned.without_room, next));
         }
-        self.run_all(&draining)?;
-        let mut built = Vec::with_capacity(services.len());
-        for service in services {
-            match self.program_service(next, ramps, &service) {
-                Ok(table) => {
-                    self.stale.remove(&service.id);
-                    built.push((service, table));
+        Ok(planned.writes().cloned().collect())
+    }
+
+    /// Brings the kernel to the desired state, whatever it holds now. At start, and after a failure.
+    ///
+    /// # Errors
+    /// When the kernel refuses a read or write, or a table finds no room: all else is written.
+    pub(super) fn reconcile(&mut self) -> Result<()> {
+        let held = self.machine.read().context("reading the tables")?;
+        self.programmed = self.programmed.adopt(self.slots, held);
+        let known = self.programmed.ids();
+        self.state.reserve(&known.backends, &known.services, &known.nodes);
+        self.bring(&Scope::everything(&self.programmed, &self.state))
+    }
+
+    /// Brings what `scope` names to the desired state.
+    ///
+    /// # Errors
+    /// As [`Steering::reconcile`].
+    pub(super) fn bring(&mut self, scope: &Scope) -> Result<()> {
+        let nothing = State::new(self.state.limits());
+        let goal = Goal {
+            before: &nothing,
+            after: &self.state,
+            ramps_before: &self.ramps,
+            ramps: &self.ramps,
+            at_leisure: false,
+            seed: random(),
+        };
+        let mut planned = transition(&self.programmed, scope, &goal);
+        // All tables are in it.
+        planned.stale_nodes.clear();
+        self.write(planned, true)?.failed.map_or(Ok(()), Err)
+    }
+
+    fn planned(&self, scope: &Scope, next: &State, ramps: &Ramps, at_leisure: bool) -> Transition {
+        let goal =
+            Goal { before: &self.state, after: next, ramps_before: &self.ramps, ramps, at_leisure, seed: random() };
+        transition(&self.programmed, scope, &goal)
+    }
+
+    /// Runs a transition. `tables_may_fail`: a service whose table cannot be written is tried again later, and the rest
+    /// goes on.
+    fn write(&mut self, planned: Transition, tables_may_fail: bool) -> Result<Written> {
+        let Transition { steps, without_room, stale, stale_nodes, retired } = planned;
+        let mut written = Written { acknowledged: Instant::now(), failed: None };
+        let closes_late = steps.iter().any(|step| matches!(step, Step::Serve { closes: true, .. }));
+        let mut is_closed = false;
+        let mut tables: Vec<(Arc<Service>, Built)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Close(writes) => {
+                    self.run_all(&writes)?;
+                    is_closed = !closes_late;
+                    written.acknowledged = Instant::now();
                 }
-                // A zero is in force by now, table or not.
-                Err(error) if closes => {
-                    self.stale.insert(service.id);
-                    self.failed(&error);
+                Step::Keep(writes) | Step::Open(writes) | Step::Drain(writes) | Step::Remove(writes) => {
+                    self.run_all(&writes)?;
                 }
-                Err(error) => return Err(error),
+                Step::Serve { service, table, closes: _, writes } => match self.run_all(&writes) {
+                    Ok(()) => {
+                        self.stale.remove(&service.id);
+                        tables.push((service, table));
+                    }
+                    Err(error) if tables_may_fail => {
+                        self.stale.insert(service.id);
+                        written.failed.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
+                },
+                Step::Measure(writes) => self.measure(&writes),
             }
         }
-        let removed = self.remove(next, touched)?;
-        if closing.is_empty() && opening.is_empty() {
-            acknowledged = Instant::now();
+        for no_room in without_room {
+            self.stale.insert(no_room.service);
+            let message = no_room_for(&no_room, &self.state);
+            written.failed.get_or_insert_with(|| anyhow!(message));
         }
-        self.show(built)?;
-        self.keeper.retire(removed);
-        self.stale_nodes.extend(nodes.iter().map(|(id, _)| *id));
-        Ok(acknowledged)
-    }
-
-    /// Writes that close backends of these services, one each.
-    pub(super) fn plan_closing(&self, next: &State, services: &[Arc<Service>]) -> Vec<MapOp> {
-        let of_service = |service: &Arc<Service>| {
-            let panic = next.panics(service);
-            let closing = service.backends.iter().filter_map(|b| self.programmed.plan_closing(service, b, panic));
-            closing.collect::<Vec<_>>()
-        };
-        services.iter().flat_map(of_service).collect()
-    }
-
-    /// Writes that begin and end the closing of connections.
-    pub(super) fn plan_leaving(&self, next: &State, touched: &Touched) -> Vec<MapOp> {
-        let concerned = draining::concerned(&self.state, next, touched).into_iter();
-        let writes = concerned.filter_map(|(service, backend)| self.programmed.plan_leaving(next, service, backend));
-        let gone = touched.removed_backends.iter().filter_map(|id| self.programmed.plan_staying(*id));
-        writes.chain(gone).collect()
-    }
-
-    /// Takes away what left the configuration.
-    fn remove(&mut self, next: &State, touched: &Touched) -> Result<Retired> {
-        let mut retired = Retired::default();
-        for (id, _) in &touched.removed_services {
-            let ops = self.programmed.plan_removal(next, *id);
-            self.run_all(&ops)?;
-            self.view.remove(id);
-            self.stale.remove(id);
-            retired.services.push(*id);
+        if !is_closed {
+            written.acknowledged = Instant::now();
         }
-        let closing: Vec<_> =
-            touched.removed_backends.iter().filter_map(|id| self.programmed.plan_backend_removal(*id)).collect();
-        self.run_all(&closing)?;
-        retired.backends.extend(&touched.removed_backends);
-        for (id, _) in &touched.removed_nodes {
-            self.run_all(&[MapOp::SetNode { node: id.0, closed: 0 }])?;
-            retired.nodes.push(*id);
-        }
-        Ok(retired)
+        self.show(tables)?;
+        self.reclaimer.retire(retired);
+        self.stale.extend(stale);
+        self.stale_nodes.extend(stale_nodes);
+        Ok(written)
     }
 
+    /// Runs writes in order; each is noted when the kernel has acknowledged it.
+    pub(super) fn run_all(&mut self, writes: &[MapOp]) -> Result<()> {
+        let mut regions = Vec::new();
+        let mut result = Ok(());
+        for write in writes {
+            result = self.machine.run(write).with_context(|| format!("writing `{write}`"));
+            if result.is_err() {
+                break;
+            }
+            regions.extend(self.programmed.acknowledge(write));
+        }
+        self.reclaimer.retire(Retired { regions, ..Retired::default() });
+        result
+    }
+
+    /// Runs writes that steer nothing: one that fails is tried again later.
+    fn measure(&mut self, writes: &[MapOp]) {
+        for write in writes {
+            if let Err(error) = self.run_all(std::slice::from_ref(write)) {
+                self.not_measured(&error);
+                return;
+            }
+        }
+    }
+
+    /// Brings the kernel back to the state before a proposal that failed.
     pub(super) fn undo(&mut self, error: anyhow::Error) -> ChangeError {
         tracing::error!("a change is undone: {error:#}");
         self.instruments.kernel_failed();
@@ -316,37 +260,6 @@ impl<M: DataPlane> Steering<M> {
         self.drop_proofs();
         self.recover();
         ChangeError::Failed(error)
-    }
-
-    /// The writes that a change would make.
-    fn plan(&self, next: &State, ramps: &Ramps, touched: &Touched) -> Result<Vec<String>> {
-        let mut programmed = self.programmed.clone();
-        let mut ops: Vec<MapOp> = touched
-            .nodes
-            .iter()
-            .filter_map(|id| next.node_by_id(*id))
-            .filter_map(|node| programmed.plan_node(node))
-            .collect();
-        for service in touched.services.iter().filter_map(|id| next.service_by_id(*id)) {
-            ops.extend(programmed.plan_service(next, ramps, service, 0)?.0);
-        }
-        for (id, _) in &touched.removed_services {
-            ops.extend(programmed.plan_removal(next, *id));
-        }
-        ops.extend(touched.removed_backends.iter().filter_map(|id| programmed.plan_backend_removal(*id)));
-        ops.extend(self.plan_leaving(next, touched));
-        Ok(crate::view::writes::lines(&ops, &self.state, next))
-    }
-
-    fn done(&mut self, outcome: Outcome, options: Options, at: Instant, state: State, plan: Vec<String>) -> Done {
-        let published = if options.dry_run { self.as_published(state) } else { self.publish() };
-        Done {
-            outcome,
-            programmed_in: at.saturating_duration_since(options.received),
-            acknowledged_at: Timestamp::now(),
-            published,
-            plan,
-        }
     }
 
     /// Zeros whose backends leave the configuration.
@@ -357,51 +270,39 @@ impl<M: DataPlane> Steering<M> {
             .map(|(service, backend)| Target::Backend { service: service.name.clone(), backend: backend.name.clone() })
             .collect()
     }
+}
 
-    /// A zero that came with its backend went with it: should the backend come again, it takes connections.
-    fn tell_gone(&self, gone: Vec<Target>) {
-        for target in gone.into_iter().filter(|target| !self.state.is_zeroed(target)) {
-            let message = "its backend left the configuration, and its zero with it";
-            self.note(EventKind::Restored, Some(target.to_string()), message);
-        }
-    }
+/// Whether what was asked for holds without any table: it must not fail for want of one.
+fn without_tables(changes: &[Change]) -> bool {
+    let holds_alone = |change: &Change| {
+        matches!(
+            change,
+            Change::Zero { .. } | Change::Restore { .. } | Change::UpdateHealth { .. } | Change::EndDrains { .. }
+        )
+    };
+    !changes.is_empty() && changes.iter().all(holds_alone)
+}
 
-    fn tell(&self, changes: &[Change], outcome: Outcome) {
-        for change in changes {
-            let (kind, object, message) = match change {
-                Change::PutService { document, .. } => {
-                    let kind = if outcome == Outcome::Created && changes.len() == 1 {
-                        EventKind::ServiceCreated
-                    } else {
-                        EventKind::ServiceChanged
-                    };
-                    (kind, format!("service/{}", document.metadata.name), "its document was applied".into())
-                }
-                Change::PatchService { service, .. } => {
-                    (EventKind::ServiceChanged, format!("service/{service}"), "its document was patched".into())
-                }
-                Change::DeleteService { service, .. } => {
-                    (EventKind::ServiceDeleted, format!("service/{service}"), "deleted".into())
-                }
-                Change::PatchBackend { service, backend, patch, .. } => {
-                    (EventKind::BackendChanged, format!("{service}/{backend}"), format!("patched with {patch}"))
-                }
-                Change::PutNode { document } => {
-                    (EventKind::NodeChanged, format!("node/{}", document.metadata.name), "declared".into())
-                }
-                Change::DeleteNode { node } | Change::UndeclareNode { node } => {
-                    (EventKind::NodeDeleted, format!("node/{node}"), "no longer declared".into())
-                }
-                Change::Zero { target, zero, .. } => {
-                    let reason = if zero.reason.is_empty() { "no reason given" } else { &zero.reason };
-                    let owner = self.state.zero(target).map_or(&*zero.owner, |held| &*held.owner);
-                    (EventKind::Zeroed, target.to_string(), format!("zeroed by {owner}: {reason}"))
-                }
-                Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
-                // Told with all that is known of it.
-                Change::EndDrains { .. } | Change::UpdateHealth { .. } => continue,
-            };
-            self.note(kind, Some(object), message);
-        }
-    }
+fn without_room(without: &[NoRoom], state: &State) -> ChangeError {
+    let named = without.iter().filter_map(|no_room| {
+        let name = &state.service_by_id(no_room.service)?.name;
+        Some((name.clone(), Refusal::invalid("spec.backends", no_room_for(no_room, state))))
+    });
+    ChangeError::WithoutRoom(named.collect())
+}
+
+fn no_room_for(no_room: &NoRoom, state: &State) -> String {
+    let name = state.service_by_id(no_room.service).map(|service| format!(" of {}", service.name));
+    format!(
+        "SLOTS is full: the table{} needs {} slots in a row. Run the agent with a larger --max-slots (after `sluice \
+         uninstall --keep-state`), or give the backends weights with a smaller sum",
+        name.unwrap_or_default(),
+        no_room.entries
+    )
+}
+
+/// Where a new service's sequence begins: another place on every host, so that hosts do not march together.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
 }

@@ -1,17 +1,15 @@
 //! Warm-up as the steering thread sees it: begun with the change that lets a backend take connections, moved on in time,
 //! and found again after a restart.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 
-use super::{steering::Steering, transaction::ExtraRecords};
+use super::steering::Steering;
 use crate::{
     control::warmup::{Followed, Moved, Ramps},
     host::clock,
-    model::{BackendId, Name, ServiceId, Stamp, State, Touched},
+    model::{BackendId, ServiceId, Stamp, State, Touched},
     plan::DataPlane,
-    source::store::Batch,
+    source::store::{Batch, ExtraRecord},
     view::events::EventKind,
 };
 
@@ -23,19 +21,7 @@ pub(super) struct Warming {
     pub ramps: Ramps,
     pub followed: Followed,
     /// What the store keeps of it, in one transaction with the change.
-    pub records: ExtraRecords,
-}
-
-impl Warming {
-    /// Whether nothing begins and nothing ends.
-    pub fn is_unchanged(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// A change that opens and closes nothing.
-    pub fn unchanged(ramps: Ramps) -> Self {
-        Self { ramps, followed: Followed::default(), records: ExtraRecords::new() }
-    }
+    pub records: Vec<ExtraRecord>,
 }
 
 impl<M: DataPlane> Steering<M> {
@@ -65,8 +51,7 @@ impl<M: DataPlane> Steering<M> {
         if ended.is_empty() {
             return;
         }
-        let keys: Vec<_> = ended.iter().map(|id| key(*id)).collect();
-        let extras: Vec<_> = keys.iter().map(|key| (key.as_str(), None)).collect();
+        let extras: Vec<_> = ended.iter().map(|id| (key(*id), None)).collect();
         // One that stays is found to be over at the next start.
         if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
             tracing::warn!("the end of {} warm-ups is not saved: {error:#}", ended.len());
@@ -90,38 +75,13 @@ impl<M: DataPlane> Steering<M> {
                     continue;
                 }
             }
-            over.push(key);
+            over.push((key, None));
         }
-        let extras: Vec<_> = over.iter().map(|key| (key.as_str(), None)).collect();
-        if extras.is_empty() {
+        if over.is_empty() {
             return Ok(());
         }
-        let batch = Batch { extras: &extras, ..Batch::default() };
+        let batch = Batch { extras: &over, ..Batch::default() };
         self.store.commit_batch(&self.state, batch).context("forgetting warm-ups that are over")
-    }
-
-    /// One event for each service.
-    pub(super) fn tell_warmups(&self, kind: EventKind, backends: &[BackendId]) {
-        let mut of_services: BTreeMap<ServiceId, Vec<(&Name, Option<u32>)>> = BTreeMap::new();
-        for id in backends {
-            if let Some((service, backend)) = self.state.backend(*id) {
-                let seconds =
-                    service.warmup(backend).map(|warmup| warmup.delay.as_millis() + warmup.duration.as_millis());
-                of_services.entry(service.id).or_default().push((&backend.name, seconds));
-            }
-        }
-        for (id, backends) in of_services {
-            let Some(service) = self.state.service_by_id(id) else { continue };
-            let names: Vec<_> = backends.iter().map(|(name, _)| *name).collect();
-            let longest = backends.iter().filter_map(|(_, millis)| *millis).max().unwrap_or(0);
-            let object = super::health_updates::object(service, &names);
-            let names = super::health_updates::list(&names);
-            let message = match kind {
-                EventKind::WarmupStarted => format!("{names}: warm in {}", crate::model::quiet::text(longest)),
-                _ => format!("{names}: warm"),
-            };
-            self.note(kind, Some(object), message);
-        }
     }
 }
 

@@ -38,9 +38,8 @@ pub async fn apply(
     let keys = unique(&documents)?;
     let changes = documents.into_iter().map(change).collect();
     let options = Options { dry_run: query.dry_run, received: input.received };
-    let before = app.handle.published();
     let done = app.handle.batch(changes, options).await?;
-    let items = keys.into_iter().map(|object| item(object, &before.state, &done.published.state, query.dry_run));
+    let items = keys.into_iter().map(|object| item(object, &done.before, &done.published.state, query.dry_run));
     Ok(Json(ApplyView {
         dry_run: query.dry_run,
         items: items.collect::<Result<_, _>>()?,

@@ -141,6 +141,10 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::Refused(refusal) => refusal.into(),
+            ChangeError::WithoutRoom(services) => {
+                let first = services.into_values().next();
+                first.unwrap_or_else(|| Refusal::malformed("a table finds no room")).into()
+            }
             ChangeError::Failed(error) => error.into(),
             ChangeError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
         }

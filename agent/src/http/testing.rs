@@ -225,10 +225,7 @@ impl Steering {
             // The rest is for the real one.
             #[allow(clippy::single_match, unreachable_patterns)]
             match command {
-                Command::Change { change, options, reply } => {
-                    let _ = reply.send(self.change(&[change], options));
-                }
-                Command::Batch { changes, options, reply } => {
+                Command::Change { changes, options, reply } => {
                     let _ = reply.send(self.change(&changes, options));
                 }
                 _ => {}
@@ -238,6 +235,7 @@ impl Steering {
 
     fn change(&self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
         let mut next = (**self.publish.borrow()).clone();
+        let before = next.state.clone();
         let mut outcome = Outcome::Unchanged;
         for change in changes {
             let applied = next.state.apply(change, Timestamp::now())?;
@@ -263,6 +261,7 @@ impl Steering {
         }
         Ok(Done {
             outcome,
+            before,
             programmed_in: options.received.elapsed(),
             acknowledged_at: Timestamp::now(),
             published,

@@ -200,7 +200,7 @@ impl DataPlane for Kernel {
             }
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
             MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
-            MapOp::Flip { service, table } => self.tables.flip(*service, *table),
+            MapOp::Flip { service, table, .. } => self.tables.flip(*service, *table),
             MapOp::ForgetService { service } => self.tables.flip(*service, Table(0)),
             MapOp::PutFrontend { frontend, service } => self.frontends.put(frontend, *service),
             MapOp::RemoveFrontend { frontend } => self.frontends.remove(frontend),

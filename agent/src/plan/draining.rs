@@ -1,15 +1,20 @@
-//! Whose connections a change lets be closed, or no longer: what a drain does to DRAINING.
+//! The backends whose entry in DRAINING a change may concern: their connections may be closed, or no longer.
 
-use crate::model::{Backend, IdleClose, NodeId, Service, State, Touched, Zero};
+use crate::model::{Backend, IdleClose, NodeId, Service, ServiceId, State, Zero};
 
-/// Backends of `after` to which that may apply, so that a change looks at no more than it touches, however much else is
-/// drained. Those that left the configuration are not among them.
-pub fn concerned<'a>(before: &State, after: &'a State, touched: &Touched) -> Vec<(&'a Service, &'a Backend)> {
+/// Backends of `after` that may be drained otherwise than before, among the services and on the nodes that a change
+/// touches. Those that left the configuration are not among them.
+pub fn concerned<'a>(
+    before: &State,
+    after: &'a State,
+    services: &[ServiceId],
+    nodes: &[NodeId],
+) -> Vec<(&'a Service, &'a Backend)> {
     let mut found: Vec<(&Service, &Backend)> = Vec::new();
-    for node in touched.nodes.iter().filter(|id| node_drain(before, **id) != node_drain(after, **id)) {
+    for node in nodes.iter().filter(|id| node_drain(before, **id) != node_drain(after, **id)) {
         found.extend(after.node_backends(*node).map(|(service, backend)| (&**service, backend)));
     }
-    for (id, service) in touched.services.iter().filter_map(|id| Some((id, after.service_by_id(*id)?))) {
+    for (id, service) in services.iter().filter_map(|id| Some((id, after.service_by_id(*id)?))) {
         let quiet = |service: &Service| (service.protocol, service.idle_close);
         let old = before.service_by_id(*id).filter(|old| quiet(old) == quiet(service));
         let old = |index: usize| old.and_then(|old| old.backends.get(index));

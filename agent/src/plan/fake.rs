@@ -1,6 +1,6 @@
-//! Tables in memory, with a fault at a chosen write: what the tests of `plan` and `run` steer with.
+//! Tables in memory, with a fault at a chosen write: what the tests of the engine steer with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use sluice_common::{
@@ -25,6 +25,10 @@ pub struct Fake {
     pub done: usize,
     /// This write, counted from 0, fails once.
     pub fail_at: Option<usize>,
+    /// Writes that fail as long as this says so.
+    pub refuses: Option<fn(&MapOp) -> bool>,
+    /// Backends whose turn times are measured.
+    pub measured: BTreeSet<u32>,
     /// The tables after every write.
     pub history: Vec<Snapshot>,
     pub keep_history: bool,
@@ -47,6 +51,9 @@ impl DataPlane for Fake {
             self.fail_at = None;
             bail!("the fault that the test asked for");
         }
+        if self.refuses.is_some_and(|refuses| refuses(op)) {
+            bail!("a write that the test has refused");
+        }
         self.done += 1;
         match op {
             MapOp::SetNode { node, closed } => drop(self.nodes.insert(*node, *closed)),
@@ -60,13 +67,18 @@ impl DataPlane for Fake {
             }
             MapOp::BeginService { service, .. } => drop(self.services.insert(*service, Table(0))),
             MapOp::WriteTable { base, entries } => self.slots.extend((*base..).zip(entries.iter().copied())),
-            MapOp::Flip { service, table } => drop(self.services.insert(*service, *table)),
+            MapOp::Flip { service, table, .. } => drop(self.services.insert(*service, *table)),
             MapOp::ForgetService { service } => drop(self.services.remove(service)),
             MapOp::PutFrontend { frontend, service } => drop(self.frontends.insert(*frontend, *service)),
             MapOp::RemoveFrontend { frontend } => drop(self.frontends.remove(frontend)),
             MapOp::SetDraining { backend, draining: Some(draining) } => drop(self.draining.insert(*backend, *draining)),
             MapOp::SetDraining { backend, draining: None } => drop(self.draining.remove(backend)),
-            MapOp::SetMeasured { .. } => {}
+            MapOp::SetMeasured { backend, measured: true } => {
+                self.measured.insert(*backend);
+            }
+            MapOp::SetMeasured { backend, measured: false } => {
+                self.measured.remove(backend);
+            }
             MapOp::AddLost { backend, established, .. } => {
                 self.counters.entry(*backend).or_insert(UNUSED).lost += established;
             }

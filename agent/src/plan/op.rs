@@ -43,6 +43,8 @@ pub enum MapOp {
     Flip {
         service: u32,
         table: Table,
+        /// See [`super::service::fingerprint`].
+        fingerprint: u64,
     },
     ForgetService {
         service: u32,
@@ -70,13 +72,6 @@ pub enum MapOp {
         established: u64,
         connecting: u64,
     },
-}
-
-impl MapOp {
-    /// Whether it ends the closing of connections.
-    pub fn lets_stay(&self) -> bool {
-        matches!(self, Self::SetDraining { draining: None, .. })
-    }
 }
 
 /// What carries out the writes: the kernel, or tables in memory.
@@ -125,7 +120,7 @@ impl fmt::Display for MapOp {
             Self::ForgetBackend { backend } => write!(f, "backend {backend}: forget"),
             Self::BeginService { service, .. } => write!(f, "service {service}: begin"),
             Self::WriteTable { base, entries } => write!(f, "slots {base}..{}: write", *base as usize + entries.len()),
-            Self::Flip { service, table } => write!(
+            Self::Flip { service, table, .. } => write!(
                 f,
                 "service {service}: table of {} slots over {} backends at {}",
                 table.length(),

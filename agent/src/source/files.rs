@@ -31,6 +31,15 @@ pub enum FileEvent {
     Removed { file: PathBuf },
 }
 
+impl FileEvent {
+    /// The file, or the directory that cannot be listed.
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Changed { file, .. } | Self::Failed { file, .. } | Self::Removed { file } => file,
+        }
+    }
+}
+
 /// Files as they were last seen.
 #[derive(Debug)]
 pub struct Files {
@@ -39,6 +48,8 @@ pub struct Files {
     known: BTreeMap<PathBuf, Known>,
     /// Why the directory could not be listed.
     trouble: Option<String>,
+    /// Whether the last look has to be made again.
+    again: bool,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +89,7 @@ impl Files {
         let is_directory = metadata.is_dir();
         let here = |file: &PathBuf| *file == path || is_directory && file.parent() == Some(&path);
         let known = brought.into_iter().filter(here).map(|file| (file, Known::default())).collect();
-        Ok(Self { path, is_directory, known, trouble: None })
+        Ok(Self { path, is_directory, known, trouble: None, again: false })
     }
 
     /// The directory to watch, so that a file that is replaced is seen too.
@@ -86,14 +97,29 @@ impl Files {
         if self.is_directory { &self.path } else { self.path.parent().unwrap_or(&self.path) }
     }
 
-    /// Whether a file is away and its time of [`GRACE`] still runs, so that another look is due soon.
+    /// Whether another look is due soon: a file is away and its time of [`GRACE`] still runs, or the last look came to
+    /// nothing.
     pub fn is_waiting(&self) -> bool {
-        self.known.values().any(|known| known.away.is_some())
+        self.again || self.known.values().any(|known| known.away.is_some())
+    }
+
+    /// Has the next look find anew what the last one said of these files: nobody could take it in.
+    pub fn look_again(&mut self, files: Vec<PathBuf>) {
+        self.again = true;
+        for file in files {
+            if file == self.path && self.is_directory {
+                self.trouble = None;
+            } else {
+                let known = self.known.entry(file).or_default();
+                (known.stamp, known.error) = (None, None);
+            }
+        }
     }
 
     /// What is different from the last look. Removals come last: a document that moved to another file is
     /// taken over by that file first.
     pub fn scan(&mut self, now: Instant) -> Vec<FileEvent> {
+        self.again = false;
         let listed = match self.list() {
             Ok(listed) => listed,
             Err(error) => {

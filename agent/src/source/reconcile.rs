@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
+use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::{files::FileEvent, store::AppliedMark};
@@ -39,12 +40,16 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Applies the events of one look after another, and tries again what was refused when something else has changed.
-#[derive(Debug, Default)]
+/// Documents that must wait, by their keys, with the reason: their tables find no room.
+pub type Excluded = BTreeMap<String, Refusal>;
+
+/// Applies the events of one look after another, and tries again what was refused when something else has changed. A
+/// clone costs the same whatever it holds: it is what an outcome that could not be kept leaves behind.
+#[derive(Clone, Debug, Default)]
 pub struct Reconciler {
-    refused: BTreeMap<PathBuf, Vec<Parsed>>,
+    refused: OrdMap<PathBuf, Vec<Parsed>>,
     /// The file that declares each node, by document key. (A service knows its origin.)
-    nodes: BTreeMap<String, PathBuf>,
+    nodes: OrdMap<String, PathBuf>,
 }
 
 /// One document's part.
@@ -67,6 +72,7 @@ impl Reconciler {
         events: &[FileEvent],
         applied: impl Fn(&Path) -> Result<BTreeMap<String, ContentHash>>,
         state: &State,
+        excluded: &Excluded,
         now: Timestamp,
     ) -> Result<Outcome> {
         let mut outcome = Outcome::new(state);
@@ -103,7 +109,7 @@ impl Reconciler {
         }
         // What goes may be in the way of what comes.
         going.append(&mut puts);
-        let refused = outcome.run(going, now);
+        let refused = outcome.run(going, excluded, now);
         self.remember(&contents, &refused);
         outcome.problems.extend(refused.into_iter().map(|(mark, refusal)| Problem {
             file: mark.file,
@@ -111,25 +117,27 @@ impl Reconciler {
             message: refusal.to_string(),
         }));
         if !outcome.is_empty() {
-            self.retry_into(&mut outcome, now);
+            self.retry_into(&mut outcome, excluded, now);
         }
         Ok(outcome)
     }
 
     /// Tries again what was refused. Free when there is nothing of that kind.
-    pub fn retry(&mut self, state: &State, now: Timestamp) -> Outcome {
+    pub fn retry(&mut self, state: &State, excluded: &Excluded, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::new(state);
-        self.retry_into(&mut outcome, now);
+        self.retry_into(&mut outcome, excluded, now);
         outcome
     }
 
-    fn retry_into(&mut self, outcome: &mut Outcome, now: Timestamp) {
-        self.refused.retain(|file, documents| {
+    fn retry_into(&mut self, outcome: &mut Outcome, excluded: &Excluded, now: Timestamp) {
+        for (file, mut documents) in std::mem::take(&mut self.refused) {
             // They were reported when they came.
-            let refused = outcome.run(documents.iter().map(|parsed| put(file, parsed)).collect(), now);
+            let refused = outcome.run(documents.iter().map(|parsed| put(&file, parsed)).collect(), excluded, now);
             documents.retain(|parsed| refused.iter().any(|(mark, _)| mark.document == parsed.document.key()));
-            !documents.is_empty()
-        });
+            if !documents.is_empty() {
+                self.refused.insert(file, documents);
+            }
+        }
         let solved = |problem: &Problem| match (&problem.document, self.refused.get(&problem.file)) {
             (Some(key), Some(refused)) => refused.iter().all(|parsed| parsed.document.key() != *key),
             (Some(_), None) => true,
@@ -180,13 +188,17 @@ impl Outcome {
     }
 
     /// Makes the changes that can be made; returns why the others were refused.
-    fn run(&mut self, mut steps: Vec<Step>, now: Timestamp) -> Vec<(AppliedMark, Refusal)> {
+    fn run(&mut self, mut steps: Vec<Step>, excluded: &Excluded, now: Timestamp) -> Vec<(AppliedMark, Refusal)> {
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
             let before = steps.len();
             refused.clear();
             steps.retain(|step| {
                 if let Some(change) = &step.change {
+                    if let Some(refusal) = excluded.get(&step.mark.document) {
+                        refused.push((step.mark.clone(), refusal.clone()));
+                        return true;
+                    }
                     match self.state.apply(change, now) {
                         Ok(applied) => {
                             self.state = applied.state;

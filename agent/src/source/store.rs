@@ -35,6 +35,9 @@ pub struct Store {
     database: Option<Database>,
     identity: [u8; 16],
     doubtful: Doubtful,
+    /// Commits that fail as on a full disk.
+    #[cfg(test)]
+    pub(crate) failing: u32,
 }
 
 /// What the disk may hold of a change that failed to be written: the next one that does not fail writes it anew.
@@ -51,9 +54,11 @@ struct Doubtful {
 pub struct Batch<'a> {
     pub touched: &'a [Touched],
     pub marks: &'a [AppliedMark],
-    /// `None` removes.
-    pub extras: &'a [(&'a str, Option<&'a [u8]>)],
+    pub extras: &'a [ExtraRecord],
 }
+
+/// What other parts of the agent keep under a name of theirs; `None` removes it.
+pub type ExtraRecord = (String, Option<Vec<u8>>);
 
 /// That a document of a file was applied, or (`None`) that the file no longer brings it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +110,12 @@ impl Store {
     }
 
     fn try_commit(&mut self, state: &State, batch: Batch<'_>) -> Result<()> {
+        #[cfg(test)]
+        if self.failing > 0 {
+            self.failing -= 1;
+            self.doubtful = std::mem::take(&mut self.doubtful).and(batch);
+            bail!("no space left on the device that the test gave");
+        }
         let database = match self.database.take() {
             Some(database) => database,
             None => self.open_again()?,
@@ -188,7 +199,14 @@ impl Store {
         let opened = builder().create(path);
         let database = opened.map_err(|error| explained(error, path))?;
         let identity = prepared(&database).with_context(|| unreadable(path))?;
-        let store = Self { path: path.to_owned(), database: Some(database), identity, doubtful: Doubtful::default() };
+        let store = Self {
+            path: path.to_owned(),
+            database: Some(database),
+            identity,
+            doubtful: Doubtful::default(),
+            #[cfg(test)]
+            failing: 0,
+        };
         let state = store.load(limits).with_context(|| unreadable(path))?;
         Ok((store, state))
     }
@@ -252,7 +270,7 @@ fn commit(database: &Database, state: &State, batch: Batch<'_>, doubtful: &Doubt
     write_nodes(&transaction, state, &doubtful.nodes)?;
     write_marks(&transaction, batch.marks, &doubtful.marks)?;
     for (key, value) in batch.extras {
-        write_extra(&transaction, key, *value)?;
+        write_extra(&transaction, key, value.as_deref())?;
     }
     transaction.commit()?;
     Ok(())

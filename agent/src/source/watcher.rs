@@ -40,13 +40,22 @@ enum Message {
     Stop,
 }
 
-/// Sends the events of `files`, those of one look together, to `sink` from a thread of its own, until `sink` breaks or the watch is dropped.
+/// What became of the events of one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    TakenIn,
+    /// Nothing of it was taken in.
+    Failed,
+}
+
+/// Sends the events of `files`, those of one look together, to `sink` from a thread of its own, until `sink` breaks or
+/// the watch is dropped. A look that failed is made again.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub fn watch(
     files: Files,
-    sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<()> + Send + 'static,
+    sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), Look> + Send + 'static,
 ) -> Result<FileWatcher> {
     let (messages, received) = mpsc::channel();
     let sender = messages.clone();
@@ -68,7 +77,7 @@ impl Drop for FileWatcher {
 
 fn run(
     mut files: Files,
-    mut sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<()>,
+    mut sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), Look>,
     sender: &Sender<Message>,
     received: &Receiver<Message>,
 ) {
@@ -77,8 +86,13 @@ fn run(
         // Before the look, so that nothing can happen in between unseen.
         place.follow(&files, sender);
         let events = files.scan(Instant::now());
-        if !events.is_empty() && sink(events).is_break() {
-            return;
+        if !events.is_empty() {
+            let seen = events.iter().map(|event| event.file().to_owned()).collect();
+            match sink(events) {
+                ControlFlow::Continue(Look::TakenIn) => {}
+                ControlFlow::Continue(Look::Failed) => files.look_again(seen),
+                ControlFlow::Break(()) => return,
+            }
         }
         let longest = if files.is_waiting() { GRACE } else { POLL };
         if settle(received, longest).is_break() {

@@ -199,9 +199,16 @@ impl Wait {
 /// The operations of one agent.
 #[derive(Debug)]
 pub struct Operations {
-    by_id: Mutex<BTreeMap<String, Operation>>,
+    by_id: Mutex<ById>,
     /// Changes with every operation that comes or moves on.
     version: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct ById {
+    operations: BTreeMap<String, Operation>,
+    /// Number of the last id that was given out.
+    last: i64,
 }
 
 impl Default for Operations {
@@ -211,13 +218,14 @@ impl Default for Operations {
 }
 
 impl Operations {
-    /// An id that no operation has. Ids are of one width, so that their order is that of time.
+    /// An id that no operation has or will have. Ids are of one width, so that their order is that of time.
     pub fn new_id(&self) -> String {
-        let by_id = self.lock();
-        let mut number = Timestamp::now().as_microsecond();
+        let mut by_id = self.lock();
+        let mut number = Timestamp::now().as_microsecond().max(by_id.last + 1);
         loop {
+            by_id.last = number;
             let id = format!("op-{number:017}");
-            if !by_id.contains_key(&id) {
+            if !by_id.operations.contains_key(&id) {
                 return id;
             }
             number += 1;
@@ -250,21 +258,22 @@ impl Operations {
 
     /// Adds an operation, or replaces it.
     pub fn put(&self, operation: Operation) {
-        let mut by_id = self.lock();
+        let mut guard = self.lock();
+        let by_id = &mut guard.operations;
         by_id.insert(operation.id.clone(), operation);
         while by_id.len() > KEPT {
             let oldest = by_id.iter().find(|(_, operation)| operation.is_finished()).map(|(id, _)| id.clone());
             let Some(oldest) = oldest else { break };
             by_id.remove(&oldest);
         }
-        drop(by_id);
+        drop(guard);
         self.version.send_modify(|version| *version += 1);
     }
 
     /// Changes an operation that is not finished; returns it as it is then.
     pub fn update(&self, id: &str, change: impl FnOnce(&mut Operation)) -> Option<Operation> {
         let mut by_id = self.lock();
-        let operation = by_id.get_mut(id).filter(|operation| !operation.is_finished())?;
+        let operation = by_id.operations.get_mut(id).filter(|operation| !operation.is_finished())?;
         change(operation);
         let changed = operation.clone();
         drop(by_id);
@@ -273,11 +282,11 @@ impl Operations {
     }
 
     pub fn get(&self, id: &str) -> Option<Operation> {
-        self.lock().get(id).cloned()
+        self.lock().operations.get(id).cloned()
     }
 
     pub fn list(&self) -> Vec<Operation> {
-        self.lock().values().cloned().collect()
+        self.lock().operations.values().cloned().collect()
     }
 
     /// The operation when what is waited for has come, or as it is after `patience`.
@@ -297,7 +306,7 @@ impl Operations {
         self.get(id)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Operation>> {
+    fn lock(&self) -> MutexGuard<'_, ById> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -319,6 +328,16 @@ mod tests {
         assert!(operations.get("op-0").is_some(), "it goes on");
         let last = operations.wait(&ids[KEPT - 1], Wait::Finished, Duration::from_secs(60)).await.unwrap();
         assert_eq!((last.phase, last.remaining.total), (OperationPhase::Zeroed, 7));
+    }
+
+    #[test]
+    fn no_two_of_fifty_that_begin_together_get_one_id() {
+        let operations = Operations::default();
+        let ids: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+            let begun: Vec<_> = (0..50).map(|_| scope.spawn(|| operations.new_id())).collect();
+            begun.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(ids.len(), 50, "no operation was put under any of them yet");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// What a change would write. What leaves with it has its name in the state before.
-pub fn lines(ops: &[MapOp], before: &State, after: &State) -> Vec<String> {
+pub fn lines<'a>(ops: impl IntoIterator<Item = &'a MapOp>, before: &State, after: &State) -> Vec<String> {
     let names = Names { before, after };
-    ops.iter().map(|op| names.line(op)).collect()
+    ops.into_iter().map(|op| names.line(op)).collect()
 }
 
 struct Names<'a> {
@@ -32,7 +32,7 @@ impl Names<'_> {
             MapOp::CloseBackend { backend, closed } => format!("{}: {}", self.backend(*backend), state(*closed)),
             MapOp::ForgetBackend { backend } => format!("{}: forget", self.backend(*backend)),
             MapOp::BeginService { service, .. } => format!("{}: begin", self.service(*service)),
-            MapOp::Flip { service, table } => format!(
+            MapOp::Flip { service, table, .. } => format!(
                 "{}: table of {} over {} at {}",
                 self.service(*service),
                 plural(table.length().into(), "slot"),
@@ -43,7 +43,7 @@ impl Names<'_> {
             MapOp::PutFrontend { frontend, service } => {
                 format!("frontend {}: {}", frontend.socket_addr(), self.service(*service))
             }
-            MapOp::SetDraining { backend, draining } => format!("{}: {}", self.backend(*backend), leaves(*draining)),
+            MapOp::SetDraining { backend, draining } => format!("{}: {}", self.backend(*backend), drained(*draining)),
             MapOp::SetMeasured { backend, measured } => {
                 let what = if *measured { "measured" } else { "not measured" };
                 format!("{}: turn times {what}", self.backend(*backend))
@@ -74,10 +74,10 @@ impl Names<'_> {
     }
 }
 
-fn leaves(draining: Option<Draining>) -> String {
+fn drained(draining: Option<Draining>) -> String {
     match draining {
-        Some(Draining { quiet: 0, .. }) => "leaves, idle connections stay".to_owned(),
-        Some(Draining { quiet, .. }) => format!("leaves, connections may be closed after {quiet} ms of quiet"),
+        Some(Draining { quiet: 0, .. }) => "drained, idle connections stay".to_owned(),
+        Some(Draining { quiet, .. }) => format!("drained, connections may be closed after {quiet} ms of quiet"),
         None => "stays".to_owned(),
     }
 }

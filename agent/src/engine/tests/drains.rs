@@ -21,7 +21,10 @@ fn ended(steering: &Steering<Fake>, target: &str) -> Command {
     let target: Target = target.parse().unwrap();
     let mut operation = steering.operations.get(&format!("op {target}")).unwrap();
     operation.phase = OperationPhase::Drained;
-    Command::DrainEnded(Box::new(DrainEnded { target, operation, end: DrainEnd::Drained }))
+    Command::EndDrain {
+        ended: Box::new(DrainEnded { target, operation, end: DrainEnd::Drained }),
+        reply: oneshot::channel().0,
+    }
 }
 
 fn lasting(steering: &Steering<Fake>) -> usize {
@@ -53,6 +56,11 @@ fn turn(steering: &mut Steering<Fake>, commands: &mpsc::Receiver<Command>) {
     assert!(steering.turn(commands).is_continue());
 }
 
+/// Whether a write ends the closing of connections.
+fn ends_draining(write: &MapOp) -> bool {
+    matches!(write, MapOp::SetDraining { draining: None, .. })
+}
+
 fn written(steering: &mut Steering<Fake>) -> Vec<MapOp> {
     std::mem::take(&mut steering.machine.history).into_iter().map(|tables| tables.op).collect()
 }
@@ -73,7 +81,7 @@ fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
     }
     let (reply, mut answer) = oneshot::channel();
     let options = Options { dry_run: false, received: Instant::now() };
-    sender.send(Command::Change { change: zero("node/node-1", true), options, reply }).unwrap();
+    sender.send(Command::Change { changes: vec![zero("node/node-1", true)], options, reply }).unwrap();
     let revision = steering.state.revision();
     while answer.try_recv().is_err() {
         turn(&mut steering, &commands);
@@ -81,12 +89,12 @@ fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
     assert_eq!((steering.state.revision(), lasting(&steering)), (revision + 1, DRAINS));
     let writes = written(&mut steering);
     assert!(matches!(writes[0], MapOp::SetNode { .. }), "{writes:?}");
-    assert!(!writes.iter().any(MapOp::lets_stay), "{writes:?}");
+    assert!(!writes.iter().any(ends_draining), "{writes:?}");
     // All of them are one change, and write no table.
     turn(&mut steering, &commands);
     assert_eq!((steering.state.revision(), lasting(&steering)), (revision + 2, 0));
     let writes = written(&mut steering);
-    assert!(writes.len() == DRAINS && writes.iter().all(MapOp::lets_stay), "{writes:?}");
+    assert!(writes.len() == DRAINS && writes.iter().all(ends_draining), "{writes:?}");
     assert!(targets.iter().all(|target| phase(&steering, target) == OperationPhase::Drained));
     // What there was to keep of them is kept with their ends.
     assert!(steering.later.is_empty() && steering.drains.is_empty());
@@ -153,7 +161,10 @@ fn a_zero_beside_a_drain_is_written_first_and_looks_at_nothing_else() {
         }
         // The same with a drain: the zero first, and no connection is closed before.
         let touched = before.apply(&zero(target, true), jiff::Timestamp::now()).unwrap().touched;
-        assert!(crate::plan::draining::concerned(&before, &steering.state, &touched).is_empty(), "{target}");
+        assert!(
+            crate::plan::draining::concerned(&before, &steering.state, &touched.services, &touched.nodes).is_empty(),
+            "{target}"
+        );
         while !steering.stale().is_empty() {
             steering.work_at_leisure();
         }
@@ -170,7 +181,7 @@ fn a_zero_beside_a_drain_is_written_first_and_looks_at_nothing_else() {
     written(&mut steering);
     run(&mut steering, restore("shop/a")).unwrap();
     let writes = written(&mut steering);
-    assert!(writes[0].lets_stay() && writes[1..].iter().all(|op| !op.lets_stay()), "{writes:?}");
+    assert!(ends_draining(&writes[0]) && writes[1..].iter().all(|op| !ends_draining(op)), "{writes:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn found(steering: &Steering<Fake>, backend: &str, ready: bool) -> HealthUpdate 
 
 fn find(steering: &mut Steering<Fake>, backends: &[(&str, bool)]) {
     let updates = backends.iter().map(|(backend, ready)| found(steering, backend, *ready)).collect();
-    steering.take_in(updates);
+    steering.update_health(updates);
 }
 
 fn leisure(steering: &mut Steering<Fake>) {

@@ -13,7 +13,7 @@ use crate::{
     },
     source::{
         files::FileEvent,
-        reconcile::{Outcome, Reconciler},
+        reconcile::{Excluded, Outcome, Reconciler},
     },
 };
 
@@ -42,7 +42,7 @@ impl Scene {
     fn handle(&mut self, events: &[FileEvent]) -> Vec<String> {
         let marks = &self.marks;
         let applied = |file: &Path| Ok(marks.get(file.to_str().unwrap()).cloned().unwrap_or_default());
-        let outcome = self.reconciler.handle(events, applied, &self.state, at(0)).unwrap();
+        let outcome = self.reconciler.handle(events, applied, &self.state, &Excluded::new(), at(0)).unwrap();
         self.keep(outcome)
     }
 
@@ -179,9 +179,9 @@ fn a_refused_document_leaves_the_others_and_is_tried_again() {
 
     // Refused again, it is not reported again.
     assert_eq!(scene.handle(&[changed("/b", &[node_yaml("node-1")])]), [""; 0]);
-    assert!(scene.reconciler.retry(&scene.state, at(0)).is_empty());
+    assert!(scene.reconciler.retry(&scene.state, &Excluded::new(), at(0)).is_empty());
     scene.apply(&delete("api"));
-    let outcome = scene.reconciler.retry(&scene.state, at(0));
+    let outcome = scene.reconciler.retry(&scene.state, &Excluded::new(), at(0));
     scene.keep(outcome);
     assert_eq!(scene.names(), ["cart", "shop"]);
     assert_eq!(scene.origin("cart"), Origin::File("/a".into()));
@@ -266,7 +266,8 @@ fn measurements_of_ten_thousand_services_from_files() {
         let events = Files::new(root.path(), []).unwrap().scan(start);
         println!("{extension}: read in {:?}, {}", start.elapsed(), memory());
         let start = Instant::now();
-        let outcome = Reconciler::default().handle(&events, |file| store.applied(file), &state, at(0)).unwrap();
+        let outcome =
+            Reconciler::default().handle(&events, |file| store.applied(file), &state, &Excluded::new(), at(0)).unwrap();
         drop(events);
         println!("{extension}: applied in {:?}, {}", start.elapsed(), memory());
         let start = Instant::now();

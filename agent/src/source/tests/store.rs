@@ -61,7 +61,12 @@ fn what_is_kept_is_found_again() {
         store.commit(&world.state, &world.touched).unwrap();
     }
     let extra = |store: &mut Store, state: &State, value: Option<&[u8]>| {
-        store.commit_batch(state, Batch { extras: &[("cursor", value)], ..Batch::default() }).unwrap();
+        store
+            .commit_batch(
+                state,
+                Batch { extras: &[("cursor".to_owned(), value.map(<[u8]>::to_vec))], ..Batch::default() },
+            )
+            .unwrap();
     };
     extra(&mut store, &world.state, Some(b"7"));
     drop(store);
@@ -262,7 +267,7 @@ fn child_that_commits_in_a_loop() {
     for step in state.revision().. {
         let applied = state.apply(&change(step), at(0)).unwrap();
         state = applied.state;
-        let extras = [("step", Some(b"x".as_slice()))];
+        let extras = [("step".to_owned(), Some(b"x".to_vec()))];
         let batch = Batch { touched: &[applied.touched], extras: &extras, ..Batch::default() };
         store.commit_batch(&state, batch).unwrap();
         writeln!(out, "committed {}", step + 1).unwrap();

@@ -13,7 +13,7 @@ use std::{
 use super::yaml;
 use crate::source::{
     files::{FileEvent, Files},
-    watcher::{FileWatcher, watch},
+    watcher::{FileWatcher, Look, watch},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(10);
 fn start(path: &Path) -> (FileWatcher, Receiver<FileEvent>) {
     let (sender, events) = mpsc::channel();
     let sink = move |batch: Vec<FileEvent>| match batch.into_iter().try_for_each(|event| sender.send(event)) {
-        Ok(()) => ControlFlow::Continue(()),
+        Ok(()) => ControlFlow::Continue(Look::TakenIn),
         Err(_) => ControlFlow::Break(()),
     };
     (watch(Files::new(path, []).unwrap(), sink).unwrap(), events)
@@ -105,4 +105,24 @@ fn an_unchanged_directory_says_nothing() {
     let (_watch, events) = start(root.path());
     assert_eq!(weight(&events), 1);
     assert!(events.recv_timeout(Duration::from_millis(2_500)).is_err());
+}
+
+#[test]
+fn a_look_that_came_to_nothing_is_made_again() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("shop.yaml");
+    fs::write(&path, yaml("shop", 1, 7)).unwrap();
+    let (sender, events) = mpsc::channel();
+    let mut failures = 2;
+    let sink = move |batch: Vec<FileEvent>| {
+        sender.send(batch).unwrap();
+        let look = if failures > 0 { Look::Failed } else { Look::TakenIn };
+        failures -= i32::from(failures > 0);
+        ControlFlow::Continue(look)
+    };
+    let _watcher = watch(Files::new(dir.path(), []).unwrap(), sink).unwrap();
+    // The file is not touched meanwhile.
+    let looks: Vec<_> = (0..3).map(|_| events.recv_timeout(SOON).unwrap()).collect();
+    assert!(looks.windows(2).all(|pair| pair[0] == pair[1]), "{looks:?}");
+    assert!(events.recv_timeout(Duration::from_secs(3)).is_err(), "it was taken in");
 }

@@ -206,7 +206,8 @@ impl DrainWorker {
         }
         for ended in ends {
             // The agent stops when nobody listens; the next one goes on.
-            let _ = self.commands.send(Command::DrainEnded(Box::new(ended)));
+            let (reply, _) = tokio::sync::oneshot::channel();
+            let _ = self.commands.send(Command::EndDrain { ended: Box::new(ended), reply });
         }
     }
 

@@ -1,0 +1,108 @@
+//! Documents of watched files, put in force. Whoever looked at the files hears what became of that look.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::{
+    client::ChangeError,
+    steering::Steering,
+    transaction::{OnFailure, Proposal},
+};
+use crate::{
+    model::State,
+    plan::DataPlane,
+    source::{
+        files::FileEvent,
+        reconcile::{Excluded, Outcome, Problem, Reconciler},
+        store::Store,
+    },
+};
+
+impl<M: DataPlane> Steering<M> {
+    /// Applies what one look at the watched files found.
+    ///
+    /// # Errors
+    /// When the kernel or the store failed: nothing of the look was taken in, and it has to be made again. A document
+    /// that is refused is told, and no failure.
+    pub(super) fn documents(&mut self, events: &[FileEvent]) -> Result<()> {
+        let applied = self.apply_documents(|reconciler, store, state, excluded| {
+            reconciler.handle(events, |file| store.applied(file), state, excluded, Timestamp::now())
+        });
+        if let Err(error) = &applied {
+            tracing::error!("a look at the watched files has to be made again: {error:#}");
+        }
+        for event in events {
+            match &applied {
+                Ok(()) => drop(self.unapplied.remove(event.file())),
+                Err(error) => drop(self.unapplied.insert(event.file().to_owned(), format!("{error:#}"))),
+            }
+        }
+        self.publish();
+        applied
+    }
+
+    /// Tries again what documents asked for and were refused: it may be possible now.
+    pub(super) fn retry_documents(&mut self) {
+        let retried = self
+            .apply_documents(|reconciler, _, state, excluded| Ok(reconciler.retry(state, excluded, Timestamp::now())));
+        if let Err(error) = retried {
+            tracing::warn!("refused documents are tried again later: {error:#}");
+        }
+    }
+
+    /// Puts an outcome in force, but for the services that find no room. After a failure the reconciler knows what it
+    /// knew before.
+    fn apply_documents(
+        &mut self,
+        mut reconcile: impl FnMut(&mut Reconciler, &Store, &State, &Excluded) -> Result<Outcome>,
+    ) -> Result<()> {
+        let before = self.reconciler.clone();
+        let mut excluded = Excluded::new();
+        loop {
+            let outcome = reconcile(&mut self.reconciler, &self.store, &self.state, &excluded);
+            let committed = outcome.map_err(ChangeError::Failed).and_then(|outcome| self.commit_documents(outcome));
+            match committed {
+                Ok(problems) => {
+                    self.tell_problems(problems);
+                    return Ok(());
+                }
+                Err(ChangeError::WithoutRoom(more)) => {
+                    self.reconciler = before.clone();
+                    let known = excluded.len();
+                    excluded.extend(more.into_iter().map(|(service, refusal)| (format!("service/{service}"), refusal)));
+                    if excluded.len() > known {
+                        continue;
+                    }
+                    // Not by its document: as when the last room went to others meanwhile.
+                    return Err(anyhow::anyhow!("SLOTS is full: run the agent with a larger --max-slots"));
+                }
+                Err(error) => {
+                    self.reconciler = before;
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Returns the problems, to be told once the rest is in force.
+    fn commit_documents(&mut self, outcome: Outcome) -> Result<Vec<Problem>, ChangeError> {
+        let Outcome { state, touched, marks, problems } = outcome;
+        if touched.is_empty() && marks.is_empty() {
+            return Ok(problems);
+        }
+        let committed = self.commit(Proposal {
+            next: state,
+            touched,
+            changes: &[],
+            marks: &marks,
+            records: Vec::new(),
+            received: Instant::now(),
+            on_failure: OnFailure::Undo,
+        })?;
+        self.publish();
+        self.tell_cancelled(committed.cancelled);
+        Ok(problems)
+    }
+}

@@ -1,0 +1,245 @@
+//! What the engine tells of what it has done: events for people, and the counts of the same in metrics.
+
+use std::collections::BTreeMap;
+
+use super::steering::Steering;
+use crate::{
+    model::{Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, quiet},
+    plan::DataPlane,
+    source::{reconcile::Problem, store::AppliedMark},
+    telemetry::Source,
+    view::events::EventKind,
+};
+
+/// Names in one message.
+const NAMED: usize = 5;
+/// Services with an event of their own; of more, one event tells.
+const TOLD: usize = 5;
+/// A service and those of its backends that something has become of.
+type OfService<'a> = (&'a Service, Vec<&'a Backend>);
+
+impl<M: DataPlane> Steering<M> {
+    /// Tells the changes of a request. `before`: the state before them.
+    pub(super) fn tell(&self, changes: &[Change], before: &State) {
+        for change in changes {
+            let (kind, object, message) = match change {
+                Change::PutService { document, .. } => {
+                    let name = &document.metadata.name;
+                    let is_new = before.service(name.as_str()).is_none();
+                    let kind = if is_new { EventKind::ServiceCreated } else { EventKind::ServiceChanged };
+                    (kind, format!("service/{name}"), "its document was applied".into())
+                }
+                Change::PatchService { service, .. } => {
+                    (EventKind::ServiceChanged, format!("service/{service}"), "its document was patched".into())
+                }
+                Change::DeleteService { service, .. } => {
+                    (EventKind::ServiceDeleted, format!("service/{service}"), "deleted".into())
+                }
+                Change::PatchBackend { service, backend, patch, .. } => {
+                    (EventKind::BackendChanged, format!("{service}/{backend}"), format!("patched with {patch}"))
+                }
+                Change::PutNode { document } => {
+                    (EventKind::NodeChanged, format!("node/{}", document.metadata.name), "declared".into())
+                }
+                Change::DeleteNode { node } | Change::UndeclareNode { node } => {
+                    (EventKind::NodeDeleted, format!("node/{node}"), "no longer declared".into())
+                }
+                Change::Zero { target, zero, .. } => {
+                    let reason = if zero.reason.is_empty() { "no reason given" } else { &zero.reason };
+                    let owner = self.state.zero(target).map_or(&*zero.owner, |held| &*held.owner);
+                    (EventKind::Zeroed, target.to_string(), format!("zeroed by {owner}: {reason}"))
+                }
+                Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
+                // Told with all that is known of it.
+                Change::EndDrains { .. } | Change::UpdateHealth { .. } => continue,
+            };
+            self.note(kind, Some(object), message);
+        }
+    }
+
+    /// Tells which documents of files are in force now, and which are gone.
+    pub(super) fn tell_documents(&self, marks: &[AppliedMark]) {
+        for mark in marks {
+            let (kind, message) = match (mark.hash, mark.document.starts_with("node/")) {
+                (Some(_), _) => (EventKind::SourceApplied, format!("{} from {}", mark.document, mark.file.display())),
+                (None, true) => (EventKind::NodeDeleted, format!("no longer in {}", mark.file.display())),
+                (None, false) => (EventKind::ServiceDeleted, format!("no longer in {}", mark.file.display())),
+            };
+            self.note(kind, Some(mark.document.clone()), message);
+        }
+    }
+
+    /// Tells which documents of files are not in force, and why.
+    pub(super) fn tell_problems(&self, problems: Vec<Problem>) {
+        for problem in problems {
+            let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
+            let message = format!("{}{place}: {}", problem.file.display(), problem.message);
+            self.instruments.refused(Source::File);
+            tracing::error!("a document is not applied, what was there before stays: {message}");
+            self.note(EventKind::SourceFailed, None, message);
+        }
+    }
+
+    /// Tells of zeros that went with their backends: should such a backend come again, it takes connections.
+    pub(super) fn tell_gone(&self, gone: Vec<Target>) {
+        for target in gone.into_iter().filter(|target| !self.state.is_zeroed(target)) {
+            let message = "its backend left the configuration, and its zero with it";
+            self.note(EventKind::Restored, Some(target.to_string()), message);
+        }
+    }
+
+    /// Tells which drains have been cancelled. Last of all that a commit tells: whoever waits for a drain finds
+    /// everything else done.
+    pub(super) fn tell_cancelled(&mut self, cancelled: Vec<(Target, String)>) {
+        for (target, operation) in cancelled {
+            self.cancel(&target, &operation);
+        }
+    }
+
+    /// Tells which backends begin to warm up or are warm, one event for each service.
+    pub(super) fn tell_warmups(&self, kind: EventKind, backends: &[BackendId]) {
+        let mut of_services: BTreeMap<ServiceId, Vec<(&Name, Option<u32>)>> = BTreeMap::new();
+        for id in backends {
+            if let Some((service, backend)) = self.state.backend(*id) {
+                let millis =
+                    service.warmup(backend).map(|warmup| warmup.delay.as_millis() + warmup.duration.as_millis());
+                of_services.entry(service.id).or_default().push((&backend.name, millis));
+            }
+        }
+        for (id, backends) in of_services {
+            let Some(service) = self.state.service_by_id(id) else { continue };
+            let names: Vec<_> = backends.iter().map(|(name, _)| *name).collect();
+            let longest = backends.iter().filter_map(|(_, millis)| *millis).max().unwrap_or(0);
+            let (object, names) = (object(service, &names), list(&names));
+            let message = match kind {
+                EventKind::WarmupStarted => format!("{names}: warm in {}", quiet::text(longest)),
+                _ => format!("{names}: warm"),
+            };
+            self.note(kind, Some(object), message);
+        }
+    }
+
+    /// Tells what became of the health of backends, and of panics.
+    pub(super) fn tell_health(&self, before: &State, touched: &Touched) {
+        let mut told: Vec<(EventKind, Vec<OfService<'_>>)> = Vec::new();
+        for service in touched.services.iter().filter_map(|id| self.state.service_by_id(*id)) {
+            let Some(former) = before.service_by_id(service.id) else { continue };
+            for (kind, backends) in health_changes(before, former, &self.state, service) {
+                match told.iter_mut().find(|(held, _)| *held == kind) {
+                    Some((_, services)) => services.push((service, backends)),
+                    None => told.push((kind, vec![(service, backends)])),
+                }
+            }
+        }
+        for (kind, services) in told {
+            for (service, backends) in &services {
+                self.instruments.health_changed(service.name.as_str(), kind, backends.len().max(1));
+            }
+            if services.len() > TOLD {
+                self.tell_of_many(kind, &services);
+                continue;
+            }
+            for (service, backends) in services {
+                let names: Vec<&Name> = backends.iter().map(|backend| &backend.name).collect();
+                let why = backends.first().and_then(|backend| why(kind, backend)).map(|why| format!(": {why}"));
+                let message = match kind {
+                    EventKind::PanicStarted => {
+                        let threshold = service.health_policy.panic_threshold;
+                        format!("less than {threshold} % of the backends are healthy: all of them serve")
+                    }
+                    EventKind::PanicEnded => "enough backends are healthy again: only they serve".to_owned(),
+                    _ => format!("{}{}", list(&names), why.unwrap_or_default()),
+                };
+                self.note(kind, Some(object(service, &names)), message);
+            }
+        }
+    }
+
+    fn tell_of_many(&self, kind: EventKind, services: &[OfService<'_>]) {
+        let backends: usize = services.iter().map(|(_, backends)| backends.len()).sum();
+        let names: Vec<&Name> = services.iter().map(|(service, _)| &service.name).collect();
+        let first = services.iter().find_map(|(_, backends)| why(kind, backends.first()?));
+        let first = first.map(|why| format!("; the first: {why}")).unwrap_or_default();
+        let counted = match backends {
+            0 => String::new(),
+            backends => format!("{backends} backends of "),
+        };
+        self.note(kind, None, format!("{counted}{} services ({}){first}", services.len(), list(&names)));
+    }
+}
+
+/// What differs in the health of a service and its backends, by the kind of event.
+fn health_changes<'a>(
+    before: &State,
+    former: &Service,
+    after: &State,
+    service: &'a Service,
+) -> Vec<(EventKind, Vec<&'a Backend>)> {
+    let mut of_kinds: Vec<(EventKind, Vec<&Backend>)> = Vec::new();
+    let is_same = former.backends.iter().map(|b| b.id).eq(service.backends.iter().map(|b| b.id));
+    for (was, is) in former.backends.iter().zip(&service.backends).filter(|_| is_same) {
+        for kind in kinds(was, is) {
+            match of_kinds.iter_mut().find(|(held, _)| *held == kind) {
+                Some((_, backends)) => backends.push(is),
+                None => of_kinds.push((kind, vec![is])),
+            }
+        }
+    }
+    match (before.panics(former), after.panics(service)) {
+        (false, true) => of_kinds.push((EventKind::PanicStarted, Vec::new())),
+        (true, false) => of_kinds.push((EventKind::PanicEnded, Vec::new())),
+        (true, true) | (false, false) => {}
+    }
+    of_kinds
+}
+
+/// What differs in the health of a backend.
+fn kinds(was: &Backend, is: &Backend) -> Vec<EventKind> {
+    let state = |backend: &Backend| {
+        backend
+            .health
+            .as_ref()
+            .map_or((true, false, false), |health| (health.is_ready(), health.is_ejected(), health.is_on_trial()))
+    };
+    let ((ready_before, out_before, trial_before), (ready, out, trial)) = (state(was), state(is));
+    let mut kinds = Vec::new();
+    match (ready_before, ready) {
+        (true, false) => kinds.push(EventKind::BackendUnready),
+        (false, true) => kinds.push(EventKind::BackendReady),
+        (true, true) | (false, false) => {}
+    }
+    match (out_before || trial_before, out, trial) {
+        (_, true, _) if !out_before => kinds.push(EventKind::Ejected),
+        (_, _, true) if !trial_before => kinds.push(EventKind::TrialStarted),
+        (true, false, false) => kinds.push(EventKind::EjectionEnded),
+        _ => {}
+    }
+    kinds
+}
+
+/// The cause and its figures.
+fn why(kind: EventKind, backend: &Backend) -> Option<String> {
+    let health = backend.health.as_ref()?;
+    match kind {
+        EventKind::BackendUnready => health.why_unready(),
+        EventKind::Ejected | EventKind::TrialStarted => Some(health.ejection.as_ref()?.message.clone()),
+        _ => None,
+    }
+}
+
+/// `shop/n1` when it is about one backend, else `service/shop`.
+fn object(service: &Service, backends: &[&Name]) -> String {
+    match backends {
+        [backend] => format!("{}/{backend}", service.name),
+        _ => format!("service/{}", service.name),
+    }
+}
+
+/// The first few, for a message.
+fn list(names: &[&Name]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMED).map(|name| name.as_str()).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

@@ -1,0 +1,229 @@
+//! A disk that is full and a kernel that refuses: nothing is lost, and what was not done is not said to be.
+
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    engine::client::{DrainEndAck, DrainEnded},
+    model::{DrainEnd, DrainRequest, HealthReport, HealthUpdate, OperationPhase, Stamp, Target, Unready},
+    source::{files::FileEvent, store::Batch},
+    view::{
+        events::EventKind,
+        operations::{Gone, Operation},
+        published::Readiness,
+    },
+};
+
+fn document(name: &str, host: u8, weights: &[u32]) -> String {
+    let backends: Vec<_> = (1..)
+        .zip(weights)
+        .map(|(n, weight)| json!({"name": format!("n{n}"), "address": format!("10.0.{host}.{n}:80"), "weight": weight}))
+        .collect();
+    json!({
+        "apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": name},
+        "spec": {"frontends": [format!("10.96.7.{host}:80")], "backends": backends}
+    })
+    .to_string()
+}
+
+fn changed(file: &str, documents: &[String]) -> FileEvent {
+    let documents =
+        documents.iter().flat_map(|text| parse::documents(text.as_bytes(), parse::Format::Json).unwrap()).collect();
+    FileEvent::Changed { file: file.into(), documents }
+}
+
+fn weight(steering: &Steering<Fake>, service: &str) -> Option<u32> {
+    Some(steering.state.service(service)?.backends[0].weight)
+}
+
+fn ready(steering: &Steering<Fake>) -> Readiness {
+    steering.as_published(steering.state.clone()).ready.clone()
+}
+
+fn drain(target: &str, operation: &str) -> Change {
+    let Change::Zero { target, zero, .. } = zero(target, true) else { unreachable!() };
+    let drain = Some(DrainRequest { operation: operation.into(), ..DrainRequest::default() });
+    Change::Zero { target, zero, drain, force: true }
+}
+
+#[test]
+fn a_files_change_that_meets_a_fault_is_said_to_have_failed_and_is_taken_in_by_the_next_look() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    steering.documents(&[changed("/a", &[document("shop", 1, &[100, 100])])]).unwrap();
+    let lighter = || [changed("/a", &[document("shop", 1, &[5, 100])])];
+    let faults: [fn(&mut Steering<Fake>); 2] =
+        [|steering| steering.store.failing = 1, |steering| steering.machine.fail_at = Some(steering.machine.done)];
+    for fault in faults {
+        fault(&mut steering);
+        assert!(steering.documents(&lighter()).is_err());
+        assert_eq!(weight(&steering, "shop"), Some(100));
+        assert!(matches!(ready(&steering), Readiness::NotReady(why) if why.contains("/a is not in force yet")));
+        assert!(steering.documents(&lighter()).is_ok());
+        assert_eq!((weight(&steering, "shop"), ready(&steering)), (Some(5), Readiness::Ready));
+        steering.documents(&[changed("/a", &[document("shop", 1, &[100, 100])])]).unwrap();
+    }
+}
+
+#[test]
+fn what_a_document_was_refused_is_tried_again_after_a_fault_too() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, named("other", &["10.96.7.1:80"], &[A])).unwrap();
+    steering.documents(&[changed("/a", &[document("shop", 1, &[1])])]).unwrap();
+    assert!(steering.state.service("shop").is_none(), "its frontend is another's");
+    // The frontend is free now, and the document's own commit meets a full disk.
+    let delete = Change::DeleteService { service: Name::new("other").unwrap(), if_match: None };
+    steering.change(&[delete.clone()], Options { dry_run: true, received: Instant::now() }).unwrap();
+    let next = steering.next(&[delete]).unwrap();
+    steering.store.commit_batch(&next.state, Batch { touched: &[next.touched], ..Batch::default() }).unwrap();
+    steering.state = next.state;
+    steering.store.failing = 1;
+    steering.retry_documents();
+    assert!(steering.state.service("shop").is_none());
+    steering.retry_documents();
+    assert!(steering.state.service("shop").is_some());
+}
+
+#[test]
+fn a_table_that_finds_no_room_keeps_its_own_document_out_and_no_other() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    steering.slots = 128;
+    steering.recover();
+    let odd = document("odd", 1, &[997, 3]);
+    let look = [changed("/a", &[odd, document("small", 2, &[1, 1]), document("tiny", 3, &[1])])];
+    steering.documents(&look).unwrap();
+    assert_eq!(
+        (weight(&steering, "odd"), weight(&steering, "small"), weight(&steering, "tiny")),
+        (None, Some(1), Some(1))
+    );
+    let events = steering.events.after(0, 100).events;
+    let told: Vec<_> = events.iter().filter(|event| event.kind == EventKind::SourceFailed).collect();
+    assert!(told.len() == 1 && told[0].message.contains("--max-slots"), "{told:?}");
+    assert_eq!(ready(&steering), Readiness::Ready, "it is refused, not pending");
+    // Whatever changes, it is tried again, and fits once it asks for less.
+    steering.documents(&[changed("/a", &[document("odd", 1, &[1, 1]), document("small", 2, &[1, 1])])]).unwrap();
+    assert_eq!(weight(&steering, "odd"), Some(1));
+}
+
+#[test]
+fn a_request_whose_table_finds_no_room_is_refused_and_writes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    steering.slots = 64;
+    steering.recover();
+    let done = steering.machine.done;
+    let odd = [("a", A.1, A.2, 997), ("b", B.1, B.2, 3)];
+    let both = [named("cart", &["10.96.0.9:80"], &[C]), service(&[FRONTEND], &odd)];
+    let error = steering.change(&both, Options { dry_run: false, received: Instant::now() }).unwrap_err();
+    let ChangeError::Refused(refusal) = error else { panic!("{error}") };
+    assert_eq!((refusal.document, refusal.field.as_deref()), (Some(2), Some("spec.backends")), "{refusal}");
+    assert_eq!(steering.machine.done, done);
+}
+
+#[test]
+fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    let Change::PutService { mut document, origin, if_match } = service(&[FRONTEND], &[A, B]) else { unreachable!() };
+    document.spec.readiness = serde_json::from_value(json!({"kind": "tcp"})).unwrap();
+    document.spec.warmup = serde_json::from_value(json!({})).unwrap();
+    run(&mut steering, Change::PutService { document, origin, if_match }).unwrap();
+    let ids: Vec<_> = steering.state.service("shop").unwrap().backends.iter().map(|backend| backend.id).collect();
+    let update = |index: usize, ready: bool| {
+        let unready = Unready { since: Stamp::NEVER, starting: false, message: "connection refused".to_owned() };
+        HealthUpdate { backend: ids[index], report: HealthReport::Probe((!ready).then_some(unready)) }
+    };
+    steering.store.failing = 1;
+    steering.update_health(vec![update(0, true), update(1, true)]);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]), "it holds");
+    steering.recover();
+    drop(steering);
+    let next = super::steering(&dir, Fake::default());
+    assert_eq!(answers(&next.machine, FRONTEND), to(&[A.1, B.1]), "and is found again");
+    assert!(next.ramps.get(ids[0]).is_some(), "with the warm-up that began then");
+}
+
+#[test]
+fn the_end_of_a_drain_that_cannot_be_saved_is_answered_once_it_is() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut steering, drain("shop/a", "op-1")).unwrap();
+    let mut operation = steering.operations.get("op-1").unwrap();
+    operation.phase = OperationPhase::Drained;
+    let (reply, mut answer) = oneshot::channel();
+    let target: Target = "shop/a".parse().unwrap();
+    let ended = Box::new(DrainEnded { target: target.clone(), operation, end: DrainEnd::Drained });
+    steering.obey(Command::EndDrain { ended, reply });
+    steering.store.failing = 1;
+    steering.catch_up();
+    assert!(answer.try_recv().is_err(), "nothing is said that is not so");
+    assert!(steering.state.zero(&target).unwrap().lasting_drain().is_some());
+    assert!(!steering.later.is_due(Instant::now()) && steering.later.put_off().is_some(), "it is tried again, later");
+    steering.catch_up();
+    assert_eq!(answer.try_recv(), Ok(DrainEndAck::Ended));
+    assert_eq!(steering.operations.get("op-1").unwrap().phase, OperationPhase::Drained);
+    assert!(steering.drains.is_empty());
+}
+
+#[test]
+fn the_progress_of_a_drain_that_cannot_be_saved_is_saved_later() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut steering, drain("shop/a", "op-1")).unwrap();
+    steering.operations.update("op-1", |operation| operation.closed_idle = 7);
+    let operation = steering.operations.get("op-1").unwrap();
+    steering.obey(Command::KeepOperation(Box::new(operation)));
+    steering.store.failing = 1;
+    steering.catch_up();
+    steering.catch_up();
+    drop(steering);
+    let next = super::steering(&dir, Fake::default());
+    assert_eq!(next.operations.get("op-1").unwrap().closed_idle, 7);
+}
+
+#[test]
+fn a_restart_remembers_a_lasting_drain_however_many_came_after_it() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B, C])).unwrap();
+    run(&mut steering, drain("node/node-1", "op-00000000000000001")).unwrap();
+    // A backend of the drained node leaves the configuration.
+    run(&mut steering, service(&[FRONTEND], &[B, C])).unwrap();
+    let gone = |steering: &Steering<Fake>| steering.operations.get("op-00000000000000001").unwrap().gone;
+    let before: Vec<Gone> = gone(&steering);
+    assert_eq!(before.len(), 1);
+    let target: Target = "shop/b".parse().unwrap();
+    let later = (2..300).map(|number| {
+        let now = jiff::Timestamp::now();
+        let id = format!("op-{number:017}");
+        let operation = Operation { phase: OperationPhase::Drained, ..Operation::drain(&id, &target, now, now) };
+        (format!("operation/{id}"), Some(serde_json::to_vec(&operation).unwrap()))
+    });
+    let extras: Vec<_> = later.collect();
+    steering.store.commit_batch(&steering.state, Batch { extras: &extras, ..Batch::default() }).unwrap();
+    drop(steering);
+    let next = super::steering(&dir, Fake::default());
+    assert_eq!(gone(&next), before);
+    assert_eq!(next.operations.list().iter().filter(|operation| operation.is_finished()).count(), 128);
+}
+
+#[test]
+fn turn_times_that_cannot_be_measured_are_tried_again_and_steering_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let refuses: fn(&MapOp) -> bool = |write| matches!(write, MapOp::SetMeasured { .. });
+    let mut steering = steering(&dir, Fake { refuses: Some(refuses), ..Fake::default() });
+    let Change::PutService { mut document, origin, if_match } = service(&[FRONTEND], &[A, B]) else { unreachable!() };
+    document.spec.turn_time = true;
+    run(&mut steering, Change::PutService { document, origin, if_match }).unwrap();
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]));
+    assert!(steering.machine.measured.is_empty());
+    steering.machine.refuses = None;
+    steering.measure_again();
+    assert_eq!(steering.machine.measured.len(), 2);
+}
