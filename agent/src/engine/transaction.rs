@@ -204,7 +204,6 @@ impl<M: DataPlane> Steering<M> {
                         tables.push((service, table));
                     }
                     Err(error) if tables_may_fail => {
-                        self.stale.insert(service.id);
                         written.failed.get_or_insert(error);
                     }
                     Err(error) => return Err(error),
@@ -213,7 +212,6 @@ impl<M: DataPlane> Steering<M> {
             }
         }
         for no_room in without_room {
-            self.stale.insert(no_room.service);
             let message = no_room_for(&no_room, &self.state);
             written.failed.get_or_insert_with(|| anyhow!(message));
         }
