@@ -7,11 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{
-    build, compare, setup,
-    test::{built, missing_rights},
-    vm,
-};
+use crate::{binaries::built, build, compare, rights::missing_rights, setup, vm};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -12,9 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     build::{self, target_dir, workspace},
-    setup,
-    test::missing_rights,
-    vm,
+    rights::missing_rights,
+    setup, vm,
 };
 
 /// The kernel of the virtual machine.

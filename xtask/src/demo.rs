@@ -7,11 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{
-    build, setup,
-    test::{built, missing_rights},
-    vm,
-};
+use crate::{binaries::built, build, rights::missing_rights, setup, vm};
 
 /// The kernel of the virtual machine when none is named.
 const KERNEL: &str = "6.12";

@@ -1,9 +1,13 @@
 //! The project's own tasks: `cargo xtask build` and its neighbours.
 
+mod apt;
 mod bench;
+mod binaries;
 mod build;
 mod compare;
 mod demo;
+mod report;
+mod rights;
 mod setup;
 mod test;
 // What `agent/build.rs` alone uses looks dead from here.

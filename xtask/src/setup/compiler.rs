@@ -8,8 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Apt, run_shown};
-use crate::toolchain::{Compiler, find_linker, in_path};
+use crate::{
+    apt::{Apt, run_shown},
+    toolchain::{Compiler, find_linker, in_path},
+};
 
 /// Debian's compiler with `core` for eBPF.
 const DEBIAN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];

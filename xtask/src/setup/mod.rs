@@ -1,7 +1,6 @@
 //! `cargo xtask setup`: finds what building and testing need, installs what is missing, and says why. When nothing is
 //! missing it takes a fraction of a second, so `cargo xtask test` starts with it.
 
-mod apt;
 mod compiler;
 mod programs;
 
@@ -11,10 +10,12 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 
-use crate::{test::KERNELS, vm};
-pub use apt::{Apt, download};
+use crate::{
+    apt::{Apt, run_shown},
+    vm,
+};
 use programs::Requirement;
 
 #[derive(clap::Args)]
@@ -45,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let tests = arguments.tests;
     ensure_ready(Needs { checks: tests, programs: tests, namespaces: tests, machines: tests, ..Needs::default() })?;
     if arguments.tests {
-        for kernel in KERNELS {
+        for kernel in vm::KERNELS {
             let kernel = vm::obtain(kernel)?;
             println!("virtual machines run Linux {}", kernel.release);
         }
@@ -120,20 +121,4 @@ fn ensure_components() -> Result<()> {
     }
     println!("missing: {}: the tests begin with format and lints", missing.join(" and "));
     run_shown(Command::new("rustup").args(["component", "add"]).args(missing))
-}
-
-/// Runs a command after showing it.
-fn run_shown(command: &mut Command) -> Result<()> {
-    println!("running: {}", shown(command));
-    let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
-    ensure!(status.success(), "this failed: {}", shown(command));
-    Ok(())
-}
-
-/// A command as a person would type it.
-fn shown(command: &Command) -> String {
-    let variables = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
-    let variables = variables.map(|(name, value)| format!("{name}={value}"));
-    let words = [command.get_program()].into_iter().chain(command.get_args());
-    variables.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }

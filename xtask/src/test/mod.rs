@@ -1,28 +1,26 @@
-//! `cargo xtask test`: format, lints, unit tests, and the black-box tests on this kernel and on older ones.
+//! `cargo xtask test`: format, lints, documentation, unit tests, and the black-box tests on this kernel and on older ones.
 //! Every stage runs, whatever became of the one before. The last line is the sum.
 
-mod binaries;
-mod count;
+mod checks;
 mod host;
 
 use std::{
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 
-use crate::{build::cargo, setup, vm};
-pub use binaries::{Binaries, built};
-pub use count::{Counter, Outcome};
-pub use host::missing_rights;
-
-/// The kernels that the virtual machines run when none is named.
-pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
+use crate::{
+    binaries::Binaries,
+    report::{Outcome, Table, announce},
+    rights::missing_rights,
+    setup, vm,
+};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only format, lints and unit tests (may be combined with --host and --vm)
+    /// Only format, lints, documentation and unit tests (may be combined with --host and --vm)
     #[arg(long)]
     checks: bool,
     /// Only the black-box tests on this machine
@@ -31,6 +29,9 @@ pub struct Arguments {
     /// Only the black-box tests in a virtual machine with this kernel, for example 6.12; may be repeated
     #[arg(long, value_name = "KERNEL")]
     vm: Vec<String>,
+    /// In virtual machines also the tests that every kernel answers alike
+    #[arg(long, requires = "vm")]
+    all: bool,
     /// Only tests whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
@@ -45,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let everything = !arguments.checks && !arguments.host && arguments.vm.is_empty();
     let filter = arguments.filter.as_deref();
 
-    let missing = host::missing_rights();
+    let missing = missing_rights();
     let on_host = arguments.host || (everything && missing.is_none());
     let needs = setup::Needs {
         checks: everything || arguments.checks,
@@ -62,15 +63,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 
     if everything || arguments.checks {
-        // A filter asks for certain tests; format and lints are not among them.
-        if filter.is_none() {
-            table.run("format", || count::check(cargo().args(["fmt", "--all", "--", "--check"])));
-            table.run("lints", || count::check(&mut lints(&["--workspace", "--all-targets"])));
-            // `--all-targets` leaves it out, as `cargo test` does.
-            let integration = ["--package", "sluice-tests", "--test", "integration"];
-            table.run("lints of black-box tests", || count::check(&mut lints(&integration)));
+        // A filter asks for certain tests; the other checks are not among them.
+        for (name, check) in checks::STAGES.into_iter().filter(|_| filter.is_none()) {
+            table.run(name, check);
         }
-        table.run("unit tests", || count::tests(&mut unit_tests(filter), filter));
+        table.run("unit tests", || checks::unit_tests(filter));
     }
 
     if everything && let Some(missing) = &missing {
@@ -78,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("they run in virtual machines only.");
     }
     let kernels: Vec<&str> = match (everything, arguments.vm.is_empty()) {
-        (true, _) => KERNELS.to_vec(),
+        (true, _) => vm::KERNELS.to_vec(),
         (false, _) => arguments.vm.iter().map(String::as_str).collect(),
     };
     if on_host || !kernels.is_empty() {
@@ -117,7 +114,7 @@ fn run_black_box(
             return;
         }
     };
-    println!("built in {:.1} s", start.elapsed().as_secs_f64());
+    table.add("building black-box tests", start.elapsed(), Outcome::default());
     let here = on_host && missing.is_none();
     if on_host {
         let release = host::kernel_release();
@@ -128,63 +125,14 @@ fn run_black_box(
     }
     for (number, kernel) in kernels.iter().enumerate() {
         // Once is enough for what is the same on every kernel.
-        let outside = !here && number + 1 == kernels.len();
-        let selection = vm::Selection { filter, shared, outside };
+        let all = arguments.all || (!here && arguments.vm.is_empty() && number + 1 == kernels.len());
+        let selection = vm::Selection { filter, shared, all };
         table.run(&format!("black-box, Linux {kernel}"), || {
+            // Who names a kernel wants tests to run there; who names a filter alone may mean others.
+            if arguments.vm.is_empty() && filter.is_some() && !selection.any(&binaries.tests)? {
+                return Ok(Outcome { note: "no test that runs there matches".to_owned(), ..Outcome::default() });
+            }
             vm::test(kernel, &binaries, selection, &arguments.accelerator)
         });
-    }
-}
-
-fn lints(selection: &[&str]) -> Command {
-    let mut command = cargo();
-    command.arg("clippy").args(selection).args(["--", "--deny", "warnings"]);
-    command
-}
-
-fn unit_tests(filter: Option<&str>) -> Command {
-    let mut command = binaries::statically("test");
-    command.args(["--no-fail-fast", "--"]).args(filter);
-    command
-}
-
-fn announce(what: &str) {
-    println!("\n=== {what}");
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    rows: Vec<(String, Duration, Outcome)>,
-}
-
-impl Table {
-    fn run(&mut self, name: &str, stage: impl FnOnce() -> Result<Outcome>) {
-        announce(name);
-        let start = Instant::now();
-        let outcome = stage().unwrap_or_else(|error| Outcome::failure(format!("{error:#}")));
-        if outcome.failed > 0 && !outcome.note.is_empty() {
-            println!("{name}: {}", outcome.note);
-        }
-        self.add(name, start.elapsed(), outcome);
-    }
-
-    fn add(&mut self, name: &str, time: Duration, outcome: Outcome) {
-        self.rows.push((name.to_owned(), time, outcome));
-    }
-
-    /// Prints the table and, alone on the last line, the sum.
-    fn finish(self) -> ExitCode {
-        let width = self.rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max(5);
-        println!("\n{:width$}  passed  failed  left out     time", "stage");
-        for (name, time, outcome) in &self.rows {
-            let Outcome { passed, failed, skipped, note } = outcome;
-            let time = format!("{:.1} s", time.as_secs_f64());
-            println!("{name:width$}  {passed:6}  {failed:6}  {skipped:8}  {time:>7}  {note}");
-        }
-        let sum = |of: fn(&Outcome) -> u64| self.rows.iter().map(|(.., outcome)| of(outcome)).sum::<u64>();
-        let (passed, failed) = (sum(|outcome| outcome.passed), sum(|outcome| outcome.failed));
-        println!("\n{passed} passed, {failed} failed");
-        // Nothing run at all, for example by a filter that matches nothing, is no success.
-        if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

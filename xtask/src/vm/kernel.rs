@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    apt::{Apt, download},
     build::target_dir,
-    setup::{Apt, download},
 };
 
 /// A kernel, unpacked.

@@ -4,6 +4,7 @@
 mod image;
 mod kernel;
 mod share;
+mod tests;
 
 use std::{
     fs,
@@ -17,10 +18,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::test::{Binaries, Counter, Outcome};
 pub use kernel::obtain;
 use share::Share;
 pub use share::virtiofsd;
+pub use tests::{Selection, test};
+
+/// The kernels that the tests run under when none is named.
+pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 /// A machine that says nothing for this long hangs. A single test may be slow under emulation.
 const SILENCE: Duration = Duration::from_secs(900);
@@ -33,9 +37,6 @@ const MARK: &str = "sluice-vm: ";
 
 /// What follows [`MARK`] before data for the host.
 const DATA: &str = "data ";
-
-/// Tests that run at the same time in a machine.
-const THREADS: &str = "2";
 
 /// Of a machine, in MiB.
 const MEMORY: &str = "2048";
@@ -60,62 +61,6 @@ struct End {
     exit: Option<i32>,
     /// The kernel's messages.
     console: PathBuf,
-}
-
-/// Which tests a machine runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Selection<'a> {
-    /// Those whose name contains this.
-    pub filter: Option<&'a str>,
-    /// Those that need programs of this machine too, for these are to be had.
-    pub shared: bool,
-    /// Those too that no kernel answers in its own way, for they run nowhere else.
-    pub outside: bool,
-}
-
-impl Selection<'_> {
-    /// The words that say so to the test program.
-    fn words(self) -> String {
-        let mut words = "--skip ::host_".to_owned();
-        if !self.shared {
-            words += " --skip ::usr_";
-        }
-        if !self.outside {
-            words += " --skip outside::";
-        }
-        if let Some(filter) = self.filter {
-            words += " ";
-            words += &quoted(filter);
-        }
-        words
-    }
-}
-
-/// Boots the kernel, for example "6.12", and runs the tests there.
-pub fn test(series: &str, binaries: &Binaries, selection: Selection<'_>, accelerator: &str) -> Result<Outcome> {
-    let Binaries { agent, client, tests } = binaries;
-    let job = Job {
-        programs: vec![(agent, "sluice"), (client, "sluice-test-client"), (tests, "tests")],
-        command: format!("tests --test-threads {THREADS} {}", selection.words()),
-        interactive: false,
-        shared: selection.shared,
-    };
-    let mut counter = Counter::default();
-    let End { exit, console } = run_job(series, &job, accelerator, |line| counter.line(line))?;
-    if exit.is_none() || !counter.failures().is_empty() {
-        show_tail(&console);
-    }
-    let mut outcome = counter.finish(exit == Some(0), selection.filter);
-    match exit {
-        None => outcome.note = format!("the machine stopped before the tests were through; {}", outcome.note),
-        Some(_) if outcome.skipped > 0 && selection.filter.is_none() => {
-            let elsewhere = if selection.outside { "" } else { "run elsewhere, or " };
-            let words = format!("{} {elsewhere}need programs of the host", outcome.skipped);
-            outcome.note = if outcome.note.is_empty() { words } else { format!("{words}; {}", outcome.note) };
-        }
-        Some(_) => {}
-    }
-    Ok(outcome)
 }
 
 /// Boots the kernel, does the job, and returns what it has said last after "sluice-vm: data ", which is not shown. What a job
@@ -257,22 +202,4 @@ fn show_tail(console: &Path) {
         println!("{line}");
     }
     println!("---");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tests_are_left_out_by_their_names() {
-        let all = Selection { filter: None, shared: true, outside: true };
-        assert_eq!(all.words(), "--skip ::host_");
-        let few = Selection { filter: Some("zero"), shared: false, outside: false };
-        assert_eq!(few.words(), "--skip ::host_ --skip ::usr_ --skip outside:: 'zero'");
-    }
-
-    #[test]
-    fn a_quote_in_a_filter_stays_a_quote() {
-        assert_eq!(quoted("a'b"), "'a'\\''b'");
-    }
 }

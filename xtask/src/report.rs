@@ -1,8 +1,10 @@
-//! Counts what a test program says it has done. A program that ran nothing or broke off has failed.
+//! What becomes of the stages of a test run: counted from what test programs say, and shown in a table. A program that
+//! ran nothing or broke off has failed.
 
 use std::{
     io::{BufRead, BufReader, Write, stdout},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitCode, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -25,6 +27,51 @@ impl Outcome {
     pub fn failure(note: impl Into<String>) -> Self {
         Self { failed: 1, note: note.into(), ..Self::default() }
     }
+}
+
+/// The stages that have run, with their times.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<(String, Duration, Outcome)>,
+}
+
+impl Table {
+    /// Runs a stage. An error of it is a failure like any other: the next stage runs all the same.
+    pub fn run(&mut self, name: &str, stage: impl FnOnce() -> Result<Outcome>) {
+        announce(name);
+        let start = Instant::now();
+        let outcome = stage().unwrap_or_else(|error| Outcome::failure(format!("{error:#}")));
+        if outcome.failed > 0 && !outcome.note.is_empty() {
+            println!("{name}: {}", outcome.note);
+        }
+        self.add(name, start.elapsed(), outcome);
+    }
+
+    /// Adds a stage that is over.
+    pub fn add(&mut self, name: &str, time: Duration, outcome: Outcome) {
+        self.rows.push((name.to_owned(), time, outcome));
+    }
+
+    /// Prints the table and, alone on the last line, the sum.
+    pub fn finish(self) -> ExitCode {
+        let width = self.rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max(5);
+        println!("\n{:width$}  passed  failed  left out     time", "stage");
+        for (name, time, outcome) in &self.rows {
+            let Outcome { passed, failed, skipped, note } = outcome;
+            let time = format!("{:.1} s", time.as_secs_f64());
+            println!("{name:width$}  {passed:6}  {failed:6}  {skipped:8}  {time:>7}  {note}");
+        }
+        let sum = |of: fn(&Outcome) -> u64| self.rows.iter().map(|(.., outcome)| of(outcome)).sum::<u64>();
+        let (passed, failed) = (sum(|outcome| outcome.passed), sum(|outcome| outcome.failed));
+        println!("\n{passed} passed, {failed} failed");
+        // Nothing run at all, for example by a filter that matches nothing, is no success.
+        if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Says what begins.
+pub fn announce(what: &str) {
+    println!("\n=== {what}");
 }
 
 /// Reads the output of libtest programs, one or several after the other.

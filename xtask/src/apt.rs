@@ -1,10 +1,9 @@
-//! Debian packages.
+//! Debian packages, and commands that change this machine: each is shown before it runs.
 
 use std::{cell::OnceCell, collections::BTreeSet, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::run_shown;
 use crate::toolchain::in_path;
 
 /// Runs before an installation: the servers that tests start by themselves must not run as services too. A machine
@@ -112,6 +111,22 @@ pub fn download(package: &str, directory: &Path) -> Result<()> {
     // The user that apt fetches as may not write here; as root it would only complain about that.
     command.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", package]).current_dir(directory);
     run_shown(&mut command)
+}
+
+/// Runs a command after showing it.
+pub fn run_shown(command: &mut Command) -> Result<()> {
+    println!("running: {}", shown(command));
+    let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
+    ensure!(status.success(), "this failed: {}", shown(command));
+    Ok(())
+}
+
+/// A command as a person would type it.
+fn shown(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+    let variables = variables.map(|(name, value)| format!("{name}={value}"));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    variables.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }
 
 fn has_candidate(policy: &str) -> bool {
