@@ -1,7 +1,11 @@
 //! Black-box tests: real sockets, real namespaces, the real agent. They need root: `cargo xtask test --host` or `--vm`.
-//! A test whose name starts with `host_` needs programs that virtual machines do not have and is left out there. One that
-//! starts with `usr_` needs the programs of the host too, and runs wherever a machine can see them in its /usr. Those of
-//! the module `outside` say the same on every kernel and run once: on the host if they can.
+//!
+//! Where a test runs is in its name. Every test runs on the host. Virtual machines with older kernels run those that a
+//! kernel can answer in its own way, which are beside the module [`outside`]: hooks and their addresses, replaced
+//! programs, socket storage, states and timers of sockets, iterators and what stands in for them. Tests in [`outside`]
+//! say the same on every kernel: a machine runs them with `--all`, or where the host cannot. A test whose name starts
+//! with `host_` needs programs that machines do not have and never runs there; one that starts with `usr_` needs the
+//! programs of the host too, and runs in machines that can see them in their /usr.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +14,6 @@ mod stage;
 
 mod addresses;
 mod agree;
-mod alerts;
 mod datagrams;
 mod drain;
 mod exact;
@@ -26,6 +29,5 @@ mod sockets;
 mod tracking;
 mod turn;
 mod uninstall;
-mod warmup;
 mod zero;
 mod zero_load;

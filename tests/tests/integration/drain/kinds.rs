@@ -8,32 +8,6 @@ use super::{QUIET, connection_to, drain, ends, is_closed};
 use crate::stage::{FRONTEND, Stage};
 
 #[test]
-fn streams_and_slow_services_keep_their_quiet_connections() -> Result<()> {
-    let mut stage = Stage::new("stream")?;
-    for (name, port) in [("b1", 8080), ("b2", 8081), ("b3", 8082)] {
-        stage.tcp(&format!("10.0.0.1:{port}"), name)?;
-    }
-    let service = |name: &str, frontend: &str, backend: &str, port: u16| {
-        let address = format!("10.0.0.1:{port}");
-        Service::new(name, frontend).backend_on("n1", backend, &address, 1)
-    };
-    stage.put(&service("fast", FRONTEND, "b1", 8080))?;
-    stage.put(&service("events", "10.96.0.11:80", "b2", 8081).set("protocol", "stream"))?;
-    stage.put(&service("slow", "10.96.0.12:80", "b3", 8082).set("idleClose", "1h"))?;
-    let client = stage.client()?;
-    let fast = connection_to(&client, "b1")?;
-    let (events, slow) = (client.connect("10.96.0.11:80")?, client.connect("10.96.0.12:80")?);
-    assert_eq!((events.line()?, events.exchange("x")?), ("b2".into(), "b2: x".into()));
-    assert_eq!((slow.line()?, slow.exchange("x")?), ("b3".into(), "b3: x".into()));
-    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "4s", "force": true}))?;
-    is_closed(&fast)?;
-    let ended = ends(&stage, &id)?;
-    assert_eq!((&ended["phase"], &ended["remaining"]["total"]), (&json!("deadlineReached"), &json!(2)), "{ended}");
-    assert_eq!((events.exchange("y")?, slow.exchange("y")?), ("b2: y".into(), "b3: y".into()));
-    Ok(())
-}
-
-#[test]
 fn connected_datagram_sockets_are_closed_and_unconnected_ones_are_not() -> Result<()> {
     let mut stage = Stage::new("drain-udp")?;
     for (number, name) in [(1, "b1"), (2, "b2")] {

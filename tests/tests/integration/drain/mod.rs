@@ -34,7 +34,7 @@ pub fn drain(stage: &Stage, target: &str, body: &Value) -> Result<String> {
     Ok(id)
 }
 
-fn operation(stage: &Stage, id: &str) -> Result<Value> {
+pub fn operation(stage: &Stage, id: &str) -> Result<Value> {
     Ok(stage.agent.get(&format!("/v1/operations/{id}"))?.json())
 }
 
@@ -63,7 +63,7 @@ fn closes_under_the_lock(stage: &Stage) -> Result<bool> {
 }
 
 /// The kernel has ended the connection; its owner is told.
-fn is_closed(connection: &Connection<'_>) -> Result<()> {
+pub fn is_closed(connection: &Connection<'_>) -> Result<()> {
     let error = eventually("the connection is closed", LIMIT, || connection.error());
     assert_eq!(error?, Errno::ECONNABORTED);
     Ok(())

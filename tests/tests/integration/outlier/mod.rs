@@ -1,6 +1,5 @@
 //! A backend that misbehaves is taken out by what the kernel counts of its connections, and comes back when it has healed.
 
-mod course;
 mod rules;
 mod slow;
 
@@ -17,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use crate::stage::{FRONTEND, Stage, backend_address, weighted};
 
 /// A stage with servers b1, b2 ... and a service with these rules.
-fn watched(label: &str, backends: usize, outlier: Value) -> Result<Stage> {
+pub fn watched(label: &str, backends: usize, outlier: Value) -> Result<Stage> {
     // The agent lives with the servers, where it can try them.
     let mut stage = Stage::probing(label, |agent| agent)?;
     for number in 1..=backends {
@@ -27,17 +26,17 @@ fn watched(label: &str, backends: usize, outlier: Value) -> Result<Stage> {
     Ok(stage)
 }
 
-fn service(backends: usize, outlier: Value) -> Service {
+pub fn service(backends: usize, outlier: Value) -> Service {
     weighted(&vec![1; backends]).set("outlier", outlier)
 }
 
 /// Out for long, so that nothing comes back while a test looks.
-fn forever() -> Value {
+pub fn forever() -> Value {
     json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h"})
 }
 
 /// Connects until the backend is out, one call after the other; returns how many failed.
-fn until_out(stage: &Stage, client: &Client, backend: &str) -> Result<usize> {
+pub fn until_out(stage: &Stage, client: &Client, backend: &str) -> Result<usize> {
     let mut failed = 0;
     for _ in 0..200 {
         match client.connect(FRONTEND) {
@@ -53,7 +52,7 @@ fn until_out(stage: &Stage, client: &Client, backend: &str) -> Result<usize> {
 }
 
 /// The rule and the stage that the API shows.
-fn ejection(status: &Value) -> (String, String) {
+pub fn ejection(status: &Value) -> (String, String) {
     let reasons = status["health"]["reasons"].as_array().expect("reasons");
     let reason = reasons.iter().find(|reason| reason["author"] == "outlier").expect("an ejection");
     let text = |field: &str| reason[field].as_str().unwrap_or_default().to_owned();
@@ -86,7 +85,7 @@ impl Silent {
     }
 }
 
-fn refused(report: &Report) -> u64 {
+pub fn refused(report: &Report) -> u64 {
     let errors = report.errors();
     assert!(errors.keys().all(|error| error == "ECONNREFUSED"), "{errors:?}");
     errors.values().sum()

@@ -7,11 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use serde_json::json;
 use sluice_tests::{Load, client::Options, system::eventually};
 use socket2::SockRef;
 
-use super::{Silent, ejection, forever, refused, service, until_out, watched};
+use super::{Silent, ejection, forever, until_out, watched};
 use crate::stage::{FRONTEND, LIMIT, assert_all_answered, backend_address};
 
 #[test]
@@ -74,36 +73,5 @@ fn a_backend_that_resets_before_its_first_byte_is_out() -> Result<()> {
     let out = stage.becomes("b2", "unhealthy")?;
     load.stop();
     assert_eq!(ejection(&out).0, "consecutiveEarlyResets");
-    Ok(())
-}
-
-#[test]
-fn no_more_are_out_than_may_be() -> Result<()> {
-    let mut stage =
-        watched("most", 4, json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h", "maxEjectionPercent": 50}))?;
-    let client = stage.client()?;
-    stage.servers.clear();
-    assert_eq!(refused(&client.run(&Load::connects(FRONTEND).count(50))), 50);
-    let out = || {
-        let status = stage.status("shop").ok()?;
-        assert_eq!(status["panic"], false, "{status}");
-        let backends = status["backends"].as_array()?;
-        Some(backends.iter().filter(|backend| backend["state"] == "unhealthy").count())
-    };
-    eventually("half of them are out", LIMIT, || (out()? == 2).then_some(()))?;
-    // The others go on being tried, and stay.
-    assert_eq!(refused(&client.run(&Load::connects(FRONTEND).count(50))), 50);
-    assert_eq!(out(), Some(2));
-    Ok(())
-}
-
-#[test]
-fn without_rules_nobody_is_ejected() -> Result<()> {
-    let mut stage = watched("no-rules", 2, forever())?;
-    stage.put(&service(2, serde_json::Value::Null))?;
-    let client = stage.client()?;
-    stage.servers.remove("b2");
-    assert_eq!(refused(&client.run(&Load::connects(FRONTEND).count(40))), 20);
-    assert_eq!(stage.backend("shop", "b2")?["state"], "ready");
     Ok(())
 }

@@ -1,17 +1,35 @@
-//! Tests that no kernel answers in its own way: what the agent makes of requests, documents, files and flags. They run
-//! once, not in every virtual machine, where each start of an agent takes seconds. What attaches programs, counts, closes,
-//! restarts or looks at sockets in its own way is to be shown on every kernel, and belongs beside this module.
+//! Tests that every kernel answers alike: what the agent makes of requests, documents, files and flags, and what it
+//! decides. They run once, on the host if they can, and in a virtual machine only with `--all`: each start of an agent
+//! takes seconds there. What shows how a kernel attaches and replaces programs, runs hooks, stores, counts, closes or
+//! lists sockets belongs beside this module, in the file of its subject.
 
+mod addresses;
+mod agree;
+mod alerts;
 mod api;
 mod bad_input;
 mod budget;
 mod cli;
+mod datagrams;
 mod disk;
+mod drain_course;
+mod drain_places;
 mod drains;
+mod ejections;
+mod exact;
 mod files;
+mod gauge;
 mod groups;
 mod harness;
+mod hash;
 mod owners;
+mod probes;
 mod ready;
+mod restart;
+mod sockets;
 mod startup;
+mod tracking;
+mod uninstall;
+mod warmup;
+mod zero_load;
 mod zeros;

@@ -8,7 +8,7 @@ use sluice_tests::Service;
 use super::promql::Uses;
 use crate::stage::{FRONTEND, Stage, assert_all_answered};
 
-const SOURCE: &str = include_str!("../../../../agent/src/telemetry/names.rs");
+const SOURCE: &str = include_str!("../../../../../agent/src/telemetry/names.rs");
 
 /// Labels that every sample gets when it is scraped.
 const TARGET: [&str; 2] = ["job", "instance"];

@@ -17,8 +17,8 @@ use crate::stage::{FRONTEND, LIMIT, Stage, path};
 
 /// The rules, also where a machine does not see the repository.
 const RULES: [(&str, &str); 2] = [
-    ("recording.yml", include_str!("../../../../agent/deploy/prometheus/recording.yml")),
-    ("alerts.yml", include_str!("../../../../agent/deploy/prometheus/alerts.yml")),
+    ("recording.yml", include_str!("../../../../../agent/deploy/prometheus/recording.yml")),
+    ("alerts.yml", include_str!("../../../../../agent/deploy/prometheus/alerts.yml")),
 ];
 
 /// Rates need a few scrapes.
