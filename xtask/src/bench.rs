@@ -84,7 +84,7 @@ fn in_machine(arguments: &Arguments, kernel: &str) -> Result<ExitCode> {
     let quick = if arguments.quick { "--quick" } else { "" };
     let command = format!("sluice-bench --json /tmp/bench.json {quick} --filter {}", vm::quoted(filter));
     let programs = programs.iter().map(AsRef::as_ref).zip(names).collect();
-    let job = vm::Job { programs, command, interactive: false, shared: true };
+    let job = vm::Job { programs, command, interactive: false, shared: true, limit: vm::LIMIT };
     let held = vm::run(kernel, &job, &arguments.accelerator)?;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

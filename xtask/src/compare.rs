@@ -82,7 +82,7 @@ fn in_machine(arguments: &Arguments, directory: &Path) -> Result<String> {
     // The same files as here: their libraries go with them.
     let files = PROGRAMS.map(|name| directory.join(name));
     let programs = files.iter().map(AsRef::as_ref).zip(PROGRAMS).collect();
-    let job = vm::Job { programs, command, interactive: false, shared: false };
+    let job = vm::Job { programs, command, interactive: false, shared: false, limit: vm::LIMIT };
     vm::data(KERNEL, &job, &arguments.accelerator)
 }
 

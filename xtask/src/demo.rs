@@ -61,7 +61,7 @@ fn in_machine(arguments: &Arguments, kernel: &str) -> Result<ExitCode> {
         (false, false) => format!("{live}sluice-demo"),
     };
     let programs = programs.iter().map(AsRef::as_ref).zip(names).collect();
-    let job = vm::Job { programs, command, interactive, shared: false };
+    let job = vm::Job { programs, command, interactive, shared: false, limit: vm::LIMIT };
     let held = vm::run(kernel, &job, &arguments.accelerator)?;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

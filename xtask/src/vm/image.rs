@@ -254,6 +254,8 @@ fn pack(root: &Path, to: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -273,7 +275,8 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_that_of_the_job() {
-        let job = Job { programs: Vec::new(), command: "job".to_owned(), interactive: false, shared: false };
+        let limit = Duration::ZERO;
+        let job = Job { programs: Vec::new(), command: "job".to_owned(), interactive: false, shared: false, limit };
         assert!(script(&[], &job, true).contains(&format!("\njob\necho \"{MARK}exit $?\"\n")));
     }
 }

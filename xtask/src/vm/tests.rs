@@ -1,6 +1,6 @@
 //! The black-box tests in a virtual machine: which of them run there, and what became of them.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,7 +11,12 @@ use crate::{
 };
 
 /// Tests that run at the same time in a machine.
-const THREADS: &str = "2";
+const THREADS: &str = "3";
+
+/// The longest that the usual tests may take, on a computer that others use too.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// The longest that every test together may take.
+const LIMIT_OF_ALL: Duration = Duration::from_secs(5400);
 
 /// Which tests a machine runs.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +69,7 @@ pub fn test(series: &str, binaries: &Binaries, selection: Selection<'_>, acceler
         command: format!("tests --test-threads {THREADS} {}", words.join(" ")),
         interactive: false,
         shared: selection.shared,
+        limit: if selection.all { LIMIT_OF_ALL } else { LIMIT },
     };
     let mut counter = Counter::default();
     let End { exit, console } = run_job(series, &job, accelerator, |line| counter.line(line))?;
