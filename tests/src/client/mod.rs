@@ -70,7 +70,7 @@ impl Client {
         Ok(Connection::new(self, self.handle(&request)?))
     }
 
-    /// Opens a UDP socket that is not connected. `any` chooses the family: "0.0.0.0:0" or "[::]:0".
+    /// Opens a UDP socket that is not connected. `any` chooses the family: `0.0.0.0:0` or `[::]:0`.
     pub fn datagrams(&self, any: &str) -> Result<Datagrams<'_>, Errno> {
         self.datagrams_with(&Options::default().from(any), None)
     }

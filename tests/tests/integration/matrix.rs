@@ -39,7 +39,7 @@ const EFFORT_IF_EMULATED: Effort = Effort {
 /// A client that takes a connection out of its pool in the instant in which that is closed finds out when it writes, and
 /// some then give the request up: one in some hundred drained connections on a busy machine. So such a loss must come
 /// twice. A request that has reached a server is never lost.
-fn play(name: &str) -> Result<()> {
+pub fn play(name: &str) -> Result<()> {
     let cell = cell(name)?;
     let mut outcome = play_once(&cell)?;
     if outcome.report.failed == 1 && outcome.reached.unwrap_or(0) == 0 && cell.expect != Expect::Costs {
@@ -110,11 +110,6 @@ fn host_aiohttp() -> Result<()> {
 }
 
 #[test]
-fn usr_node_agent() -> Result<()> {
-    play("agent")
-}
-
-#[test]
 fn host_undici() -> Result<()> {
     play("undici")
 }
@@ -122,11 +117,6 @@ fn host_undici() -> Result<()> {
 #[test]
 fn host_java() -> Result<()> {
     play("java")
-}
-
-#[test]
-fn usr_curl_with_nginx() -> Result<()> {
-    play("curl-nginx")
 }
 
 #[test]

@@ -9,12 +9,15 @@ use sluice_tests::{
     Agent, Cgroup, Client, Load, Report, World,
     client::Running,
     pins,
-    system::{now, rounds},
+    system::{now, patience, rounds},
 };
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, weighted};
 
-pub const PAUSE: Duration = Duration::from_millis(3);
+/// Each client's pause between connections, longer on slow machines: the agent needs some of the processor too.
+pub fn pause() -> Duration {
+    patience(Duration::from_millis(3))
+}
 
 pub fn more(loads: &[Running<'_>]) -> Result<()> {
     let goals: Vec<u64> = loads.iter().map(|load| load.attempts() + 20).collect();
@@ -37,7 +40,7 @@ fn killed_again_and_again_under_load_nothing_goes_astray() -> Result<()> {
     let mut stage = Stage::weights("kill", &[50, 30, 20])?;
     let clients: Vec<Client> = (0..2).map(|_| stage.client()).collect::<Result<_>>()?;
     let loads: Vec<Running<'_>> =
-        clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(3).pause(PAUSE))).collect();
+        clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(3).pause(pause()))).collect();
     let mut zeroed = Vec::new();
     let mut counted = 0;
     for round in 0..rounds(6) as usize {
@@ -90,7 +93,7 @@ fn programs_are_replaced_in_place() -> Result<()> {
     let client = stage.client()?;
     let kept = client.connect(FRONTEND)?;
     let server = kept.line()?;
-    let load = client.begin(&Load::connects(FRONTEND).threads(3).pause(PAUSE));
+    let load = client.begin(&Load::connects(FRONTEND).threads(3).pause(pause()));
     let mut before = links(&stage.agent)?;
     assert!(before.len() >= 10, "{before:?}");
     for graceful in [true, false, true] {

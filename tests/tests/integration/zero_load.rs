@@ -6,7 +6,7 @@ use anyhow::Result;
 use sluice_tests::{
     Client, Load, Options, Report,
     client::Running,
-    system::{now, rounds},
+    system::{now, patience, rounds},
 };
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered};
@@ -14,8 +14,10 @@ use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered};
 /// Connections between two steps of a test, of each load.
 const SOME: u64 = 10;
 
-/// Each client's pause between connections: the agent needs some of the processor too.
-pub const PAUSE: Duration = Duration::from_millis(5);
+/// Each client's pause between connections, longer on slow machines: the agent needs some of the processor too.
+pub fn pause() -> Duration {
+    patience(Duration::from_millis(5))
+}
 
 /// Waits until every load has done some more.
 pub fn more(loads: &[Running<'_>]) -> Result<()> {
@@ -34,7 +36,7 @@ pub fn check(label: &str, balance: &str, target: &str) -> Result<()> {
     let loads: Vec<Running<'_>> = (0..24)
         .map(|number| {
             let options = Options::default().from(&format!("10.9.0.{}:0", number + 1)).reset_on_close();
-            clients[number % 3].begin(&Load::connects(FRONTEND).options(options).pause(PAUSE))
+            clients[number % 3].begin(&Load::connects(FRONTEND).options(options).pause(pause()))
         })
         .collect();
     let mut closed = Vec::new();

@@ -22,6 +22,7 @@ mod gauge;
 mod groups;
 mod harness;
 mod hash;
+mod matrix;
 mod owners;
 mod probes;
 mod ready;

@@ -10,7 +10,7 @@ use sluice_tests::{
 };
 
 use crate::{
-    restart::{PAUSE, more},
+    restart::{more, pause},
     stage::{FRONTEND, LIMIT, Stage, assert_all_answered, assert_exact, path, weighted},
 };
 
@@ -94,7 +94,7 @@ fn killed_in_the_middle_of_a_request_the_agent_and_the_kernel_agree() -> Result<
 fn killed_while_documents_change_every_state_is_whole() -> Result<()> {
     let mut stage = Stage::weights("prefix", &[1, 1, 1, 1])?;
     let client = stage.client()?;
-    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(PAUSE));
+    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(pause()));
     for round in 0..rounds(6) {
         let endpoint = stage.agent.endpoint();
         let writer = thread::spawn(move || {
@@ -155,7 +155,7 @@ fn a_lost_store_is_made_anew_from_files_without_a_gap() -> Result<()> {
     fs::write(directory.path().join("shop.json"), weighted(&[1, 1]).json().to_string())?;
     let mut agent = world.agent_with(directory.path())?;
     let client = world.client()?;
-    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(PAUSE));
+    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(pause()));
     for _ in 0..3 {
         more(std::slice::from_ref(&load))?;
         agent.kill()?;
@@ -213,7 +213,7 @@ fn programs_that_were_started_before_go_on() -> Result<()> {
     let _server = world.tcp("10.0.0.1:8080", "b1")?;
     let _original = world.tcp(FRONTEND, "original")?;
     let client = world.client()?;
-    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(PAUSE));
+    let load = client.begin(&Load::connects(FRONTEND).threads(2).pause(pause()));
     more(std::slice::from_ref(&load))?;
     let mut agent = world.agent()?;
     agent.start()?;

@@ -11,7 +11,7 @@ use sluice_tests::{
 
 use crate::{
     stage::{FRONTEND, Stage, assert_all_answered, path, weighted},
-    zero_load::{PAUSE, check, more},
+    zero_load::{check, more, pause},
 };
 
 #[test]
@@ -29,7 +29,7 @@ fn a_weight_of_zero_is_as_sharp() -> Result<()> {
     let stage = Stage::weights("load-weight", &[50, 50])?;
     let clients = [stage.client()?, stage.client()?];
     let loads: Vec<_> =
-        clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(4).pause(PAUSE))).collect();
+        clients.iter().map(|client| client.begin(&Load::connects(FRONTEND).threads(4).pause(pause()))).collect();
     let mut moments = Vec::new();
     for _ in 0..rounds(5) {
         more(&loads)?;
@@ -97,7 +97,7 @@ fn a_node_is_zeroed_for_many_services_at_once() -> Result<()> {
 fn several_operators_at_once() -> Result<()> {
     let stage = Stage::weights("operators", &[1, 1, 1, 1])?;
     let client = stage.client()?;
-    let load = client.begin(&Load::connects(FRONTEND).threads(4).pause(PAUSE));
+    let load = client.begin(&Load::connects(FRONTEND).threads(4).pause(pause()));
     std::thread::scope(|scope| {
         for number in 1..=3 {
             let stage = &stage;
