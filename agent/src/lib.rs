@@ -7,6 +7,8 @@ pub mod engine;
 pub mod host;
 pub mod http;
 pub mod kernel;
+#[cfg(test)]
+mod layers;
 pub mod model;
 pub mod plan;
 pub mod probe;

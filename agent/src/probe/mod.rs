@@ -1,5 +1,5 @@
 //! Probes: the I/O of one look at one backend. When, how often, and what follows is decided elsewhere
-//! ([`crate::control::readiness`], [`crate::run`]). Connections carry the mark that steering lets pass, so that a probe
+//! ([`crate::control::readiness`], [`crate::engine`]). Connections carry the mark that steering lets pass, so that a probe
 //! reaches the backend it is about.
 
 mod exec;
