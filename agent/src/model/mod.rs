@@ -1,6 +1,7 @@
 //! Desired state: what operators and pipelines asked for, checked and given dense ids.
 //! Parsing is validation: a [`State`] that exists is valid. Names stop here; everything below works with ids.
 //! A change is a pure function from one state to the next; to refuse it is to drop the next one.
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 pub mod address;
 mod apply;

@@ -39,7 +39,9 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     let read = match Value::deserialize(deserializer)? {
         Value::Null => return Ok(None),
         Value::String(text) => parse(&text),
-        other => Err(format!("{other}: {ADVICE}")),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(format!("{other}: {ADVICE}"))
+        }
     };
     read.map(Some).map_err(de::Error::custom)
 }

@@ -3,6 +3,7 @@
 //! Weights become shares (`weights`), shares become a table that is stepped through (`spread`, laid out by `order`) or
 //! indexed by a client's hash (`affinity`), tables become writes (`transition`). What the kernel has acknowledged is
 //! `programmed`, and it changes by acknowledged writes alone.
+#![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 pub mod affinity;
 pub mod draining;
