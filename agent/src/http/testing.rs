@@ -98,7 +98,7 @@ impl Agent {
 
     pub fn with_limits(limits: Limits) -> Self {
         let readings = Arc::new(Numbers::default());
-        let events = Arc::new(EventLog::new(16, 0));
+        let events = Arc::new(EventLog::new(16));
         let (commands, asked) = mpsc::channel();
         let (publish, published) = watch::channel(Arc::new(Published {
             state: State::new(limits),

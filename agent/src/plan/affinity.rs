@@ -23,6 +23,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
+use sluice_common::pick::mix;
+
 use super::table::{Table, apportion, longest};
 
 /// The length up to [`FEW`] candidates: a slot is 0.1 % of the clients.
@@ -178,13 +180,6 @@ impl Order {
         }
         slot
     }
-}
-
-/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every bit of the identity bears on every bit.
-fn mix(identity: u64) -> u64 {
-    let mixed = (identity ^ (identity >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

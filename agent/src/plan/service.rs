@@ -74,7 +74,7 @@ fn divide(service: &Service, weights: impl Iterator<Item = u64>) -> (Vec<u64>, V
     let members: Vec<Member> =
         members.map(|(backend, weight)| Member { group: backend.group as usize, weight }).collect();
     match weights::divide(&groups, &members) {
-        Division::Open(Shares { shares, spilled, exact: _ }) => (shares, spilled),
+        Division::Open(Shares { shares, spilled }) => (shares, spilled),
         Division::Closed => (vec![0; members.len()], Vec::new()),
     }
 }

@@ -26,13 +26,12 @@ pub enum Division {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// One share for each member, in lowest terms: a member gets `share / sum of shares` of new connections.
+    /// One share for each member, in lowest terms: a member gets `share / sum of shares` of new connections. Where exact
+    /// shares would not fit 64 bits, each is within two parts in 2^62 of the traffic, and no weight that a document may
+    /// carry becomes 0.
     pub shares: Vec<u64>,
     /// Groups that have a weight but no open member; the others take over their part in proportion to their weights.
     pub spilled: Vec<usize>,
-    /// False where exact shares would not fit 64 bits: each share is then within two parts in 2^62 of the traffic, and
-    /// no weight that a document may carry became 0.
-    pub exact: bool,
 }
 
 /// Divides new connections among members: member `b` of group `g` gets
@@ -55,10 +54,8 @@ pub fn divide(groups: &[u64], members: &[Member]) -> Division {
     if parts.is_empty() {
         return Division::Closed;
     }
-    let exact_shares = exact(&parts, members.len());
-    let exact = exact_shares.is_some();
-    let shares = exact_shares.unwrap_or_else(|| fixed_point(&parts, members.len()));
-    Division::Open(Shares { shares, spilled, exact })
+    let shares = exact(&parts, members.len()).unwrap_or_else(|| fixed_point(&parts, members.len()));
+    Division::Open(Shares { shares, spilled })
 }
 
 /// A group that takes traffic, and who in it does.
@@ -129,7 +126,7 @@ mod tests {
     #[test]
     fn weights_of_one_group_are_reduced_to_lowest_terms() {
         let shares = open(&[100], &[(0, 80), (0, 20), (0, 0)]);
-        assert_eq!(shares, Shares { shares: vec![4, 1, 0], spilled: vec![], exact: true });
+        assert_eq!(shares, Shares { shares: vec![4, 1, 0], spilled: vec![] });
     }
 
     #[test]
@@ -146,7 +143,7 @@ mod tests {
     #[test]
     fn an_empty_group_spills_in_proportion() {
         let shares = open(&[60, 30, 10, 0], &[(0, 1), (1, 0), (2, 1), (3, 1)]);
-        assert_eq!(shares, Shares { shares: vec![6, 0, 1, 0], spilled: vec![1], exact: true });
+        assert_eq!(shares, Shares { shares: vec![6, 0, 1, 0], spilled: vec![1] });
         assert_eq!(open(&[50, 50], &[(1, 1)]).spilled, [0]);
     }
 
@@ -160,16 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn shares_too_large_for_their_integers_are_rounded_and_say_so() {
+    fn shares_too_large_for_their_integers_are_rounded() {
         let primes = [999_983, 999_979, 999_961, 999_959, 999_953, 999_931, 999_917, 999_907];
         let of: Vec<(usize, u64)> =
             primes.iter().enumerate().flat_map(|(group, &prime)| [(group, 1), (group, prime - 1)]).collect();
         let shares = open(&[1_000_000; 8], &of);
-        assert!(!shares.exact);
-        let total = total(shares.shares.iter().copied()) as f64;
+        let total = total(shares.shares.iter().copied());
+        assert!(total > u128::from(u64::MAX / 4), "the largest shares that there are");
         for (&share, &(group, weight)) in shares.shares.iter().zip(&of) {
             let wanted = weight as f64 / primes[group] as f64 / 8.0;
-            assert!((share as f64 / total - wanted).abs() < 1e-15 && share > 0);
+            assert!((share as f64 / total as f64 - wanted).abs() < 1e-15 && share > 0);
         }
     }
 
@@ -184,14 +181,14 @@ mod tests {
             let all: u64 = (0..groups.len()).map(weight_of).sum();
             match divide(&groups, &members(&of)) {
                 Division::Closed => prop_assert_eq!(all, 0),
-                Division::Open(Shares { shares, spilled, exact }) => {
-                    prop_assert!(exact || shares.iter().sum::<u64>() > u64::MAX / 4);
+                Division::Open(Shares { shares, spilled }) => {
                     let total = total(shares.iter().copied());
                     for (&share, &(group, weight)) in shares.iter().zip(&of) {
                         let inside: u64 = of.iter().filter(|other| other.0 == group).map(|other| other.1).sum();
                         let wanted = u128::from(weight_of(group)) * u128::from(weight);
                         let of_all = u128::from(all) * u128::from(inside);
-                        prop_assert!(!exact || u128::from(share) * of_all == wanted * total);
+                        let rounded = total > u128::from(u64::MAX / 4);
+                        prop_assert!(rounded || u128::from(share) * of_all == wanted * total);
                     }
                     prop_assert_eq!(shares.iter().copied().fold(0, gcd), 1);
                     for (group, &weight) in groups.iter().enumerate() {
