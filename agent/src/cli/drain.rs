@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use jiff::SignedDuration;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
@@ -14,12 +18,9 @@ use super::{
     zero::{Terms, insist, path},
 };
 use crate::{
-    model::{OperationPhase, Target, quiet},
+    model::{self, CloseInbound, IdleClose, OnDeadline, OperationPhase, Target, quiet},
     view::operations::{Operation, Remaining, plural},
 };
-
-/// Longest deadline that the agent takes.
-const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
 
 /// Empty a node or a backend: no new connections, requests in flight are waited for, idle connections closed
 #[derive(Debug, Args)]
@@ -40,13 +41,13 @@ pub struct Drain {
     deadline: Option<String>,
     /// Close connections that were idle for this time, 100ms to 1h, or never [default: usual, which is 2s or what the service says]
     #[arg(long, value_name = "TIME|usual|never", value_parser = idle_close)]
-    idle_close: Option<String>,
+    idle_close: Option<IdleClose>,
     /// What becomes of the connections that are left at the deadline [default: keep]
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "keep|close")]
+    #[arg(long, value_parser = choice::<OnDeadline>(["keep", "close"]), hide_possible_values = true, value_name = "keep|close")]
     on_deadline: Option<OnDeadline>,
     /// What becomes of idle connections from callers that nobody steers; closing them at this end can lose a request
     /// [default: never]
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "never|idle")]
+    #[arg(long, value_parser = choice::<CloseInbound>(["never", "idle"]), hide_possible_values = true, value_name = "never|idle")]
     close_inbound: Option<CloseInbound>,
     /// Return when no new connection comes, or when nothing is left [default: zeroed]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "zeroed|drained")]
@@ -61,18 +62,6 @@ pub struct Drain {
     dry_run: bool,
     #[command(flatten)]
     output: output::Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnDeadline {
-    Keep,
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum CloseInbound {
-    Never,
-    Idle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,8 +122,7 @@ impl Drain {
         if self.timeout.is_some() && self.wait != Some(Wait::Drained) {
             return usage("--timeout ends a wait: it needs --wait drained");
         }
-        let never = self.idle_close.as_deref() == Some("never");
-        if never && matches!(self.close_inbound, Some(CloseInbound::Idle)) {
+        if self.idle_close.zip(self.close_inbound).is_some_and(|(idle, inbound)| idle.rules_out(inbound)) {
             return usage("--close-inbound idle closes nothing with --idle-close never: leave one of them out");
         }
         Ok(())
@@ -177,30 +165,20 @@ impl Drain {
 
     fn request(&self) -> Value {
         let mut request = self.terms.request();
-        let mut say = |field: &str, value: Option<&str>| {
+        let idle_close = self.idle_close.map(|idle_close| match idle_close {
+            IdleClose::Never => Value::Null,
+            IdleClose::Usual => json!("usual"),
+            IdleClose::After(time) => json!(quiet::text(time)),
+        });
+        for (field, value) in [
+            ("deadline", self.deadline.as_ref().map(|time| json!(time))),
+            ("idleClose", idle_close),
+            ("onDeadline", self.on_deadline.map(|what| json!(what))),
+            ("closeInbound", self.close_inbound.map(|what| json!(what))),
+        ] {
             if let Some(value) = value {
-                request[field] = json!(value);
+                request[field] = value;
             }
-        };
-        say("deadline", self.deadline.as_deref());
-        say(
-            "onDeadline",
-            self.on_deadline.map(|what| match what {
-                OnDeadline::Keep => "keep",
-                OnDeadline::Close => "close",
-            }),
-        );
-        say(
-            "closeInbound",
-            self.close_inbound.map(|what| match what {
-                CloseInbound::Never => "never",
-                CloseInbound::Idle => "idle",
-            }),
-        );
-        match self.idle_close.as_deref() {
-            Some("never") => request["idleClose"] = Value::Null,
-            Some(time) => request["idleClose"] = json!(time),
-            None => {}
         }
         request
     }
@@ -235,7 +213,7 @@ fn left(remaining: &Remaining) -> String {
 
 fn deadline(text: &str) -> Result<String, String> {
     match text.parse::<SignedDuration>() {
-        Ok(span) if !span.is_negative() && span <= MAX_DEADLINE => Ok(text.to_owned()),
+        Ok(span) if !span.is_negative() && span <= model::Drain::MAX_DEADLINE => Ok(text.to_owned()),
         _ => Err("write a time from now such as 60s or 5m, at most 168h".to_owned()),
     }
 }
@@ -247,12 +225,13 @@ fn patience(text: &str) -> Result<String, String> {
     }
 }
 
-fn idle_close(text: &str) -> Result<String, String> {
-    match text {
-        "never" | "usual" => {}
-        time => drop(quiet::parse(time).map_err(|_| "write a time from 100ms to 1h, usual or never")?),
-    }
-    Ok(text.to_owned())
+fn idle_close(text: &str) -> Result<IdleClose, String> {
+    text.parse().map_err(|_| "write a time from 100ms to 1h, usual or never".to_owned())
+}
+
+/// One of the names that a field of the API takes.
+fn choice<T: DeserializeOwned + Clone + Send + Sync>(names: [&'static str; 2]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(name.into()))
 }
 
 #[cfg(test)]

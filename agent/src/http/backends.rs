@@ -8,16 +8,15 @@ use axum::{
 
 use super::{
     App,
-    body::Input,
     conditions::{Conditions, etag},
-    parameters::{self, Ask, At, NoQuery, WriteQuery},
+    parameters::{Ask, NoQuery, WriteQuery},
     problem::{Problem, ReadProblems, WriteProblems},
     services,
     views::BackendView,
+    write::Write,
 };
 use crate::{
-    engine::client::Options,
-    model::{Backend, Change, Name, Service, Target},
+    model::{Backend, Change, Name, Service, State as Desired, Target},
     view::published::Published,
 };
 
@@ -25,12 +24,7 @@ use crate::{
 #[utoipa::path(get, path = "/v1/services/{service}/backends/{backend}", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path)),
     responses((status = 200, body = BackendView), ReadProblems))]
-pub async fn get(
-    State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    _: Ask<NoQuery>,
-) -> Result<Response, Problem> {
-    let target = parameters::backend(&service, &backend)?;
+pub async fn get(State(app): State<App>, target: Target, _: Ask<NoQuery>) -> Result<Response, Problem> {
     show(&app, &app.handle.published(), &target)
 }
 
@@ -41,32 +35,27 @@ pub async fn get(
     responses((status = 200, body = BackendView), WriteProblems))]
 pub async fn patch(
     State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    Ask(query): Ask<WriteQuery>,
+    target: Target,
     conditions: Conditions,
-    input: Input,
+    write: Write,
 ) -> Result<Response, Problem> {
-    let target = parameters::backend(&service, &backend)?;
     let Target::Backend { service, backend } = target.clone() else { return Err(missing(&target)) };
     let if_match = services::expected(&app, &service, &conditions)?;
-    let change = Change::PatchBackend { service, backend, patch: input.patch()?, if_match };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    if options.dry_run {
-        let (service, backend) = find(&done.published, &target)?;
-        let document = serde_json::to_value(done.published.state.backend_document(service, backend));
-        return Ok(services::dry_run(&done, Some(document.map_err(anyhow::Error::new)?)));
-    }
-    show(&app, &done.published, &target)
+    let change = Change::PatchBackend { service, backend, patch: write.input.patch()?, if_match };
+    let planned = |state: &Desired| {
+        let (service, backend) = find(state, &target).ok()?;
+        Some(serde_json::to_value(state.backend_document(service, backend)))
+    };
+    write.make(&app, change, planned, |done| show(&app, &done.published, &target)).await
 }
 
 /// The backend of a target.
 ///
 /// # Errors
 /// 404.
-pub fn find<'a>(published: &'a Published, target: &Target) -> Result<(&'a Service, &'a Backend), Problem> {
+pub fn find<'a>(state: &'a Desired, target: &Target) -> Result<(&'a Service, &'a Backend), Problem> {
     let Target::Backend { service, backend } = target else { return Err(missing(target)) };
-    let found = published.state.service(service.as_str());
+    let found = state.service(service.as_str());
     let service = found.ok_or_else(|| Problem::not_found(format!("there is no service {service}")))?;
     let found = service.backends.iter().find(|held| held.name == *backend);
     let backend =
@@ -79,7 +68,7 @@ pub fn find<'a>(published: &'a Published, target: &Target) -> Result<(&'a Servic
 /// # Errors
 /// 404.
 pub fn show(app: &App, published: &Published, target: &Target) -> Result<Response, Problem> {
-    let (service, backend) = find(published, target)?;
+    let (service, backend) = find(&published.state, target)?;
     let status = app.reporter(published).backend(service, backend)?.ok_or_else(|| missing(target))?;
     let view = BackendView::new(published.state.backend_document(service, backend), status);
     Ok(([etag(service.generation)], Json(view)).into_response())

@@ -14,24 +14,18 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::Input,
-    parameters::{self, Ask, At, WriteQuery},
+    parameters::WriteQuery,
     problem::{Problem, WriteProblems},
-    services, times,
+    times,
     views::DryRun,
+    write::Write,
     zero::expiry,
 };
-use crate::engine::client::Options;
-use crate::model::Change;
-use crate::model::CloseInbound;
-use crate::model::DrainRequest;
-use crate::model::IdleClose;
-use crate::model::Name;
-use crate::model::OnDeadline;
-use crate::model::State as Desired;
-use crate::model::Target;
-use crate::model::Zero;
-use crate::view::operations::Operation;
+use crate::{
+    engine::client::Done,
+    model::{Change, CloseInbound, DrainRequest, IdleClose, Name, OnDeadline, Target, Zero},
+    view::operations::Operation,
+};
 
 /// How to drain. All of it may be left out; what is left out when a drain is repeated stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -75,13 +69,8 @@ pub struct DrainBody {
     responses((status = 200, description = "With dryRun: the plan", body = DryRun),
         (status = 202, description = "No new connection comes; follow the operation", body = Operation,
         headers(("Location", description = "/v1/operations/{id}"))), WriteProblems))]
-pub async fn drain_node(
-    State(app): State<App>,
-    At(node): At<String>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    drain(&app, Target::Node(parameters::node(&node)?), query, &input).await
+pub async fn drain_node(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    drain(&app, &target, &write).await
 }
 
 /// Gives no new connection to the backend and empties it: waits for what is in flight, and closes what is idle.
@@ -91,17 +80,12 @@ pub async fn drain_node(
     responses((status = 200, description = "With dryRun: the plan", body = DryRun),
         (status = 202, description = "No new connection comes; follow the operation", body = Operation,
         headers(("Location", description = "/v1/operations/{id}"))), WriteProblems))]
-pub async fn drain_backend(
-    State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    drain(&app, parameters::backend(&service, &backend)?, query, &input).await
+pub async fn drain_backend(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    drain(&app, &target, &write).await
 }
 
-async fn drain(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
-    let body: DrainBody = input.options()?;
+async fn drain(app: &App, target: &Target, write: &Write) -> Result<Response, Problem> {
+    let body: DrainBody = write.input.options()?;
     let now = Timestamp::now();
     let request = DrainRequest {
         operation: app.handle.operations().new_id(),
@@ -110,32 +94,17 @@ async fn drain(app: &App, target: Target, query: WriteQuery, input: &Input) -> R
         on_deadline: body.on_deadline,
         close_inbound: body.close_inbound,
     };
-    check(&request, &target, &app.handle.published().state)?;
     let expires = body.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: body.owner, reason: body.reason, since: now, expires, drain: None };
     let change = Change::Zero { target: target.clone(), zero, drain: Some(request), force: body.force };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    if options.dry_run {
-        return Ok(services::dry_run(&done, None));
-    }
-    let drain = done.published.state.zero(&target).and_then(|zero| zero.drain.clone());
-    let drain = drain.ok_or_else(|| Problem::not_found(format!("{target} was restored in this moment")))?;
-    let shown = app.handle.operations().get(&drain.operation);
-    let operation = shown.unwrap_or_else(|| Operation::drain(&drain.operation, &target, drain.since, drain.deadline));
-    let location = format!("/v1/operations/{}", operation.id);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(operation)).into_response())
-}
-
-/// What a repeated drain leaves out is as it was.
-fn check(request: &DrainRequest, target: &Target, state: &Desired) -> Result<(), Problem> {
-    let lasting = state.zero(target).and_then(|zero| zero.lasting_drain());
-    let idle_close = request.idle_close.or(lasting.map(|drain| drain.idle_close)).unwrap_or_default();
-    let close_inbound = request.close_inbound.or(lasting.map(|drain| drain.close_inbound)).unwrap_or_default();
-    if idle_close != IdleClose::Never || close_inbound != CloseInbound::Idle {
-        return Ok(());
-    }
-    let field = if request.close_inbound.is_some() { "closeInbound" } else { "idleClose" };
-    let detail = "closeInbound \"idle\" closes nothing with idleClose \"never\": give idleClose a time, or leave one of them out";
-    Err(Problem::invalid(field, format!("{field}: {detail}")))
+    let answer = |done: &Done| {
+        let drain = done.published.state.zero(target).and_then(|zero| zero.drain.clone());
+        let drain = drain.ok_or_else(|| Problem::not_found(format!("{target} was restored in this moment")))?;
+        let shown = app.handle.operations().get(&drain.operation);
+        let operation =
+            shown.unwrap_or_else(|| Operation::drain(&drain.operation, target, drain.since, drain.deadline));
+        let location = format!("/v1/operations/{}", operation.id);
+        Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(operation)).into_response())
+    };
+    write.make(app, change, |_| None, answer).await
 }

@@ -30,6 +30,7 @@ pub mod testing;
 mod tests;
 mod times;
 pub mod views;
+mod write;
 mod zero;
 
 use tokio::sync::watch;

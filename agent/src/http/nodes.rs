@@ -3,22 +3,22 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
 use super::{
     App,
-    body::Input,
     conditions::etag,
     parameters::{self, Ask, At, NoQuery, WriteQuery},
     problem::{Problem, ReadProblems, WriteProblems},
-    services, stream,
+    stream,
     views::{DryRun, List, NodeView},
+    write::{self, Write, must_name},
 };
 use crate::{
-    engine::client::Options,
-    model::{Change, Name, Outcome, document::NodeDocument, parse},
+    engine::client::Done,
+    model::{Change, Name, State as Desired, document::NodeDocument, parse},
     view::published::Published,
 };
 
@@ -50,50 +50,25 @@ pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) 
     request_body(content((NodeDocument = "application/json"), (NodeDocument = "application/yaml"))),
     responses((status = 200, description = "Replaced, or with dryRun the plan", body = NodeView),
         (status = 201, description = "Created", body = NodeView), WriteProblems))]
-pub async fn put(
-    State(app): State<App>,
-    At(name): At<String>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    let (bytes, format) = input.documents()?;
-    let document = parse::node(bytes, format)?;
-    if document.metadata.name != name.as_str() {
-        let message =
-            format!("metadata.name is {}, and the path names {name:?}: they must be equal", document.metadata.name);
-        return Err(Problem::invalid("metadata.name", message));
-    }
+pub async fn put(State(app): State<App>, At(path): At<String>, write: Write) -> Result<Response, Problem> {
+    let (bytes, format) = write.input.documents()?;
+    let document = Box::new(parse::node(bytes, format)?);
     let name = document.metadata.name.clone();
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(Change::PutNode { document: Box::new(document) }, options).await?;
-    if options.dry_run {
-        let document = done.published.state.node(name.as_str()).map(|node| serde_json::to_value(node.document()));
-        return Ok(services::dry_run(&done, document.transpose().map_err(anyhow::Error::new)?));
-    }
-    if done.outcome != Outcome::Created {
-        return show(&app, &done.published, &name, StatusCode::OK);
-    }
-    let location = [(header::LOCATION, format!("/v1/nodes/{name}"))];
-    Ok((location, show(&app, &done.published, &name, StatusCode::CREATED)?).into_response())
+    must_name(&name, &path)?;
+    let planned = |state: &Desired| state.node(name.as_str()).map(|node| serde_json::to_value(node.document()));
+    let answer = |done: &Done| {
+        write::shown(done, &format!("/v1/nodes/{name}"), |status| show(&app, &done.published, &name, status))
+    };
+    write.make(&app, Change::PutNode { document }, planned, answer).await
 }
 
 /// Forgets a node that no backend names.
 #[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     responses((status = 200, description = "With dryRun: the plan", body = DryRun),
         (status = 204, description = "Deleted"), WriteProblems))]
-pub async fn delete(
-    State(app): State<App>,
-    At(name): At<String>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    let node = parameters::node(&name)?;
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(Change::DeleteNode { node }, options).await?;
-    if options.dry_run {
-        return Ok(services::dry_run(&done, None));
-    }
-    Ok(StatusCode::NO_CONTENT.into_response())
+pub async fn delete(State(app): State<App>, At(name): At<String>, write: Write) -> Result<Response, Problem> {
+    let change = Change::DeleteNode { node: parameters::node(&name)? };
+    write.make(&app, change, |_| None, |_| Ok(StatusCode::NO_CONTENT.into_response())).await
 }
 
 fn show(app: &App, published: &Published, name: &Name, status: StatusCode) -> Result<Response, Problem> {

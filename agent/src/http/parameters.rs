@@ -59,6 +59,26 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Ask<T> {
     }
 }
 
+/// The node or the backend of a path.
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Names {
+            node: Option<String>,
+            service: String,
+            backend: String,
+        }
+        let At(Names { node, service, backend }) = At::from_request_parts(parts, state).await?;
+        match node {
+            Some(node) => Ok(Self::Node(self::node(&node)?)),
+            None => self::backend(&service, &backend),
+        }
+    }
+}
+
 /// The service of a path. What cannot be a name is not there.
 ///
 /// # Errors
@@ -75,11 +95,7 @@ pub fn node(text: &str) -> Result<Name, Problem> {
     Name::new(text).map_err(|error| Problem::not_found(format!("there is no node {text:?}: {error}")))
 }
 
-/// The backend of a path, as a target.
-///
-/// # Errors
-/// 404.
-pub fn backend(service_text: &str, backend: &str) -> Result<Target, Problem> {
+fn backend(service_text: &str, backend: &str) -> Result<Target, Problem> {
     let service = service(service_text)?;
     let backend = Name::new(backend)
         .map_err(|error| Problem::not_found(format!("service {service} has no backend {backend:?}: {error}")))?;

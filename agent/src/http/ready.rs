@@ -9,16 +9,15 @@ use utoipa::ToSchema;
 
 use super::{
     App, backends,
-    body::Input,
-    parameters::{self, Ask, At, WriteQuery},
+    parameters::WriteQuery,
     problem::{Problem, WriteProblems},
-    services, times,
+    times,
     views::BackendView,
+    write::Write,
 };
 use crate::{
-    engine::client::Options,
     host::clock,
-    model::{Change, HealthReport, HealthUpdate, Name, ReadinessKind, Report, Reported, Span, Stamp, Zero},
+    model::{Change, HealthReport, HealthUpdate, Name, ReadinessKind, Report, Reported, Span, Stamp, Target, Zero},
 };
 
 /// Shortest and longest lease.
@@ -59,28 +58,17 @@ impl Default for ReadyRequest {
     request_body(content((ReadyRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = BackendView),
         WriteProblems))]
-pub async fn ready(
-    State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    let target = parameters::backend(&service, &backend)?;
-    let request: ReadyRequest = input.options()?;
+pub async fn ready(State(app): State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    let request: ReadyRequest = write.input.options()?;
     let now = clock::stamp();
     let started = request.check(now)?;
     let published = app.handle.published();
-    let (service, backend) = backends::find(&published, &target)?;
+    let (service, backend) = backends::find(&published.state, &target)?;
     let kind = service.readiness(backend).map_or(ReadinessKind::None, |readiness| readiness.kind);
     let known = backend.health.as_ref().and_then(|health| health.report.as_ref());
     let report = HealthReport::Report(request.report(kind, known, started, now));
     let change = Change::UpdateHealth { updates: vec![HealthUpdate { backend: backend.id, report }] };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    if options.dry_run {
-        return Ok(services::dry_run(&done, None));
-    }
-    backends::show(&app, &done.published, &target)
+    write.make(&app, change, |_| None, |done| backends::show(&app, &done.published, &target)).await
 }
 
 impl ReadyRequest {

@@ -3,22 +3,22 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
 use super::{
     App,
-    body::Input,
     conditions::{Conditions, etag},
     parameters::{self, Ask, At, NoQuery, WriteQuery},
     problem::{Problem, ReadProblems, WriteProblems},
     stream,
     views::{DryRun, List, ServiceView},
+    write::{self, Write, must_name},
 };
 use crate::{
-    engine::client::{Done, Options},
-    model::{Change, Name, Origin, Outcome, document::ServiceDocument, parse},
+    engine::client::Done,
+    model::{Change, Name, Origin, State as Desired, document::ServiceDocument, parse},
     view::{batches, published::Published},
 };
 
@@ -53,24 +53,16 @@ pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) 
         (status = 201, description = "Created", body = ServiceView), WriteProblems))]
 pub async fn put(
     State(app): State<App>,
-    At(name): At<String>,
-    Ask(query): Ask<WriteQuery>,
+    At(path): At<String>,
     conditions: Conditions,
-    input: Input,
+    write: Write,
 ) -> Result<Response, Problem> {
-    let (bytes, format) = input.documents()?;
-    let document = parse::service(bytes, format)?;
-    if document.metadata.name != name.as_str() {
-        let message =
-            format!("metadata.name is {}, and the path names {name:?}: they must be equal", document.metadata.name);
-        return Err(Problem::invalid("metadata.name", message));
-    }
+    let (bytes, format) = write.input.documents()?;
+    let document = Box::new(parse::service(bytes, format)?);
     let name = document.metadata.name.clone();
+    must_name(&name, &path)?;
     let if_match = conditions.expected(generation(&app, &name))?;
-    let change = Change::PutService { document: Box::new(document), origin: Origin::Api, if_match };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    answer(&app, &done, options, &name)
+    make(&app, &write, &name, Change::PutService { document, origin: Origin::Api, if_match }).await
 }
 
 /// Changes parts of a service's document by a merge patch (RFC 7396).
@@ -80,16 +72,13 @@ pub async fn put(
 pub async fn patch(
     State(app): State<App>,
     At(name): At<String>,
-    Ask(query): Ask<WriteQuery>,
     conditions: Conditions,
-    input: Input,
+    write: Write,
 ) -> Result<Response, Problem> {
     let name = parameters::service(&name)?;
     let if_match = expected(&app, &name, &conditions)?;
-    let change = Change::PatchService { service: name.clone(), patch: input.patch()?, if_match };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    answer(&app, &done, options, &name)
+    let change = Change::PatchService { service: name.clone(), patch: write.input.patch()?, if_match };
+    make(&app, &write, &name, change).await
 }
 
 /// Removes a service: its frontends are steered no longer, its connections are untouched.
@@ -99,18 +88,13 @@ pub async fn patch(
 pub async fn delete(
     State(app): State<App>,
     At(name): At<String>,
-    Ask(query): Ask<WriteQuery>,
     conditions: Conditions,
-    input: Input,
+    write: Write,
 ) -> Result<Response, Problem> {
     let name = parameters::service(&name)?;
     let if_match = expected(&app, &name, &conditions)?;
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(Change::DeleteService { service: name, if_match }, options).await?;
-    if options.dry_run {
-        return Ok(dry_run(&done, None));
-    }
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let change = Change::DeleteService { service: name, if_match };
+    write.make(&app, change, |_| None, |_| Ok(StatusCode::NO_CONTENT.into_response())).await
 }
 
 /// The generation that a change of an existing service must find. That it exists is for the change itself to say.
@@ -124,26 +108,18 @@ pub fn expected(app: &App, name: &Name, conditions: &Conditions) -> Result<Optio
     }
 }
 
-/// The answer to a dry run.
-pub fn dry_run(done: &Done, document: Option<serde_json::Value>) -> Response {
-    Json(DryRun { dry_run: true, effect: done.outcome.into(), plan: done.plan.clone(), document }).into_response()
-}
-
 fn generation(app: &App, name: &Name) -> Option<u64> {
     app.handle.published().state.service(name.as_str()).map(|service| service.generation)
 }
 
-fn answer(app: &App, done: &Done, options: Options, name: &Name) -> Result<Response, Problem> {
-    if options.dry_run {
-        let state = &done.published.state;
-        let document = state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service)));
-        return Ok(dry_run(done, document.transpose().map_err(anyhow::Error::new)?));
-    }
-    if done.outcome != Outcome::Created {
-        return show(app, &done.published, name, StatusCode::OK);
-    }
-    let location = [(header::LOCATION, format!("/v1/services/{name}"))];
-    Ok((location, show(app, &done.published, name, StatusCode::CREATED)?).into_response())
+/// Changes this service and shows it.
+async fn make(app: &App, write: &Write, name: &Name, change: Change) -> Result<Response, Problem> {
+    let planned =
+        |state: &Desired| state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service)));
+    let answer = |done: &Done| {
+        write::shown(done, &format!("/v1/services/{name}"), |status| show(app, &done.published, name, status))
+    };
+    write.make(app, change, planned, answer).await
 }
 
 fn show(app: &App, published: &Published, name: &Name, status: StatusCode) -> Result<Response, Problem> {

@@ -9,17 +9,14 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::model::{CloseInbound, IdleClose, OnDeadline, quiet};
-
-/// Longest time that a drain may take.
-pub const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
+use crate::model::{CloseInbound, Drain, IdleClose, OnDeadline};
 
 /// # Errors
-/// It is no time, or more than [`MAX_DEADLINE`].
+/// It is no time, or more than [`Drain::MAX_DEADLINE`].
 pub fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let read = |text: &str| {
         let time: SignedDuration = text.parse().ok()?;
-        Duration::try_from(time).ok().filter(|_| time <= MAX_DEADLINE)
+        Duration::try_from(time).ok().filter(|_| time <= Drain::MAX_DEADLINE)
     };
     said(deserializer, "write a time from now such as \"60s\", at most 7 days (\"168h\")", read)
 }
@@ -43,12 +40,8 @@ pub fn uptime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Durat
 /// # Errors
 /// It is no time of quiet.
 pub fn idle_close<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IdleClose>, D::Error> {
-    let read = |text: &str| match text {
-        "never" => Some(IdleClose::Never),
-        "usual" => Some(IdleClose::Usual),
-        time => quiet::parse(time).ok().map(IdleClose::After),
-    };
-    let said = said(deserializer, "write a time from 100ms to 1h, \"usual\" or \"never\"", read)?;
+    let advice = "write a time from 100ms to 1h, \"usual\" or \"never\"";
+    let said = said(deserializer, advice, |text| text.parse().ok())?;
     Ok(Some(said.unwrap_or(IdleClose::Never)))
 }
 

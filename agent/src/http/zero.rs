@@ -1,7 +1,5 @@
 //! Zero and restore, of a node or of one backend.
 
-use std::time::Instant;
-
 use axum::{
     Json,
     extract::State,
@@ -13,14 +11,14 @@ use utoipa::ToSchema;
 
 use super::{
     App, backends,
-    body::Input,
-    parameters::{self, Ask, At, WriteQuery},
+    parameters::WriteQuery,
     problem::{Problem, WriteProblems},
-    services, times,
+    times,
     views::{RestoreAnswer, RestoreView, ZeroAnswer, ZeroView},
+    write::Write,
 };
 use crate::{
-    engine::client::Options,
+    engine::client::Done,
     model::{Change, Name, Target, Zero},
     view::{operations::OperationKind, proof::ZeroStatus, published::Published, status::AdminState},
 };
@@ -52,13 +50,8 @@ pub struct RestoreRequest {}
     request_body(content((ZeroRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = ZeroAnswer),
         WriteProblems))]
-pub async fn zero_node(
-    State(app): State<App>,
-    At(node): At<String>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    zero(&app, Target::Node(parameters::node(&node)?), query, &input).await
+pub async fn zero_node(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    zero(&app, &target, &write).await
 }
 
 /// Gives no new connection to this backend. Existing ones are untouched.
@@ -67,13 +60,8 @@ pub async fn zero_node(
     request_body(content((ZeroRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = ZeroAnswer),
         WriteProblems))]
-pub async fn zero_backend(
-    State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    zero(&app, parameters::backend(&service, &backend)?, query, &input).await
+pub async fn zero_backend(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    zero(&app, &target, &write).await
 }
 
 /// Ends the zero of a node: its backends take connections by their weights again.
@@ -81,13 +69,8 @@ pub async fn zero_backend(
     request_body(content((RestoreRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = RestoreAnswer),
         WriteProblems))]
-pub async fn restore_node(
-    State(app): State<App>,
-    At(node): At<String>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    restore(&app, Target::Node(parameters::node(&node)?), query, &input).await
+pub async fn restore_node(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    restore(&app, &target, &write).await
 }
 
 /// Ends the zero of a backend: it takes connections by its weight again.
@@ -96,64 +79,51 @@ pub async fn restore_node(
     request_body(content((RestoreRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = RestoreAnswer),
         WriteProblems))]
-pub async fn restore_backend(
-    State(app): State<App>,
-    At((service, backend)): At<(String, String)>,
-    Ask(query): Ask<WriteQuery>,
-    input: Input,
-) -> Result<Response, Problem> {
-    restore(&app, parameters::backend(&service, &backend)?, query, &input).await
+pub async fn restore_backend(app: State<App>, target: Target, write: Write) -> Result<Response, Problem> {
+    restore(&app, &target, &write).await
 }
 
-async fn zero(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
-    let request: ZeroRequest = input.options()?;
+async fn zero(app: &App, target: &Target, write: &Write) -> Result<Response, Problem> {
+    let request: ZeroRequest = write.input.options()?;
     let now = Timestamp::now();
     let expires = request.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires, drain: None };
     let change = Change::Zero { target: target.clone(), zero, drain: None, force: request.force };
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(change, options).await?;
-    if options.dry_run {
-        return Ok(services::dry_run(&done, None));
-    }
-    let Standing { state, active, last, zero } = standing(app, &done.published, &target)?;
-    let operation =
-        app.handle.operations().finished(OperationKind::Zero, &target, started(now, input.received), active);
-    let view = ZeroView {
-        target: target.to_string(),
-        state,
-        active_connections: active,
-        last_new_connection_at: last,
-        zero,
-        operation,
+    let answer = |done: &Done| {
+        let Standing { state, active, last, zero } = standing(app, &done.published, target)?;
+        let view = ZeroView {
+            target: target.to_string(),
+            state,
+            active_connections: active,
+            last_new_connection_at: last,
+            zero,
+            operation: finished(app, OperationKind::Zero, target, (now, write), active),
+        };
+        Ok(Json(view).into_response())
     };
-    Ok(Json(view).into_response())
+    write.make(app, change, |_| None, answer).await
 }
 
-async fn restore(app: &App, target: Target, query: WriteQuery, input: &Input) -> Result<Response, Problem> {
-    let RestoreRequest {} = input.options()?;
+async fn restore(app: &App, target: &Target, write: &Write) -> Result<Response, Problem> {
+    let RestoreRequest {} = write.input.options()?;
     let now = Timestamp::now();
-    let options = Options { dry_run: query.dry_run, received: input.received };
-    let done = app.handle.change(Change::Restore { target: target.clone() }, options).await?;
-    if options.dry_run {
-        return Ok(services::dry_run(&done, None));
-    }
-    // A node that lived by its zero alone is gone now, and ready wherever it comes again.
-    let (state, active) = match standing(app, &done.published, &target) {
-        Ok(standing) => (standing.state, standing.active),
-        Err(problem) if problem.status == 404 => (AdminState::Ready, 0),
-        Err(problem) => return Err(problem),
+    let answer = |done: &Done| {
+        // A node that lived by its zero alone is gone now, and ready wherever it comes again.
+        let (state, active) = match standing(app, &done.published, target) {
+            Ok(standing) => (standing.state, standing.active),
+            Err(problem) if problem.status == 404 => (AdminState::Ready, 0),
+            Err(problem) => return Err(problem),
+        };
+        let view = RestoreView {
+            target: target.to_string(),
+            state,
+            restored_at: done.acknowledged_at,
+            programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
+            operation: finished(app, OperationKind::Restore, target, (now, write), active),
+        };
+        Ok(Json(view).into_response())
     };
-    let operation =
-        app.handle.operations().finished(OperationKind::Restore, &target, started(now, input.received), active);
-    let view = RestoreView {
-        target: target.to_string(),
-        state,
-        restored_at: done.acknowledged_at,
-        programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
-        operation,
-    };
-    Ok(Json(view).into_response())
+    write.make(app, Change::Restore { target: target.clone() }, |_| None, answer).await
 }
 
 /// A target as it stands after a change.
@@ -175,7 +145,7 @@ fn standing(app: &App, published: &Published, target: &Target) -> Result<Standin
             Ok(Standing { state: status.state, active, last, zero: status.zero })
         }
         Target::Backend { .. } => {
-            let (service, backend) = backends::find(published, target)?;
+            let (service, backend) = backends::find(&published.state, target)?;
             let status = reporter.backend(service, backend)?;
             let status = status.ok_or_else(|| Problem::not_found(format!("there is no backend {target}")))?;
             let (active, last) = (status.active_connections, status.last_new_connection_at);
@@ -184,10 +154,10 @@ fn standing(app: &App, published: &Published, target: &Target) -> Result<Standin
     }
 }
 
-/// The wall-clock time of an instant a moment ago.
-fn started(now: Timestamp, received: Instant) -> Timestamp {
-    let ago = SignedDuration::try_from(received.elapsed()).unwrap_or_default();
-    now.checked_sub(ago).unwrap_or(now)
+/// The id of the operation that this write was, which began a moment before `now`.
+fn finished(app: &App, kind: OperationKind, target: &Target, (now, write): (Timestamp, &Write), active: u64) -> String {
+    let ago = SignedDuration::try_from(write.input.received.elapsed()).unwrap_or_default();
+    app.handle.operations().finished(kind, target, now.checked_sub(ago).unwrap_or(now), active)
 }
 
 /// # Errors

@@ -1,8 +1,8 @@
 //! A zero that also empties its target: what was asked for, and how it ended.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sluice_common::drain::Draining;
 use utoipa::ToSchema;
@@ -90,6 +90,11 @@ impl IdleClose {
     /// One hour, ms.
     pub const MOST: u32 = 3_600_000;
 
+    /// Whether nothing is left that this choice could close: what is idle is said by the time of quiet.
+    pub fn rules_out(self, inbound: CloseInbound) -> bool {
+        self == Self::Never && inbound == CloseInbound::Idle
+    }
+
     /// ms of quiet before a service that says nothing itself has its connections closed. What a service says counts
     /// alike for every request.
     fn patience(self) -> u32 {
@@ -97,6 +102,18 @@ impl IdleClose {
             Self::Usual => Self::DEFAULT,
             Self::After(quiet) => quiet,
             Self::Never => u32::MAX,
+        }
+    }
+}
+
+impl FromStr for IdleClose {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "usual" => Ok(Self::Usual),
+            time => quiet::parse(time).map(Self::After),
         }
     }
 }
@@ -112,11 +129,14 @@ impl fmt::Display for IdleClose {
 
 impl Drain {
     pub const DEADLINE: Duration = Duration::from_secs(60);
+    /// Longest time that a drain may take.
+    pub const MAX_DEADLINE: SignedDuration = SignedDuration::from_hours(24 * 7);
 
     /// What the target's drain is after `request` of `by`: a new one, or the one that lasts with what was said anew.
     ///
     /// # Errors
-    /// When it is another's who lasts, and would end sooner or close more than that one wants, without force.
+    /// When it is another's who lasts, and would end sooner or close more than that one wants, without force; when it
+    /// contradicts itself.
     pub(super) fn asked(
         old: Option<&Self>,
         request: &DrainRequest,
@@ -144,6 +164,13 @@ impl Drain {
             close_inbound: request.close_inbound.unwrap_or(drain.close_inbound),
             ..drain
         };
+        if drain.idle_close.rules_out(drain.close_inbound) {
+            let field = if request.close_inbound.is_some() { "closeInbound" } else { "idleClose" };
+            return Err(Refusal::invalid(
+                field,
+                "closeInbound \"idle\" closes nothing with idleClose \"never\": give idleClose a time, or leave one of them out",
+            ));
+        }
         match lasting {
             Some(lasting) if !asked.force && lasting.owner != by => drain.no_harder_than(lasting),
             Some(_) | None => Ok(drain),
@@ -293,6 +320,26 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_that_closes_nothing_idle_cannot_close_what_is_accepted() {
+        let (never, idle) = (Some(IdleClose::Never), Some(CloseInbound::Idle));
+        let refused = |old: Option<&Drain>, idle_close, close_inbound| {
+            let request = DrainRequest { idle_close, close_inbound, ..DrainRequest::default() };
+            let refusal = ask(old, &request, "me", true, 100).err()?;
+            assert_eq!(refusal.kind, RefusalKind::Invalid);
+            refusal.field
+        };
+        assert_eq!(refused(None, never, idle).as_deref(), Some("closeInbound"));
+        let lasting = |idle_close, close_inbound| {
+            let request = DrainRequest { idle_close, close_inbound, ..DrainRequest::default() };
+            ask(None, &request, "me", false, 100).unwrap()
+        };
+        // What a repeated drain leaves out is as it was.
+        assert_eq!(refused(Some(&lasting(never, None)), None, idle).as_deref(), Some("closeInbound"));
+        assert_eq!(refused(Some(&lasting(None, idle)), never, None).as_deref(), Some("idleClose"));
+        assert_eq!(refused(Some(&lasting(None, idle)), never, Some(CloseInbound::Never)), None);
+    }
+
+    #[test]
     fn who_did_not_begin_a_drain_may_only_make_it_gentler() {
         let gentle = DrainRequest {
             deadline: Some(Duration::from_secs(60)),
@@ -346,9 +393,10 @@ mod tests {
             }
             let forced = ask(Some(&gently), &request, "you", true, 100).unwrap();
             assert_eq!(forced, Drain { owner: "you".into(), ..own });
-            // There is nothing harder than this one, but for an earlier end.
-            let harder = request.deadline.is_some_and(|deadline| deadline < Duration::from_secs(5));
-            assert_eq!(ask(Some(&hardly), &request, "you", false, 100).is_err(), harder, "{request:?}");
+            // There is nothing harder than this one, but for an earlier end; without idle ones it contradicts itself.
+            let refused = request.idle_close == Some(IdleClose::Never)
+                || request.deadline.is_some_and(|deadline| deadline < Duration::from_secs(5));
+            assert_eq!(ask(Some(&hardly), &request, "you", false, 100).is_err(), refused, "{request:?}");
         }
         // What has ended is nobody's any more.
         let ended = Drain { end: Some(DrainEnd::DeadlineReached), ..gently };
