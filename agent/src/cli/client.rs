@@ -11,12 +11,13 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Uri,
     body::Incoming,
     client::conn::http1,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{
@@ -214,32 +215,24 @@ fn unreachable_server(authority: &str, error: std::io::Error) -> Failure {
 /// `host:port` of a URL.
 fn authority(url: &str) -> Result<String, Failure> {
     let wrong = |why: &str| Failure::Usage(format!("--server {url}: {why}; write http://HOST:PORT"));
-    let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err(wrong("the agent speaks plain HTTP")),
-        Some(_) => return Err(wrong("this is no URL of an agent")),
-        None => url,
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.is_empty() || authority.contains(['/', '@', '?', '#', ' ']) {
-        return Err(wrong("this is no URL of an agent"));
+    let uri = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let uri: Uri = uri.parse().map_err(|_| wrong("this is no URL of an agent"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("https"), _) => Err(wrong("the agent speaks plain HTTP")),
+        (Some("http"), Some(authority))
+            if uri.path_and_query().is_none_or(|path| path == "/") && !url.contains('@') =>
+        {
+            let port = authority.port_u16().unwrap_or(9180);
+            Ok(format!("{}:{port}", authority.host()))
+        }
+        _ => Err(wrong("this is no URL of an agent")),
     }
-    let has_port = authority
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')));
-    Ok(if has_port { authority.to_owned() } else { format!("{authority}:9180") })
 }
 
 /// A piece of a path or query, with everything else than letters, digits and `-._~` percent-encoded (RFC 3986).
 pub fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            other => encoded.push_str(&format!("%{other:02X}")),
-        }
-    }
-    encoded
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// `path` with the parameters that are given.
@@ -261,10 +254,13 @@ mod tests {
             ("host:80", "host:80"),
             ("http://[::1]:9180", "[::1]:9180"),
             ("http://[::1]", "[::1]:9180"),
+            ("host/", "host:9180"),
         ] {
             assert_eq!(authority(url).unwrap(), expected, "{url}");
         }
-        for url in ["https://host", "ftp://host", "http://", "http://host/path", "http://user@host"] {
+        for url in
+            ["https://host", "ftp://host", "", "http://", "http://host/path", "host/?a", "http://user@host", "a b"]
+        {
             assert!(matches!(authority(url), Err(Failure::Usage(_))), "{url}");
         }
     }

@@ -189,6 +189,7 @@ fn left(operation: &Operation) -> Duration {
     deadline.duration_since(Timestamp::now()).try_into().unwrap_or_default()
 }
 
+/// One line of text, which no bar of the crate indicatif is; and lines at times where no terminal is.
 struct Progress {
     terminal: bool,
     /// Whether there is a line that is not finished.

@@ -186,7 +186,7 @@ pub fn ago(then: Option<Timestamp>) -> String {
     then.map_or("-".to_owned(), |then| format!("{} ago", duration(Timestamp::now().duration_since(then))))
 }
 
-/// A time span in one or two units: `850ms`, `1.5s`, `3m20s`, `2h05m`, `3d4h`.
+/// A time span in one or two units: `850ms`, `1.5s`, `3m20s`, `2h05m`, `3d4h`. By hand: jiff's own forms have all units.
 pub fn duration(span: SignedDuration) -> String {
     let millis = span.as_millis().max(0);
     let seconds = millis / 1000;

@@ -81,7 +81,7 @@ fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
 }
 
 /// Fields of a line: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options
-/// (Documentation/filesystems/proc.rst, 3.5). Of several mounts that of the whole hierarchy with the shortest path.
+/// (Documentation/filesystems/proc.rst, 3.5); by hand, because these three are all that is needed of /proc. Of several mounts that of the whole hierarchy with the shortest path.
 fn find_root(mountinfo: &str) -> Option<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
