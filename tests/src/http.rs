@@ -1,15 +1,23 @@
-//! A small HTTP/1.1 client that shows everything: status, headers, body. One connection for each request.
+//! A small HTTP/1.1 client that waits and shows everything: status, headers, body. One connection for each request.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    time::Duration,
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap,
+    body::Incoming,
+    client::conn::http1::{SendRequest, handshake},
+    header::HOST,
+    rt::{Read, Write},
 };
-
-use anyhow::{Context, Result, bail};
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    runtime::{self, Runtime},
+};
 
 use crate::system::patience;
 
@@ -34,8 +42,8 @@ pub struct Request {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case, in the order of arrival.
-    pub headers: Vec<(String, String)>,
+    /// By name.
+    pub headers: HeaderMap,
     /// The body, chunks joined.
     pub body: Vec<u8>,
 }
@@ -65,9 +73,9 @@ impl Request {
 }
 
 impl Response {
-    /// The first header of this name (in lower case).
+    /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// The body as text.
@@ -94,67 +102,65 @@ impl Response {
 impl Endpoint {
     /// Sends a request and reads the whole answer.
     pub fn request(&self, method: &str, path: &str, request: &Request) -> Result<Response> {
-        let mut reader = self.open(method, path, request)?;
-        let (status, headers) = read_head(&mut reader).with_context(|| format!("{method} {path}"))?;
-        let mut response = Response { status, headers, body: Vec::new() };
-        if method != "HEAD" {
-            response.body = read_body(&mut reader, &response).with_context(|| format!("{method} {path}"))?;
-        }
-        Ok(response)
+        let answer = in_time(async {
+            let (head, body) = self.send(method, path, request).await?.into_parts();
+            let body = body.collect().await.context("reading the body")?.to_bytes().into();
+            Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
+        });
+        runtime()?.block_on(answer).with_context(|| format!("{method} {path}"))
     }
 
     /// Sends a request whose answer never ends (server-sent events) and returns its lines as they come.
     pub fn stream(&self, path: &str, request: &Request) -> Result<Lines> {
-        let mut reader = self.open("GET", path, request)?;
-        let (status, headers) = read_head(&mut reader)?;
-        if status != 200 {
-            bail!("GET {path}: status {status}");
-        }
-        let chunked = is_chunked(&headers);
-        Ok(Lines { reader, chunked, waiting: Vec::new() })
+        let runtime = runtime()?;
+        let answer = runtime.block_on(in_time(self.send("GET", path, request)))?;
+        ensure!(answer.status() == 200, "GET {path}: status {}", answer.status());
+        Ok(Lines { runtime, body: answer.into_body(), waiting: Vec::new() })
     }
 
-    fn open(&self, method: &str, path: &str, request: &Request) -> Result<BufReader<Box<dyn Stream>>> {
-        let mut stream = self.connect()?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n");
+    async fn send(&self, method: &str, path: &str, request: &Request) -> Result<hyper::Response<Incoming>> {
+        let mut asked = hyper::Request::builder().method(method).uri(path).header(HOST, "sluice");
         for (name, value) in &request.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            asked = asked.header(name, value);
         }
-        if !request.body.is_empty() || !matches!(method, "GET" | "HEAD" | "DELETE") {
-            head.push_str(&format!("content-length: {}\r\n", request.body.len()));
-        }
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).with_context(|| format!("sending {method} {path}"))?;
-        // A server may refuse a body before it has read all of it: its answer tells more than the broken pipe.
-        let _ = stream.write_all(&request.body);
-        Ok(BufReader::new(stream))
-    }
-
-    fn connect(&self) -> Result<Box<dyn Stream>> {
-        // Longer than any `timeout=` that tests ask the agent to wait for.
-        let limit = Some(patience(Duration::from_secs(60)));
-        match self {
+        let asked = asked.body(Full::new(request.body.clone().into())).context("making the request")?;
+        let mut connection = match self {
             Self::Unix(path) => {
-                let stream = UnixStream::connect(path).with_context(|| format!("connecting to {}", path.display()))?;
-                stream.set_read_timeout(limit).context("setting a timeout")?;
-                Ok(Box::new(stream))
+                let stream = UnixStream::connect(path).await;
+                connect(stream.with_context(|| format!("connecting to {}", path.display()))?).await?
             }
             Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
-                stream.set_read_timeout(limit).context("setting a timeout")?;
-                Ok(Box::new(stream))
+                let stream = TcpStream::connect(address).await;
+                connect(stream.with_context(|| format!("connecting to {address}"))?).await?
             }
-        }
+        };
+        connection.send_request(asked).await.context("asking")
     }
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+async fn connect<S>(stream: S) -> Result<SendRequest<Full<Bytes>>>
+where
+    TokioIo<S>: Read + Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.context("beginning to speak HTTP")?;
+    // It ends with the answer; what goes wrong with it is the answer's error too.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn runtime() -> Result<Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")
+}
+
+/// Longer than any `timeout=` that tests ask the agent to wait for.
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(patience(Duration::from_secs(60)), answer).await.context("no answer")?
+}
 
 /// The lines of an endless answer.
 pub struct Lines {
-    reader: BufReader<Box<dyn Stream>>,
-    chunked: bool,
+    runtime: Runtime,
+    body: Incoming,
     waiting: Vec<u8>,
 }
 
@@ -162,118 +168,17 @@ impl Iterator for Lines {
     type Item = Result<String>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let Self { runtime, body, waiting } = self;
         loop {
-            if let Some(end) = self.waiting.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.waiting.drain(..=end).collect();
+            if let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
                 return Some(Ok(String::from_utf8_lossy(&line).trim_end().to_owned()));
             }
-            let read = if self.chunked { read_chunk(&mut self.reader) } else { read_some(&mut self.reader) };
-            match read {
-                Ok(bytes) if bytes.is_empty() => return None,
-                Ok(bytes) => self.waiting.extend(bytes),
+            let frame = in_time(async { body.frame().await.transpose().context("reading the body") });
+            match runtime.block_on(frame).transpose()? {
+                Ok(frame) => waiting.extend(frame.data_ref().into_iter().flatten()),
                 Err(error) => return Some(Err(error)),
             }
         }
-    }
-}
-
-type Headers = Vec<(String, String)>;
-
-fn read_head(reader: &mut impl BufRead) -> Result<(u16, Headers)> {
-    let first = read_line(reader)?;
-    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.with_context(|| format!("no status in {first:?}"))?;
-    let mut headers = Vec::new();
-    loop {
-        let line = read_line(reader)?;
-        if line.is_empty() {
-            return Ok((status, headers));
-        }
-        let (name, value) = line.split_once(':').with_context(|| format!("no header in {line:?}"))?;
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-}
-
-fn read_body(reader: &mut impl BufRead, response: &Response) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if is_chunked(&response.headers) {
-        loop {
-            let chunk = read_chunk(reader)?;
-            if chunk.is_empty() {
-                return Ok(body);
-            }
-            body.extend(chunk);
-        }
-    }
-    match response.header("content-length") {
-        Some(length) => {
-            body.resize(length.parse().context("reading content-length")?, 0);
-            reader.read_exact(&mut body).context("reading the body")?;
-        }
-        None if response.status == 204 || response.status == 304 => {}
-        None => {
-            reader.read_to_end(&mut body).context("reading the body")?;
-        }
-    }
-    Ok(body)
-}
-
-/// One chunk; empty at the end.
-fn read_chunk(reader: &mut impl BufRead) -> Result<Vec<u8>> {
-    let line = read_line(reader)?;
-    let size = line.split(';').next().unwrap_or_default().trim();
-    let size = usize::from_str_radix(size, 16).with_context(|| format!("no chunk size in {line:?}"))?;
-    let mut chunk = vec![0; size];
-    reader.read_exact(&mut chunk).context("reading a chunk")?;
-    read_line(reader)?;
-    Ok(chunk)
-}
-
-fn read_some(reader: &mut impl BufRead) -> Result<Vec<u8>> {
-    let bytes = reader.fill_buf().context("reading")?.to_vec();
-    reader.consume(bytes.len());
-    Ok(bytes)
-}
-
-fn read_line(reader: &mut impl BufRead) -> Result<String> {
-    let mut line = String::new();
-    let length = reader.read_line(&mut line).context("reading a line")?;
-    if length == 0 {
-        bail!("the connection ended too early");
-    }
-    Ok(line.trim_end().to_owned())
-}
-
-fn is_chunked(headers: &Headers) -> bool {
-    headers.iter().any(|(name, value)| name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(mut text: &[u8]) -> Result<Response> {
-        let (status, headers) = read_head(&mut text)?;
-        let mut response = Response { status, headers, body: Vec::new() };
-        response.body = read_body(&mut text, &response)?;
-        Ok(response)
-    }
-
-    #[test]
-    fn joins_chunks() {
-        let answer = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
-        assert_eq!(answer.unwrap().text(), "abcde");
-    }
-
-    #[test]
-    fn reads_as_much_as_announced() {
-        let answer = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nETag: \"7\"\r\n\r\n{}more").unwrap();
-        assert_eq!((answer.status, answer.header("etag"), answer.text().as_str()), (404, Some("\"7\""), "{}"));
-    }
-
-    #[test]
-    fn a_broken_answer_is_an_error() {
-        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort").is_err());
-        assert!(parse(b"").is_err());
     }
 }

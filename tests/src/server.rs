@@ -19,10 +19,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use http_body_util::BodyExt;
+use hyper::{Request, Response, body::Incoming, header::SERVER, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream, UdpSocket, tcp},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream, UdpSocket},
     runtime, sync,
 };
 
@@ -179,10 +182,10 @@ async fn accept(kind: Kind, address: SocketAddr, shared: &Arc<Shared>, bound: &B
         let open = Open::count(shared);
         tokio::spawn(async move {
             // How a connection ends is the client's business.
-            let _ = match kind {
-                Kind::Echo | Kind::Datagrams => echo(stream, &open.0).await,
-                Kind::Http => http(stream, &open.0).await,
-            };
+            match kind {
+                Kind::Echo | Kind::Datagrams => drop(echo(stream, &open.0).await),
+                Kind::Http => drop(http(stream, &open.0).await),
+            }
         });
     }
 }
@@ -227,48 +230,19 @@ async fn echo(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-async fn http(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn http(stream: TcpStream, shared: &Shared) -> Result<()> {
     let _ = stream.set_nodelay(true);
-    let (reader, mut writer) = stream.split();
-    let mut reader = BufReader::new(reader);
-    while let Some((path, keep)) = read_request(&mut reader).await? {
+    let answer = async |request: Request<Incoming>| {
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        if let Some(millis) = path.strip_prefix("/sleep/").and_then(|text| text.parse().ok()) {
+        if let Some(millis) = request.uri().path().strip_prefix("/sleep/").and_then(|text| text.parse().ok()) {
             tokio::time::sleep(Duration::from_millis(millis)).await;
         }
-        let (name, status) = (&shared.name, shared.status.load(Ordering::SeqCst));
-        let body = format!("{name}\n");
-        let head = format!("HTTP/1.1 {status} -\r\nserver: {name}\r\ncontent-length: {}\r\n", body.len());
-        let last = if keep { "\r\n" } else { "connection: close\r\n\r\n" };
-        writer.write_all([&head, last, &body].concat().as_bytes()).await?;
-        if !keep {
-            break;
-        }
-    }
+        request.into_body().collect().await?;
+        let answer = Response::builder().status(shared.status.load(Ordering::SeqCst)).header(SERVER, &shared.name);
+        anyhow::Ok(answer.body(format!("{}\n", shared.name))?)
+    };
+    http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await?;
     Ok(())
-}
-
-/// The path, and whether the connection goes on after the answer. The body is read and dropped.
-async fn read_request(reader: &mut BufReader<tcp::ReadHalf<'_>>) -> io::Result<Option<(String, bool)>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).await? == 0 {
-        return Ok(None);
-    }
-    let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
-    let (mut keep, mut length) = (line.trim_end().ends_with("HTTP/1.1"), 0);
-    loop {
-        line.clear();
-        reader.read_line(&mut line).await?;
-        let lower = line.trim_end().to_ascii_lowercase();
-        match lower.split_once(':') {
-            Some(("connection", value)) => keep = value.trim() != "close",
-            Some(("content-length", value)) => length = value.trim().parse().unwrap_or(0),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    tokio::io::copy(&mut reader.take(length), &mut tokio::io::sink()).await?;
-    Ok(Some((path, keep)))
 }
 
 impl Shared {
