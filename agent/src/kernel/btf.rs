@@ -2,7 +2,11 @@
 //!
 //! Format: Documentation/bpf/btf.rst of the kernel. Only what a walk to a member by its path needs.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use sluice_common::records::{MEMBERS, Member, NO_MEMBER};
@@ -72,6 +76,16 @@ pub fn offsets() -> Result<[u32; MEMBERS]> {
             found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;
     }
     Ok(offsets)
+}
+
+/// Looks for every member in any bytes.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(types) = Types::parse(data) {
+        PATHS.iter().for_each(|(_, structure, path)| {
+            types.offset(structure, path);
+        });
+    }
 }
 
 /// Structures and unions, with what leads through to them.
@@ -154,25 +168,36 @@ impl<'a> Types<'a> {
         let mut offset = 0;
         for name in path {
             let (member_type, member_offset) = self.member(id, name)?;
-            offset += member_offset;
+            offset = member_offset.checked_add(offset)?;
             id = member_type;
         }
         Some(offset)
     }
 
-    /// Type and offset of a member, through anonymous structures and unions.
+    /// Type and offset of a member, through anonymous structures and unions. Each is looked into once: a kernel's types
+    /// contain no circle, and bytes that are no kernel's cannot make one of this.
     fn member(&self, id: u32, name: &str) -> Option<(u32, u32)> {
-        match self.types.get(id as usize - 1)? {
-            Type::Alias(of) => self.member(*of, name),
-            Type::Other => None,
-            Type::Compound(members) => members.iter().find_map(|&(label, member, offset)| {
-                if label == 0 && member != 0 {
-                    self.member(member, name).map(|(id, inner)| (id, offset + inner))
-                } else {
-                    (string(self.strings, label) == name).then_some((member, offset))
+        let (mut seen, mut left) = (HashSet::new(), vec![(id, 0_u32)]);
+        while let Some((id, offset)) = left.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match (id as usize).checked_sub(1).and_then(|index| self.types.get(index)) {
+                Some(Type::Alias(of)) => left.push((*of, offset)),
+                Some(Type::Compound(members)) => {
+                    for &(label, member, inner) in members {
+                        let at = offset.checked_add(inner)?;
+                        if label == 0 {
+                            left.push((member, at));
+                        } else if string(self.strings, label) == name {
+                            return Some((member, at));
+                        }
+                    }
                 }
-            }),
+                Some(Type::Other) | None => {}
+            }
         }
+        None
     }
 }
 
@@ -200,6 +225,17 @@ mod tests {
         assert_eq!(offsets[Member::RemotePort as usize], 12);
         assert_eq!(offsets[Member::LocalPort as usize], 14);
         assert!(offsets[Member::LastSent as usize] > 1000);
+    }
+
+    #[test]
+    fn members_are_found_in_what_has_no_name() {
+        let [data] = crate::fuzz::seeds("btf").try_into().unwrap();
+        let types = Types::parse(&data).unwrap();
+        assert_eq!(
+            (types.offset("tcp_sock", &["write_seq"]), types.offset("tcp_sock", &["snd_una"])),
+            (Some(0), Some(4))
+        );
+        assert_eq!(types.offset("tcp_sock", &["snd_una", "write_seq"]), None);
     }
 
     #[test]
