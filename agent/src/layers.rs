@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Lowest first. `allocator` stands beside them: it imports nothing.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "model",
     "host",
     "settings",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 13] = [
     "engine",
     "http",
     "cli",
+    "fuzz",
 ];
 
 /// A module that names something of another one: where, and which layer that is in.

@@ -4,6 +4,8 @@ pub mod allocator;
 pub mod cli;
 pub mod control;
 pub mod engine;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod host;
 pub mod http;
 pub mod kernel;

@@ -1,7 +1,7 @@
 //! The only owner of maps, programs, links and pins. Everything else in the agent speaks of [`MapOp`]s and reads
 //! through [`Meters`].
 
-mod btf;
+pub(crate) mod btf;
 mod census;
 mod drain;
 mod errors;

@@ -97,12 +97,23 @@ impl Diagnosis {
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut answer = [0; 4096];
         let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer.get(..length).unwrap_or_default());
-        match answer.map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?.payload {
-            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(*found)),
-            _ => Ok(None),
+        read_answer(answer.get(..length).unwrap_or_default())
+    }
+}
+
+/// The socket that an answer describes; none where it only says that it was done.
+///
+/// # Errors
+/// When the kernel refused, or it is no answer.
+pub fn read_answer(bytes: &[u8]) -> std::io::Result<Option<InetResponse>> {
+    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(bytes);
+    match answer.map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => {
+            // The crate's own translation overflows for the least number.
+            Err(Error::from_raw_os_error(error.raw_code().saturating_neg()))
         }
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(Some(*found)),
+        _ => Ok(None),
     }
 }
 
