@@ -30,7 +30,7 @@ pub struct Arguments {
     /// Fewer rounds: a first look, not a figure to quote
     #[arg(long)]
     quick: bool,
-    /// Write the summary into README.md and the report to tests/reports, rather than to target/bench/compare
+    /// Write the report to tests/reports rather than to target/bench/compare
     #[arg(long, conflicts_with_all = ["filter", "quick", "no_vm"])]
     publish: bool,
     /// Without the virtual machine, and so without IPVS
@@ -104,7 +104,6 @@ fn write(
     command.arg("--command").arg(line.collect::<Vec<_>>().join(" "));
     if arguments.publish {
         command.arg("--directory").arg(workspace().join("tests/reports"));
-        command.arg("--readme").arg(workspace().join("README.md"));
     } else {
         command.arg("--directory").arg(readings);
     }

@@ -12,13 +12,10 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{candidates::Candidate, topology::files};
 use crate::report::{commit, kernel, processor, processors};
 
-/// The name of the day of measuring among the facts.
-pub const DATE: &str = "date of measuring";
-
 /// What a reader must know of the machine.
 pub fn facts(candidates: &[Box<dyn Candidate>]) -> Vec<(String, String)> {
     let mut facts = vec![
-        (DATE.to_owned(), Timestamp::now().to_zoned(TimeZone::UTC).date().to_string()),
+        ("date of measuring".to_owned(), Timestamp::now().to_zoned(TimeZone::UTC).date().to_string()),
         ("kernel".to_owned(), format!("Linux {}", kernel())),
         ("processor".to_owned(), format!("{}, {} of them", processor(), processors())),
     ];

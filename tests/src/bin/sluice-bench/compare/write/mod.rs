@@ -1,20 +1,17 @@
-//! From readings to a report: `compare write --host FILE [--vm FILE] --directory DIR --command WORDS [--readme FILE]`.
+//! From readings to a report: `compare write --host FILE [--vm FILE] --directory DIR --command WORDS`.
 
 mod sections;
 mod table;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use super::{measures::DATE, readings::Readings};
-use crate::page::{Page, Section};
-use table::markdown;
+use super::readings::Readings;
+use crate::page::Page;
 
 /// The name of the report's files.
 const NAME: &str = "compare";
-/// What stands around the table in the README.
-const MARKS: [&str; 2] = ["<!-- compare -->", "<!-- /compare -->"];
 
 const INTRO: &str = "Every candidate steers the clients of a network namespace (a host) of its own. All hosts and three \
 nodes with backends hang on one bridge; frontends, backends and ports are the same for all. In each round every candidate has \
@@ -28,9 +25,9 @@ machine's direct only; they are judged among themselves. IPVS has its defaults. 
 that is kind to proxies, which have two connections each. Peers are configured by the files in \
 `tests/src/bin/sluice-bench/compare/peers`. keepalived takes no part: it would drive the same IPVS.";
 
-/// Writes the report, and the summary into a README.
+/// Writes the report.
 pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
-    let [mut host, mut vm, mut directory, mut command, mut readme] = [const { None }; 5];
+    let [mut host, mut vm, mut directory, mut command] = [const { None }; 4];
     while let Some(word) = arguments.next() {
         let value = Some(arguments.next().with_context(|| format!("{word} needs a value"))?);
         match word.as_str() {
@@ -38,24 +35,17 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
             "--vm" => vm = value,
             "--directory" => directory = value,
             "--command" => command = value,
-            "--readme" => readme = value,
             _ => bail!("unknown argument {word}"),
         }
     }
     let host = read(&host.context("no --host given")?)?;
     let vm = vm.map(|file| read(&file)).transpose()?;
     let command = command.context("no --command given")?;
-    let date = host.facts.iter().find(|(name, _)| name == DATE).map(|(_, date)| date.clone()).unwrap_or_default();
-    let sections = sections::all(&host, vm.as_ref());
-    if let Some(readme) = readme {
-        let summary = sections.first().context("a report without a summary")?;
-        publish(Path::new(&readme), summary, &host, &date, &command)?;
-    }
     let page = Page {
         title: "Sluice and its alternatives".to_owned(),
         intro: INTRO.to_owned(),
         facts: facts(&host, vm.as_ref(), &command),
-        sections,
+        sections: sections::all(&host, vm.as_ref()),
     };
     let directory = directory.context("no --directory given")?;
     page.write(Path::new(&directory), NAME)?;
@@ -74,41 +64,4 @@ fn facts(host: &Readings, vm: Option<&Readings>, command: &str) -> Vec<(String, 
     let there = vm.into_iter().flat_map(|vm| &vm.facts);
     facts.extend(there.map(|(name, value)| (format!("{name}, virtual machine"), value.clone())));
     facts
-}
-
-/// Replaces what is between the marks.
-fn publish(readme: &Path, summary: &Section, host: &Readings, date: &str, command: &str) -> Result<()> {
-    let text = fs::read_to_string(readme).with_context(|| format!("reading {}", readme.display()))?;
-    let is_known = |name: &str| name == DATE || name.starts_with("open files");
-    let said = host.facts.iter().filter(|(name, value)| !is_known(name) && !value.is_empty());
-    let machine: Vec<String> = said.map(|(name, value)| format!("{name} {value}")).collect();
-    let table = markdown(summary);
-    let written = format!(
-        "Written by `{command}`, {date}; {}. All of it, with plots: [tests/reports/compare.md](tests/reports/compare.md).\n\n\
-         {}\n\n{table}",
-        machine.join(", "),
-        summary.text
-    );
-    let text = between(&text, &written).with_context(|| format!("no {} in {}", MARKS.join(" … "), readme.display()))?;
-    fs::write(readme, text).with_context(|| format!("writing {}", readme.display()))
-}
-
-fn between(text: &str, written: &str) -> Result<String> {
-    let [begin, end] = MARKS;
-    let (before, rest) = text.split_once(begin).context("no first mark")?;
-    let (_, after) = rest.split_once(end).context("no last mark")?;
-    ensure!(!after.contains(begin), "a mark twice");
-    Ok(format!("{before}{begin}\n{written}{end}{after}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_between_the_marks_changes() {
-        let text = "a\n<!-- compare -->\nold\n<!-- /compare -->\nb\n";
-        assert_eq!(between(text, "new\n").unwrap(), "a\n<!-- compare -->\nnew\n<!-- /compare -->\nb\n");
-        assert!(between("a\n", "new\n").is_err());
-    }
 }

@@ -1,7 +1,6 @@
 //! Tables whose best values are bold.
 
 use super::super::readings::{Measure, Readings, Value};
-use crate::page::Section;
 
 /// What is good in a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,14 +146,6 @@ fn bold(text: &str) -> String {
         Some((head, tail)) => format!("**{head}** ({tail}"),
         None => format!("**{text}**"),
     }
-}
-
-/// A section's table alone.
-pub fn markdown(section: &Section) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let rule = format!("|{}\n", "---|".repeat(section.columns.len()));
-    let rows: String = section.rows.iter().map(|row| line(row)).collect();
-    line(&section.columns) + &rule + &rows
 }
 
 #[cfg(test)]
