@@ -14,6 +14,7 @@ mod datagrams;
 mod disk;
 mod drain_course;
 mod drain_places;
+mod documents;
 mod drains;
 mod ejections;
 mod exact;

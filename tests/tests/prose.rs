@@ -1,0 +1,96 @@
+//! The repository's prose: links lead somewhere, and examples say what they are for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Every page of the repository.
+fn pages() -> Vec<PathBuf> {
+    let (mut pages, mut left) = (Vec::new(), vec![root().to_owned()]);
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && name != ".git" {
+                left.push(path);
+            } else if name.ends_with(".md") {
+                pages.push(path);
+            }
+        }
+    }
+    assert!(pages.len() > 5, "{pages:?}");
+    pages
+}
+
+/// The lines of a page without its code: fenced or indented blocks, and spans.
+fn words(page: &Path) -> Vec<String> {
+    let mut fenced = false;
+    let mut words = Vec::new();
+    for line in fs::read_to_string(page).unwrap().lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced && !line.starts_with("    ") {
+            words.push(line.split('`').step_by(2).collect());
+        }
+    }
+    words
+}
+
+/// What the links of a page point to.
+fn links(page: &Path) -> Vec<String> {
+    let of_line = |line: &String| -> Vec<String> {
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        targets.map(|(target, _)| target.to_owned()).collect()
+    };
+    words(page).iter().flat_map(of_line).collect()
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let headings = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let anchor = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let (mut followed, mut dead) = (0, Vec::new());
+    for page in pages() {
+        for link in links(&page).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
+            followed += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            if !target.exists() || (!anchor.is_empty() && !anchors(&target).contains(anchor)) {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "links that lead nowhere:\n{}", dead.join("\n"));
+    assert!(followed > 20, "{followed} links");
+}
+
+#[test]
+fn each_example_says_what_it_is_for_and_is_listed() {
+    let directory = root().join("agent/docs");
+    let listed = links(&directory.join("documents.md"));
+    for entry in fs::read_dir(directory.join("examples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let text = fs::read_to_string(directory.join("examples").join(&name)).unwrap();
+        assert!(text.starts_with("# "), "{name} begins without a word on what it is for");
+        assert!(listed.contains(&format!("examples/{name}")), "{name} is not listed in documents.md");
+    }
+}
