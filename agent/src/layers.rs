@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Lowest first. `allocator` stands beside them: it imports nothing.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "model",
     "host",
     "settings",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 14] = [
     "telemetry",
     "engine",
     "http",
+    "daemon",
     "cli",
     "fuzz",
 ];

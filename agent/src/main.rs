@@ -1,5 +1,34 @@
-//! `sluice`: the daemon and the command line in one program.
+//! `sluice`: the daemon of a host, or a verb that asks it.
 
-fn main() -> std::process::ExitCode {
-    sluice::cli::run()
+use std::process::ExitCode;
+
+use sluice::{
+    allocator,
+    cli::{self, Invocation},
+    daemon, engine,
+    http::Bound,
+    settings::Settings,
+    telemetry::logs,
+};
+
+fn main() -> ExitCode {
+    match cli::invocation() {
+        Invocation::Verb(verb) => cli::end(verb.run()),
+        Invocation::Daemon(flags) => cli::end(flags.settings().and_then(|settings| run(&settings))),
+    }
+}
+
+/// The daemon, from its settings to its end.
+fn run(settings: &Settings) -> Result<(), cli::Failure> {
+    allocator::keep_little();
+    logs::start(settings.log_format, &settings.log_level).map_err(cli::Failure::usage)?;
+    let runtime = daemon::runtime()?;
+    // Bound before anything is attached: an address that is taken leaves nothing behind.
+    let bound = runtime.block_on(Bound::new(settings))?;
+    let running = engine::start(settings)?;
+    let served = runtime.block_on(daemon::serve(settings, bound, &running));
+    tracing::info!("the agent stops; steering goes on");
+    runtime.shutdown_background();
+    running.stop();
+    Ok(served?)
 }

@@ -22,6 +22,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A setting or an argument that makes no sense.
+    pub fn usage(why: anyhow::Error) -> Self {
+        Self::Usage(format!("{why:#}"))
+    }
+
     /// Says why on standard error. The code is part of the contract.
     pub fn report(self) -> ExitCode {
         if !matches!(self, Self::Unread) {

@@ -32,8 +32,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::settings::Settings;
 use client::Client;
-use failure::Failure;
+pub use failure::Failure;
 
 /// Steers connections to weighted backends inside the Linux kernel.
 ///
@@ -95,34 +96,81 @@ enum Verb {
     Openapi(openapi::Openapi),
 }
 
-/// Does what the command line says.
-pub fn run() -> ExitCode {
+/// What the command line asks for.
+pub enum Invocation {
+    Daemon(Daemon),
+    Verb(Asked),
+}
+
+/// The daemon, with its flags.
+pub struct Daemon {
+    agent: agent::Agent,
+    connection: Connection,
+}
+
+/// A verb, with where to ask.
+pub struct Asked {
+    verb: Verb,
+    connection: Connection,
+}
+
+/// Reads the command line; ends the process with a usage message when it makes no sense.
+pub fn invocation() -> Invocation {
     let Cli { connection, verb } = Cli::parse();
-    let done = match verb {
-        Verb::Agent(verb) => verb.run(connection),
-        Verb::Apply(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Get(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Describe(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Delete(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Diff(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Drain(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
-        Verb::Check(verb) => verb.run(),
-        Verb::Uninstall(verb) => verb.run(connection.socket),
-        Verb::Completions(verb) => verb.run(),
-        Verb::Version(verb) => verb.run(),
-        Verb::Openapi(verb) => verb.run(),
-    };
+    match verb {
+        Verb::Agent(agent) => Invocation::Daemon(Daemon { agent, connection }),
+        verb => Invocation::Verb(Asked { verb, connection }),
+    }
+}
+
+/// The exit code of what was done.
+pub fn end(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+impl Daemon {
+    /// What the daemon runs with.
+    ///
+    /// # Errors
+    /// When a setting is wrong or the file cannot be read.
+    pub fn settings(self) -> Result<Settings, Failure> {
+        self.agent.settings(self.connection)
+    }
+}
+
+impl Asked {
+    /// Does what the verb says.
+    ///
+    /// # Errors
+    /// A [`Failure`] with what to do about it.
+    pub fn run(self) -> Result<(), Failure> {
+        let Self { verb, connection } = self;
+        match verb {
+            // See `invocation`.
+            Verb::Agent(_) => Ok(()),
+            Verb::Apply(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Get(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Describe(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Delete(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Diff(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Drain(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Check(verb) => verb.run(),
+            Verb::Uninstall(verb) => verb.run(connection.socket),
+            Verb::Completions(verb) => verb.run(),
+            Verb::Version(verb) => verb.run(),
+            Verb::Openapi(verb) => verb.run(),
+        }
     }
 }
 

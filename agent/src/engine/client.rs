@@ -1,5 +1,4 @@
-//! The door to the steering thread: requests go in by a channel, what it has done is published as immutable values.
-//! Readers never hold a map that can be written and never wait for a writer.
+//! The door to the engine: commands go in by a channel and are answered, what the engine has done is published.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +23,7 @@ use crate::{
     },
 };
 
-/// Cheap to clone; one for every part of the agent that asks something of the steering thread.
+/// Cheap to clone; one for every part of the agent that asks something of the engine.
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
@@ -35,7 +34,7 @@ pub struct Handle {
     instruments: Arc<Instruments>,
 }
 
-/// What the steering thread is asked to do.
+/// What the engine is asked to do.
 // A few at a time: what the small ones waste is nothing.
 #[allow(clippy::large_enum_variant)]
 pub enum Command {

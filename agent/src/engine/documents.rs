@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     client::ChangeError,
-    steering::Steering,
+    event_loop::Engine,
     transaction::{OnFailure, Proposal},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Applies what one look at the watched files found.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Drains as the steering thread sees them: kept with their zeros, woken, ended, cancelled, and found again after a
+//! Drains as the engine sees them: kept with their zeros, woken, ended, cancelled, and found again after a
 //! restart. The work is done by [`super::workers::drain`].
 
 use std::{
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::{
     client::{ChangeError, DrainEndAck, DrainEnded},
+    event_loop::{Engine, RETRY},
     requests::Next,
-    steering::{RETRY, Steering},
     transaction::{OnFailure, Proposal},
 };
 use crate::{
@@ -84,7 +84,7 @@ impl DeferredWrites {
     }
 }
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Records of the drains that these changes begin, for the transaction of the changes.
     pub(super) fn begin_drains(&self, changes: &[Change]) -> Result<Vec<ExtraRecord>> {
         let mut extras = Vec::new();

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::{
+    event_loop::Engine,
     requests::Next,
-    steering::Steering,
     transaction::{OnFailure, Proposal},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     plan::DataPlane,
 };
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Takes updates in, whatever the kernel and the disk say: a full disk keeps no dead backend open. What closes holds
     /// at once, what opens follows with its table, other tables at leisure.
     pub(super) fn update_health(&mut self, updates: Vec<HealthUpdate>) {

@@ -1,15 +1,19 @@
 //! The engine: the one thread that owns the desired state, the tables and the store. Requests and timers go in; table
 //! writes, saved state and what is published come out. Nothing on the path of a packet ever waits for it.
+//!
+//! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
+//! `drains` turn them into proposals; `transaction` puts a proposal in force, or says why not; `proofs` and `warmups` add
+//! what is kept with it, and `narrate` tells. What takes time is done by `workers`.
 
 pub mod client;
 mod documents;
 mod drains;
+mod event_loop;
 mod health_updates;
 mod narrate;
 mod proofs;
 mod requests;
 mod start;
-mod steering;
 #[cfg(test)]
 mod tests;
 mod transaction;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::steering::Steering;
+use super::event_loop::Engine;
 use crate::{
     model::{Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, quiet},
     plan::DataPlane,
@@ -18,7 +18,7 @@ const TOLD: usize = 5;
 /// A service and those of its backends that something has become of.
 type OfService<'a> = (&'a Service, Vec<&'a Backend>);
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Tells the changes of a request. `before`: the state before them.
     pub(super) fn tell(&self, changes: &[Change], before: &State) {
         for change in changes {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::steering::Steering;
+use super::event_loop::Engine;
 use crate::{
     host::clock,
     model::{BackendId, Change, Target, Touched},
@@ -19,7 +19,7 @@ use crate::{
     view::published::{Before, ZeroProof},
 };
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Keeps with every new zero what proves it, drops the proofs of those that ended, and follows the backends of those
     /// that go on. Returns what the store keeps of that, in one transaction with the zero itself.
     pub(super) fn prove(

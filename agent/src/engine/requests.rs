@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     client::{ChangeError, Done, Options},
-    steering::Steering,
+    event_loop::Engine,
     transaction::{OnFailure, Proposal},
 };
 use crate::{
@@ -26,7 +26,7 @@ pub(super) struct Next {
     pub outcome: Outcome,
 }
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Carries out all of the changes, or none.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! From settings to a running steering thread.
+//! From settings to a running engine.
 
 use std::{
     ops::ControlFlow,
@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
 use super::{
-    steering::{Steering, SteeringParts},
+    event_loop::{Engine, EngineParts},
     workers::{
         drain::{self, DrainWorker, Looker, NamespaceCache},
         health::{self, HealthScheduler},
@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// A steering thread at work. Dropping this does not end it: see [`Running::stop`].
+/// An engine at work, on a thread of its own. Dropping this does not end it: see [`Running::stop`].
 pub struct Running {
     pub handle: Handle,
     commands: Sender<Command>,
@@ -55,7 +55,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends the thread after what it is doing. Steering goes on in the kernel.
+    /// Ends the thread after what it is doing. Engine goes on in the kernel.
     pub fn stop(self) {
         // A thread that has ended needs no telling.
         let _ = self.commands.send(Command::Stop);
@@ -87,7 +87,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     let (commands, requests) = mpsc::channel();
     let (begun, drains) = mpsc::channel();
     let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.watches());
-    let beginning = SteeringParts {
+    let beginning = EngineParts {
         state,
         machine: kernel,
         store,
@@ -98,7 +98,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
         commands: commands.clone(),
         slots: settings.max_slots,
     };
-    let (mut steering, published) = Steering::new(beginning);
+    let (mut steering, published) = Engine::new(beginning);
     let found: Vec<_> = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
     let seen = found.iter().map(|events| events.iter().map(|event| event.file().to_owned()).collect::<Vec<_>>());
     let seen: Vec<_> = seen.collect();
@@ -160,7 +160,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     Ok(Running { handle, commands, thread, _watches: watches })
 }
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
     /// removed before both were read. Returns for each look at files whether it was taken in.
     pub(super) fn begin(&mut self, looks: Vec<Vec<FileEvent>>) -> Result<Vec<bool>> {
@@ -170,7 +170,7 @@ impl<M: DataPlane> Steering<M> {
         if let Some((service, backend)) = self.programmed.stranger(&self.state) {
             anyhow::bail!(
                 "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
-                 tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
+                 tables. Engine goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
                  the agent again",
                 service.name,
                 backend.name
@@ -262,7 +262,7 @@ fn kernel_config(settings: &Settings) -> kernel::Config {
     }
 }
 
-fn spawn<M: DataPlane + Send + 'static>(steering: Steering<M>, requests: Receiver<Command>) -> Result<JoinHandle<()>> {
+fn spawn<M: DataPlane + Send + 'static>(steering: Engine<M>, requests: Receiver<Command>) -> Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("steering".into())
         .spawn(move || steering.run(&requests))

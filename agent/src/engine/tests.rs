@@ -1,4 +1,4 @@
-//! The steering thread on tables in memory: what is in force between any two writes, after a fault at any of them, and
+//! The engine on tables in memory: what is in force between any two writes, after a fault at any of them, and
 //! after a restart.
 
 mod drains;
@@ -15,7 +15,7 @@ use std::{
 use sluice_common::tables::{Endpoint, TCP};
 use tempfile::TempDir;
 
-use super::steering::{Steering, SteeringParts};
+use super::event_loop::{Engine, EngineParts};
 use crate::{
     engine::client::{ChangeError, Command, Done, Options},
     model::{Change, Limits, Name, Origin, Zero, parse},
@@ -28,16 +28,16 @@ use crate::{
 const LIMITS: Limits = Limits { services: 64, backends: 256, nodes: 64, frontends: 256 };
 const SLOTS: u32 = 16384;
 
-fn steering(dir: &TempDir, machine: Fake) -> Steering<Fake> {
+fn steering(dir: &TempDir, machine: Fake) -> Engine<Fake> {
     let mut steering = begin(dir, machine);
     steering.begin(Vec::new()).unwrap();
     steering
 }
 
-fn begin(dir: &TempDir, machine: Fake) -> Steering<Fake> {
+fn begin(dir: &TempDir, machine: Fake) -> Engine<Fake> {
     let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let (commands, _) = mpsc::channel();
-    let beginning = SteeringParts {
+    let beginning = EngineParts {
         state,
         machine,
         store,
@@ -48,7 +48,7 @@ fn begin(dir: &TempDir, machine: Fake) -> Steering<Fake> {
         commands,
         slots: SLOTS,
     };
-    Steering::new(beginning).0
+    Engine::new(beginning).0
 }
 
 fn service(frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -> Change {
@@ -84,7 +84,7 @@ fn delete() -> Change {
     Change::DeleteService { service: Name::new("shop").unwrap(), if_match: None }
 }
 
-fn run(steering: &mut Steering<Fake>, change: Change) -> Result<Done, ChangeError> {
+fn run(steering: &mut Engine<Fake>, change: Change) -> Result<Done, ChangeError> {
     let done = steering.change(&[change], Options { dry_run: false, received: Instant::now() });
     while !steering.stale().is_empty() {
         steering.work_at_leisure();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{client::ChangeError, steering::Steering, warmups::Warming};
+use super::{client::ChangeError, event_loop::Engine, warmups::Warming};
 use crate::{
     control::warmup::Ramps,
     host::clock,
@@ -43,7 +43,7 @@ pub(super) enum OnFailure {
 pub(super) struct Committed {
     /// From this instant on, no new connection goes where none should.
     pub acknowledged: Instant,
-    /// Drains that it has ended, with their operations: to be told last, see [`Steering::publish`].
+    /// Drains that it has ended, with their operations: to be told last, see [`Engine::publish`].
     pub cancelled: Vec<(Target, String)>,
 }
 
@@ -54,7 +54,7 @@ struct Written {
     failed: Option<anyhow::Error>,
 }
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// Puts a proposal in force: the kernel first, then the store.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl<M: DataPlane> Steering<M> {
     /// The writes that a change would make, in the order in which it would.
     ///
     /// # Errors
-    /// As [`Steering::commit`], when a table finds no room.
+    /// As [`Engine::commit`], when a table finds no room.
     pub(super) fn rehearse(
         &self,
         next: &State,
@@ -157,7 +157,7 @@ impl<M: DataPlane> Steering<M> {
     /// Brings what `scope` names to the desired state.
     ///
     /// # Errors
-    /// As [`Steering::reconcile`].
+    /// As [`Engine::reconcile`].
     pub(super) fn bring(&mut self, scope: &Scope) -> Result<()> {
         let nothing = State::new(self.state.limits());
         let goal = Goal {

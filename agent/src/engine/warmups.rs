@@ -1,9 +1,9 @@
-//! Warm-up as the steering thread sees it: begun with the change that lets a backend take connections, moved on in time,
+//! Warm-up as the engine sees it: begun with the change that lets a backend take connections, moved on in time,
 //! and found again after a restart.
 
 use anyhow::{Context, Result};
 
-use super::steering::Steering;
+use super::event_loop::Engine;
 use crate::{
     control::warmup::{Followed, Moved, Ramps},
     host::clock,
@@ -24,7 +24,7 @@ pub(super) struct Warming {
     pub records: Vec<ExtraRecord>,
 }
 
-impl<M: DataPlane> Steering<M> {
+impl<M: DataPlane> Engine<M> {
     /// What a change to `next` begins and ends at `now`.
     pub(super) fn warm_up(&self, next: &State, touched: &Touched, now: &Stamp) -> Warming {
         let mut ramps = self.ramps.clone();

@@ -1,4 +1,4 @@
-//! An agent without a kernel: a steering thread that applies changes to a state and keeps counters in memory.
+//! An agent without a kernel: an engine that applies changes to a state and keeps counters in memory.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -17,7 +17,7 @@ fn drain(target: &str) -> Change {
     Change::Zero { target, zero, drain, force }
 }
 
-fn ended(steering: &Steering<Fake>, target: &str) -> Command {
+fn ended(steering: &Engine<Fake>, target: &str) -> Command {
     let target: Target = target.parse().unwrap();
     let mut operation = steering.operations.get(&format!("op {target}")).unwrap();
     operation.phase = OperationPhase::Drained;
@@ -27,16 +27,16 @@ fn ended(steering: &Steering<Fake>, target: &str) -> Command {
     }
 }
 
-fn lasting(steering: &Steering<Fake>) -> usize {
+fn lasting(steering: &Engine<Fake>) -> usize {
     steering.state.zeroed().iter().filter(|(_, zero)| zero.lasting_drain().is_some()).count()
 }
 
-fn phase(steering: &Steering<Fake>, target: &str) -> OperationPhase {
+fn phase(steering: &Engine<Fake>, target: &str) -> OperationPhase {
     steering.operations.get(&format!("op {target}")).unwrap().phase
 }
 
 /// One service with so many backends, all of which are drained, each by itself.
-fn drained(dir: &TempDir, number: usize) -> (Steering<Fake>, Vec<String>) {
+fn drained(dir: &TempDir, number: usize) -> (Engine<Fake>, Vec<String>) {
     let mut steering = steering(dir, Fake { keep_history: true, ..Fake::default() });
     let names: Vec<_> = (0..number).map(|n| (format!("b{n}"), format!("10.1.{}.{}:80", n / 250, n % 250))).collect();
     let backends: Vec<_> = names.iter().map(|(name, address)| (name.as_str(), address.as_str(), "node-9", 1)).collect();
@@ -52,7 +52,7 @@ fn drained(dir: &TempDir, number: usize) -> (Steering<Fake>, Vec<String>) {
 }
 
 /// One request, or what waits for none.
-fn turn(steering: &mut Steering<Fake>, commands: &mpsc::Receiver<Command>) {
+fn turn(steering: &mut Engine<Fake>, commands: &mpsc::Receiver<Command>) {
     assert!(steering.turn(commands).is_continue());
 }
 
@@ -61,7 +61,7 @@ fn ends_draining(write: &MapOp) -> bool {
     matches!(write, MapOp::SetDraining { draining: None, .. })
 }
 
-fn written(steering: &mut Steering<Fake>) -> Vec<MapOp> {
+fn written(steering: &mut Engine<Fake>) -> Vec<MapOp> {
     std::mem::take(&mut steering.machine.history).into_iter().map(|tables| tables.op).collect()
 }
 
@@ -99,7 +99,7 @@ fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
     // What there was to keep of them is kept with their ends.
     assert!(steering.later.is_empty() && steering.drains.is_empty());
     drop(steering);
-    let next = super::steering(&dir, Fake::default());
+    let next = super::event_loop(&dir, Fake::default());
     assert_eq!((lasting(&next), phase(&next, &targets[7])), (0, OperationPhase::Drained));
 }
 
@@ -208,7 +208,7 @@ fn what_documents_say_of_a_drain_that_lasts_goes_to_the_kernel() {
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     run(&mut steering, drain("node/node-1")).unwrap();
-    let quiet = |steering: &Steering<Fake>| {
+    let quiet = |steering: &Engine<Fake>| {
         let service = steering.state.service("shop").unwrap();
         let draining = |id: &u32| steering.machine.draining.get(id).map(|draining| draining.quiet);
         service.backends.iter().map(|backend| draining(&backend.id.0)).collect::<Vec<_>>()

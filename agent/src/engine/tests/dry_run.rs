@@ -13,7 +13,7 @@ fn drain(target: &str) -> Change {
 }
 
 /// Rehearses a change, makes it, and compares.
-fn assert_same(steering: &mut Steering<Fake>, change: Change) {
+fn assert_same(steering: &mut Engine<Fake>, change: Change) {
     let name = format!("{change:?}");
     let (done, before) = (steering.machine.done, steering.state.clone());
     let options = Options { dry_run: true, received: Instant::now() };

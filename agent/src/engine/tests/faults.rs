@@ -33,11 +33,11 @@ fn changed(file: &str, documents: &[String]) -> FileEvent {
     FileEvent::Changed { file: file.into(), documents }
 }
 
-fn weight(steering: &Steering<Fake>, service: &str) -> Option<u32> {
+fn weight(steering: &Engine<Fake>, service: &str) -> Option<u32> {
     Some(steering.state.service(service)?.backends[0].weight)
 }
 
-fn ready(steering: &Steering<Fake>) -> Readiness {
+fn ready(steering: &Engine<Fake>) -> Readiness {
     steering.as_published(steering.state.clone()).ready.clone()
 }
 
@@ -53,7 +53,7 @@ fn a_files_change_that_meets_a_fault_is_said_to_have_failed_and_is_taken_in_by_t
     let mut steering = steering(&dir, Fake::default());
     steering.documents(&[changed("/a", &[document("shop", 1, &[100, 100])])]).unwrap();
     let lighter = || [changed("/a", &[document("shop", 1, &[5, 100])])];
-    let faults: [fn(&mut Steering<Fake>); 2] =
+    let faults: [fn(&mut Engine<Fake>); 2] =
         [|steering| steering.store.failing = 1, |steering| steering.machine.fail_at = Some(steering.machine.done)];
     for fault in faults {
         fault(&mut steering);
@@ -142,7 +142,7 @@ fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]), "it holds");
     steering.recover();
     drop(steering);
-    let next = super::steering(&dir, Fake::default());
+    let next = super::event_loop(&dir, Fake::default());
     assert_eq!(answers(&next.machine, FRONTEND), to(&[A.1, B.1]), "and is found again");
     assert!(next.ramps.get(ids[0]).is_some(), "with the warm-up that began then");
 }
@@ -183,7 +183,7 @@ fn the_progress_of_a_drain_that_cannot_be_saved_is_saved_later() {
     steering.catch_up();
     steering.catch_up();
     drop(steering);
-    let next = super::steering(&dir, Fake::default());
+    let next = super::event_loop(&dir, Fake::default());
     assert_eq!(next.operations.get("op-1").unwrap().closed_idle, 7);
 }
 
@@ -195,7 +195,7 @@ fn a_restart_remembers_a_lasting_drain_however_many_came_after_it() {
     run(&mut steering, drain("node/node-1", "op-00000000000000001")).unwrap();
     // A backend of the drained node leaves the configuration.
     run(&mut steering, service(&[FRONTEND], &[B, C])).unwrap();
-    let gone = |steering: &Steering<Fake>| steering.operations.get("op-00000000000000001").unwrap().gone;
+    let gone = |steering: &Engine<Fake>| steering.operations.get("op-00000000000000001").unwrap().gone;
     let before: Vec<Gone> = gone(&steering);
     assert_eq!(before.len(), 1);
     let target: Target = "shop/b".parse().unwrap();
@@ -208,7 +208,7 @@ fn a_restart_remembers_a_lasting_drain_however_many_came_after_it() {
     let extras: Vec<_> = later.collect();
     steering.store.commit_batch(&steering.state, Batch { extras: &extras, ..Batch::default() }).unwrap();
     drop(steering);
-    let next = super::steering(&dir, Fake::default());
+    let next = super::event_loop(&dir, Fake::default());
     assert_eq!(gone(&next), before);
     assert_eq!(next.operations.list().iter().filter(|operation| operation.is_finished()).count(), 128);
 }

@@ -11,26 +11,26 @@ fn watched(backends: &[(&str, &str, &str, u32)]) -> Change {
     Change::PutService { document, origin, if_match }
 }
 
-fn found(steering: &Steering<Fake>, backend: &str, ready: bool) -> HealthUpdate {
+fn found(steering: &Engine<Fake>, backend: &str, ready: bool) -> HealthUpdate {
     let service = steering.state.service("shop").unwrap();
     let backend = service.backends.iter().find(|held| held.name == *backend).unwrap();
     let unready = Unready { since: Stamp::NEVER, starting: false, message: "connection refused".to_owned() };
     HealthUpdate { backend: backend.id, report: HealthReport::Probe((!ready).then_some(unready)) }
 }
 
-fn find(steering: &mut Steering<Fake>, backends: &[(&str, bool)]) {
+fn find(steering: &mut Engine<Fake>, backends: &[(&str, bool)]) {
     let updates = backends.iter().map(|(backend, ready)| found(steering, backend, *ready)).collect();
     steering.update_health(updates);
 }
 
-fn leisure(steering: &mut Steering<Fake>) {
+fn leisure(steering: &mut Engine<Fake>) {
     while !steering.stale().is_empty() {
         steering.work_at_leisure();
     }
 }
 
 /// A service whose backends were found ready.
-fn ready(dir: &TempDir, backends: &[(&str, &str, &str, u32)]) -> Steering<Fake> {
+fn ready(dir: &TempDir, backends: &[(&str, &str, &str, u32)]) -> Engine<Fake> {
     let mut steering = steering(dir, Fake { keep_history: true, ..Fake::default() });
     run(&mut steering, watched(backends)).unwrap();
     let all: Vec<_> = backends.iter().map(|(name, ..)| (*name, true)).collect();

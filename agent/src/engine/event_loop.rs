@@ -1,4 +1,4 @@
-//! The steering thread: owner of the desired state, of what the kernel acknowledged, and of the store.
+//! The engine and its loop: owner of the desired state, of what the kernel acknowledged, and of the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -46,7 +46,7 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// The same of what steers nothing.
 const MEASURE_AGAIN: Duration = Duration::from_secs(30);
 
-pub struct Steering<M> {
+pub struct Engine<M> {
     pub(super) state: State,
     pub(super) programmed: Programmed,
     pub(super) machine: M,
@@ -88,8 +88,8 @@ pub struct Steering<M> {
     pub(super) slots: u32,
 }
 
-/// Everything that a steering thread begins with.
-pub struct SteeringParts<M> {
+/// Everything that an engine begins with.
+pub struct EngineParts<M> {
     pub state: State,
     pub machine: M,
     pub store: Store,
@@ -104,10 +104,9 @@ pub struct SteeringParts<M> {
     pub slots: u32,
 }
 
-impl<M: DataPlane> Steering<M> {
-    pub fn new(beginning: SteeringParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let SteeringParts { state, machine, store, events, operations, instruments, begun, commands, slots } =
-            beginning;
+impl<M: DataPlane> Engine<M> {
+    pub fn new(beginning: EngineParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
+        let EngineParts { state, machine, store, events, operations, instruments, begun, commands, slots } = beginning;
         let readiness = Readiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),

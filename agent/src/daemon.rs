@@ -1,0 +1,58 @@
+//! The parts of the daemon's life that are neither the engine's nor the API's: its threads, and when it ends.
+
+use anyhow::{Context, Result};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    engine::Running,
+    http::{self, App, Bound},
+    settings::Settings,
+};
+
+/// The threads that serve the API: two, however many processors there are, for the host is its applications'.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn runtime() -> Result<Runtime> {
+    let built = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.context("starting the threads that serve the API")
+}
+
+/// Serves the API until SIGTERM or SIGINT, and what was asked before then to its end.
+///
+/// # Errors
+/// When a listener fails, or signals cannot be heard.
+pub async fn serve(settings: &Settings, bound: Bound, running: &Running) -> Result<()> {
+    let address = bound.address().map_or("off".to_owned(), |address| address.to_string());
+    tracing::info!(
+        socket = %bound.socket().display(),
+        listen = address,
+        cgroup = %settings.cgroup.display(),
+        bpffs = %settings.bpffs.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "steering; the API is served on {} and {address}",
+        bound.socket().display(),
+    );
+    let (stop, stopping) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let app = App::new(running.handle.clone(), stopping.clone());
+    let serving = http::serve(bound, app, stopping);
+    let stopper = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        // The listeners decide when it is over.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = stopper => Ok(()),
+    }
+}
