@@ -56,7 +56,6 @@ pub struct Bucket {
 pub const BUCKETS_EACH: u32 = 2;
 
 /// Number of buckets for so many frontends: a power of two times [`BUCKETS_EACH`].
-#[cfg(feature = "std")]
 pub const fn buckets(frontends: u32) -> u32 {
     let frontends = if frontends < 16 { 16 } else { frontends };
     BUCKETS_EACH * frontends.next_power_of_two()

@@ -1,6 +1,8 @@
-//! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both
-//! sides run: the tables ([`tables`]), the service of an address ([`frontends`]), the choice of a backend ([`pick`]), the drain of one ([`drain`], [`flight`]),
-//! what is noticed of one ([`watch`]) and the names of every way out of a program ([`verdict`]). Nothing here allocates, panics or does I/O.
+//! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both sides run.
+//!
+//! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
+//! address and [`pick`] chooses its backend; [`streak`] is what is noticed of one, [`drain`] and [`flight`] are how one is
+//! emptied. [`verdict`] names every program and every way out of one. Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod drain;
@@ -8,10 +10,13 @@ pub mod flight;
 pub mod frontends;
 pub mod pick;
 pub mod records;
+pub mod registry;
+pub mod streak;
 pub mod tables;
 pub mod verdict;
-pub mod watch;
 
 /// Version of every layout in this crate. A change of any `repr(C)` type, of the packing of [`tables::Table`] or of
-/// the meaning of a table raises it; an agent refuses pinned tables of another version.
-pub const ABI_VERSION: u32 = 2;
+/// the meaning of a table raises it. An agent takes over pinned tables of this version and of [`FORMER_ABI_VERSION`].
+pub const ABI_VERSION: u32 = 3;
+/// The version from which an agent upgrades in place.
+pub const FORMER_ABI_VERSION: u32 = 2;

@@ -43,7 +43,7 @@ pub struct Connection {
     pub backend_id: u32,
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
-    /// While on its way: what the backend had answered others when the SYN was sent, see WATCHES; 0 in records of before
+    /// While on its way: what the backend had answered others when the SYN was sent, see STREAKS; 0 in records of before
     /// that table. Then: the number of the next byte to send when the last answer came, see TURNS.
     pub seen: u32,
     /// CLOCK_MONOTONIC ns: of the pick, as in `Counters::last_pick`, then of the establishment.

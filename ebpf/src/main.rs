@@ -1,34 +1,23 @@
-//! The eBPF programs: each entry point translates its context and calls the hook family's own file.
+//! The eBPF programs. [`hooks`] are those of a cgroup: each translates its context, and [`lookup`] decides. [`iter`] walks the
+//! steered sockets when the agent asks, and [`turn`] measures turn times.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // Stable Rust has no fetch-and-add on a target without compare-and-swap.
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
 #[cfg(target_arch = "bpf")]
-mod address;
+mod counters;
 #[cfg(target_arch = "bpf")]
-mod census;
+mod hooks;
 #[cfg(target_arch = "bpf")]
-mod connect;
+mod iter;
 #[cfg(target_arch = "bpf")]
-mod datagram;
-#[cfg(target_arch = "bpf")]
-mod drain;
-#[cfg(target_arch = "bpf")]
-mod maps;
-#[cfg(target_arch = "bpf")]
-mod peer;
-#[cfg(target_arch = "bpf")]
-mod programs;
+mod lookup;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
-mod track;
+mod storage;
 #[cfg(target_arch = "bpf")]
 mod turn;
-#[cfg(target_arch = "bpf")]
-mod walk;
-#[cfg(target_arch = "bpf")]
-mod watch;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -12,7 +12,7 @@ use sluice_common::{
     tables::MAPPED,
 };
 
-use crate::maps::{hz, offset};
+use crate::storage::{hz, offset};
 
 const AF_INET: u16 = 2;
 

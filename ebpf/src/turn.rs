@@ -10,14 +10,14 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock};
 use sluice_common::{
     records::{Member, Phase},
+    streak::MEASURED,
     tables::{CONNECT_BUCKETS, TCP},
-    watch::MEASURED,
 };
 
 use crate::{
-    maps::{TURNS, WATCHES, add, add_one, connection, offset},
+    counters::{add, add_one, bucket},
     socket::{read, read_at},
-    track::bucket,
+    storage::{STREAKS, TURNS, connection, offset},
 };
 
 /// Arguments of the tracepoint: `struct sock` and `struct sk_buff`.
@@ -44,7 +44,7 @@ pub fn turn(ctx: *mut Context) -> i32 {
     if record.phase != Phase::Established as u8 || record.protocol != TCP {
         return 0;
     }
-    if WATCHES.get(record.backend_id).is_none_or(|watch| watch.flags & MEASURED == 0) {
+    if STREAKS.get(record.backend_id).is_none_or(|streak| streak.flags & MEASURED == 0) {
         return 0;
     }
     // SAFETY: the helper checks the socket.

@@ -11,7 +11,7 @@ use super::{
     output::{self, Output, Table, text},
 };
 use crate::{
-    kernel::probe::{self, FeatureCheck, Status},
+    kernel::features::{self, FeatureCheck, Status},
     settings,
 };
 
@@ -30,7 +30,7 @@ pub struct Check {
 
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
-        let checks = probe::report(&self.bpffs);
+        let checks = features::report(&self.bpffs);
         let items: Vec<_> = checks.iter().map(as_json).collect();
         if !self.output.print(&json!({ "items": items }))? {
             let mut table = Table::new(&["", "FEATURE", "ENABLES", "DETAIL"]);

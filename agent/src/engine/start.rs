@@ -69,7 +69,7 @@ impl Running {
 /// A sentence that says what is missing and what to do. Whatever was steered before goes on.
 pub fn start(settings: &Settings) -> Result<Running> {
     let instruments = Arc::new(Instruments::new()?);
-    kernel::probe::require_rights()?;
+    kernel::features::require_rights()?;
     raise_limit();
     let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
     // What may fail comes before anything is attached.
@@ -86,7 +86,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     let operations = Arc::new(Operations::default());
     let (commands, requests) = mpsc::channel();
     let (begun, drains) = mpsc::channel();
-    let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.watches());
+    let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.streaks());
     let beginning = EngineParts {
         state,
         machine: kernel,
@@ -124,7 +124,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     if let Some(signals) = signals {
         outlier::spawn(OutlierWorker {
             signals,
-            watches: streaks,
+            streaks,
             meters: meters.clone(),
             published: published.clone(),
             commands: commands.clone(),

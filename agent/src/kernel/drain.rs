@@ -9,23 +9,24 @@ use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use sluice_common::{
     drain::{Draining, Inbound, Place, Remains},
+    registry::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS},
     tables::Endpoint,
 };
 
 use super::{
     object::Object,
-    sys::{self, Map},
+    sys::{self, Hash},
     walk::Walk,
 };
 use crate::model::BackendId;
 
 /// The iterators with their tables.
 pub struct Passes {
-    draining: Map,
-    remains: Map,
-    inbound: Map,
-    namespaces: Map,
-    callers: Map,
+    draining: Hash<u32, Draining>,
+    remains: Hash<u32, Remains>,
+    inbound: Hash<Endpoint, Inbound>,
+    namespaces: Hash<u64, Place>,
+    callers: Hash<Endpoint, u32>,
     survey: Walk,
     tcp: OwnedFd,
     udp: OwnedFd,
@@ -33,21 +34,21 @@ pub struct Passes {
 }
 
 impl Passes {
-    pub(super) fn new(object: &Object, survey: Walk, programs: [ProgramFd; 2], can_destroy: bool) -> Result<Self> {
-        let [tcp, udp] = programs;
+    pub(super) fn new(object: &Object, survey: Walk, visits: [ProgramFd; 2]) -> Result<Self> {
+        let [tcp, udp] = visits;
         let link = |program: ProgramFd| {
             sys::iterator_link(program.as_fd().as_raw_fd(), None).context("preparing a walk over sockets")
         };
         Ok(Self {
-            draining: object.map("DRAINING")?,
-            remains: object.map("REMAINS")?,
-            inbound: object.map("INBOUND")?,
-            namespaces: object.map("NAMESPACES")?,
-            callers: object.map("CALLERS")?,
+            draining: object.hash(&DRAINING)?,
+            remains: object.hash(&REMAINS)?,
+            inbound: object.hash(&INBOUND)?,
+            namespaces: object.hash(&NAMESPACES)?,
+            callers: object.hash(&CALLERS)?,
             survey,
             tcp: link(tcp)?,
             udp: link(udp)?,
-            can_destroy,
+            can_destroy: object.facts.can_destroy(),
         })
     }
 
@@ -83,10 +84,10 @@ impl Passes {
     /// # Errors
     /// When the kernel refuses the walk.
     pub fn survey(&self) -> Result<Vec<(u64, Place)>> {
-        for (netns, _) in self.namespaces.entries::<u64, Place>().context("reading NAMESPACES")? {
+        for (netns, _) in self.namespaces.entries().context("reading NAMESPACES")? {
             self.namespaces.remove(&netns).context("clearing NAMESPACES")?;
         }
-        for (caller, _) in self.callers.entries::<Endpoint, u32>().context("reading CALLERS")? {
+        for (caller, _) in self.callers.entries().context("reading CALLERS")? {
             self.callers.remove(&caller).context("clearing CALLERS")?;
         }
         self.survey.run().context("counting the connections of draining backends")?;

@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sluice_common::{
     frontends::{Bucket, FILTER_ENTRIES, PLACES, PROBES, Place, filter_bit, index},
+    registry::{FILTER, FRONTENDS},
     tables::Endpoint,
 };
 
 use super::{
-    memory::{Window, beyond, sized},
+    memory::{Window, beyond},
     object::Object,
     wait_for_readers,
 };
@@ -48,8 +49,8 @@ const GRACE: Duration = Duration::from_secs(1);
 impl Frontends {
     /// Takes over what the table holds.
     pub fn adopt(object: &Object) -> Result<Self> {
-        let (map, length) = sized(object, "FRONTENDS")?;
-        let filter = Window::new(&object.map("FILTER")?, 0, FILTER_ENTRIES as usize)?;
+        let (map, length) = object.array(&FRONTENDS)?;
+        let filter = Window::whole(object, &FILTER)?;
         ensure!(length.is_power_of_two(), "FRONTENDS has {length} buckets, which is no power of two");
         Self::new(filter, Window::new(&map, 0, length)?, length as u32 - 1)
     }
@@ -188,20 +189,20 @@ impl Frontends {
     fn store_filter(&self, entry: u32) -> Result<()> {
         let bits =
             (0..64).filter(|bit| self.bits.contains_key(&(entry * 64 + bit))).fold(0, |bits, bit| bits | 1 << bit);
-        let at = self.filter.at(entry as usize).with_context(|| beyond("FILTER", entry))?;
+        let at = self.filter.at(entry as usize).with_context(|| beyond(&FILTER, entry))?;
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU64::from_ptr(at) }.store(bits, Ordering::SeqCst);
         Ok(())
     }
 
     fn place(&self, bucket: u32, place: usize) -> Result<*mut Place> {
-        let at = self.buckets.at(bucket as usize).with_context(|| beyond("FRONTENDS", bucket))?;
+        let at = self.buckets.at(bucket as usize).with_context(|| beyond(&FRONTENDS, bucket))?;
         // SAFETY: inside the mapping; the callers stay below PLACES.
         Ok(unsafe { (&raw mut (*at).places).cast::<Place>().add(place) })
     }
 
     fn passed(&self, bucket: u32) -> Result<&AtomicU32> {
-        let at = self.buckets.at(bucket as usize).with_context(|| beyond("FRONTENDS", bucket))?;
+        let at = self.buckets.at(bucket as usize).with_context(|| beyond(&FRONTENDS, bucket))?;
         // SAFETY: an aligned word of a mapping that lives as long as `self`.
         Ok(unsafe { AtomicU32::from_ptr(&raw mut (*at).passed) })
     }

@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
+    registry::{BACKENDS, COUNTERS, META, NODES, SERVICES, SLOTS, TALLY, TALLY_BEFORE, TableOf, VERDICTS},
     tables::{Backend, Counters, Failure, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
-    verdict::VERDICTS,
 };
 
 use super::{object::Object, sys::Map};
@@ -36,6 +36,12 @@ unsafe impl<T> Send for Window<T> {}
 unsafe impl<T> Sync for Window<T> {}
 
 impl<T: Copy> Window<T> {
+    /// Maps a whole table.
+    pub(super) fn whole(object: &Object, table: &TableOf<u32, T>) -> Result<Self> {
+        let (map, length) = object.array(table)?;
+        Self::new(&map, 0, length)
+    }
+
     /// Maps `length` elements from index `from` on. The caller has checked that they exist.
     pub(super) fn new(map: &Map, from: usize, length: usize) -> Result<Self> {
         const PAGE: usize = 4096;
@@ -108,24 +114,20 @@ const COUNTERS_AT_ONCE: usize = 256;
 
 impl Tables {
     pub(super) fn map(object: &Object) -> Result<Self> {
-        let (services, service_count) = sized(object, "SERVICES")?;
-        let (backends, backend_count) = sized(object, "BACKENDS")?;
-        let (nodes, node_count) = sized(object, "NODES")?;
-        let (slots, slot_entries) = sized(object, "SLOTS")?;
-        let (counters, counter_count) = sized(object, "COUNTERS")?;
-        let (meta, _) = sized(object, "META")?;
+        let (slots, slot_entries) = object.array(&SLOTS)?;
+        let (counters, counter_count) = object.array(&COUNTERS)?;
         Ok(Self {
-            services: Window::new(&services, 0, service_count)?,
-            backends: Window::new(&backends, 0, backend_count)?,
-            nodes: Window::new(&nodes, 0, node_count)?,
-            meta: Window::new(&meta, 0, 1)?,
+            services: Window::whole(object, &SERVICES)?,
+            backends: Window::whole(object, &BACKENDS)?,
+            nodes: Window::whole(object, &NODES)?,
+            meta: Window::whole(object, &META)?,
             slots,
             slot_count: slot_entries * SLOTS_PER_ENTRY as usize,
             counters,
             counter_count,
-            verdicts: object.map("VERDICTS")?,
-            tally: object.map("TALLY")?,
-            tally_before: Window::new(&object.map("TALLY_BEFORE")?, 0, 1)?,
+            verdicts: object.map(&VERDICTS.spec)?,
+            tally: object.map(&TALLY.spec)?,
+            tally_before: Window::whole(object, &TALLY_BEFORE)?,
             cpus: aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("reading {path}: {error}"))?,
         })
     }
@@ -169,7 +171,7 @@ impl Tables {
     }
 
     pub(super) fn set_node(&self, node: u32, closed: u32) -> Result<()> {
-        let at = self.nodes.at(node as usize).with_context(|| beyond("NODES", node))?;
+        let at = self.nodes.at(node as usize).with_context(|| beyond(&NODES, node))?;
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -177,7 +179,7 @@ impl Tables {
 
     /// Writes a whole entry. It is in no table yet, or differs from what is there in `node` and `closed` only.
     pub(super) fn put_backend(&self, backend: u32, value: &Backend) -> Result<()> {
-        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        let at = self.backends.at(backend as usize).with_context(|| beyond(&BACKENDS, backend))?;
         // SAFETY: live mapping. Address and port do not change under a program that reads them (see above), so the
         // two words that may are stored atomically and the rest plainly.
         unsafe {
@@ -192,7 +194,7 @@ impl Tables {
     }
 
     pub(super) fn close_backend(&self, backend: u32, closed: u32) -> Result<()> {
-        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        let at = self.backends.at(backend as usize).with_context(|| beyond(&BACKENDS, backend))?;
         // SAFETY: an aligned word of a live mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*at).closed) }.store(closed, Ordering::SeqCst);
         Ok(())
@@ -200,9 +202,9 @@ impl Tables {
 
     /// Makes an entry as new: no table, flow or connection refers to it any more.
     pub(super) fn forget_backend(&self, backend: u32) -> Result<()> {
-        let at = self.backends.at(backend as usize).with_context(|| beyond("BACKENDS", backend))?;
+        let at = self.backends.at(backend as usize).with_context(|| beyond(&BACKENDS, backend))?;
         let counters = self.counters_window(backend as usize, 1)?;
-        let counter = counters.at(0).with_context(|| beyond("COUNTERS", backend))?;
+        let counter = counters.at(0).with_context(|| beyond(&COUNTERS, backend))?;
         // SAFETY: live mappings; by the caller's word nobody else uses these entries.
         unsafe {
             ptr::write_bytes(counter, 0, 1);
@@ -213,7 +215,7 @@ impl Tables {
     }
 
     pub(super) fn begin_service(&self, service: u32, sequence: u64) -> Result<()> {
-        let at = self.services.at(service as usize).with_context(|| beyond("SERVICES", service))?;
+        let at = self.services.at(service as usize).with_context(|| beyond(&SERVICES, service))?;
         // SAFETY: live mapping; no frontend leads here yet.
         unsafe {
             ptr::write_bytes(at, 0, 1);
@@ -228,7 +230,7 @@ impl Tables {
             return Ok(());
         }
         if base as usize + entries.len() > self.slot_count {
-            bail!(beyond("SLOTS", base));
+            bail!(beyond(&SLOTS, base));
         }
         let window = Window::<u32>::new(&self.slots, base as usize, entries.len())?;
         // SAFETY: inside the mapping; these slots are in no current table.
@@ -238,7 +240,7 @@ impl Tables {
 
     /// The moment at which a table is in force.
     pub(super) fn flip(&self, service: u32, table: Table) -> Result<()> {
-        let at = self.services.at(service as usize).with_context(|| beyond("SERVICES", service))?;
+        let at = self.services.at(service as usize).with_context(|| beyond(&SERVICES, service))?;
         // SAFETY: an aligned word of a live mapping. Release: the slots written before are seen with it.
         unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.store(table.0, Ordering::SeqCst);
         Ok(())
@@ -267,7 +269,7 @@ impl Tables {
 
     pub(super) fn add_lost(&self, backend: u32, established: u64, connecting: u64) -> Result<()> {
         let window = self.counters_window(backend as usize, 1)?;
-        let at = window.at(0).with_context(|| beyond("COUNTERS", backend))?;
+        let at = window.at(0).with_context(|| beyond(&COUNTERS, backend))?;
         // SAFETY: aligned words of a live mapping.
         unsafe {
             AtomicU64::from_ptr(&raw mut (*at).lost).fetch_add(established, Ordering::SeqCst);
@@ -350,9 +352,18 @@ impl Tables {
         Ok(found)
     }
 
+    /// Copies counts of another table of verdicts, by index there and here. No program counts here yet.
+    pub(super) fn carry_verdicts(&self, from: &Map, pairs: impl Iterator<Item = (u32, u32)>) -> Result<()> {
+        let mut values = vec![0; self.cpus];
+        for (there, here) in pairs {
+            from.lookup_per_cpu(there, &mut values)?;
+            self.verdicts.update_per_cpu(here, &values)?;
+        }
+        Ok(())
+    }
+
     /// Count of one verdict over all CPUs.
     pub(super) fn verdict(&self, index: u32) -> Result<u64> {
-        debug_assert!(index < VERDICTS);
         let mut values = vec![0; self.cpus];
         self.verdicts.lookup_per_cpu(index, &mut values).context("reading VERDICTS")?;
         Ok(values.iter().sum())
@@ -360,7 +371,7 @@ impl Tables {
 
     fn counters_window(&self, from: usize, length: usize) -> Result<Window<Counters>> {
         if from + length > self.counter_count {
-            bail!(beyond("COUNTERS", from as u32));
+            bail!(beyond(&COUNTERS, from as u32));
         }
         Window::new(&self.counters, from, length)
     }
@@ -371,12 +382,6 @@ fn zero_counters() -> Counters {
     unsafe { std::mem::zeroed() }
 }
 
-pub(super) fn beyond(table: &str, index: u32) -> String {
-    format!("{table} has no entry {index}")
-}
-
-pub(super) fn sized(object: &Object, name: &str) -> Result<(Map, usize)> {
-    let map = object.map(name)?;
-    let entries = map.info().with_context(|| format!("asking for the size of {name}"))?.max_entries;
-    Ok((map, entries as usize))
+pub(super) fn beyond<V>(table: &TableOf<u32, V>, index: u32) -> String {
+    format!("{} has no entry {index}", table.spec.name)
 }

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use sluice_common::{
     pick,
+    streak::{FailureStreak, Turns},
     tables::{Backend, Counters},
     verdict::{self, Program, Verdict},
-    watch::{Turns, Watch},
 };
 
-use super::{census::CensusProgram, memory::Tables, signals::Lost, turns::TurnTable, watches::Watches};
+use super::{census::CensusProgram, memory::Tables, signals::Lost, streaks::StreakTable, turns::TurnTable};
 use crate::{
-    kernel::{gauges, sockets::Census},
+    kernel::{gauges, readings::Readings, sockets::Census},
     model::{BackendId, ServiceId},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub struct Meters {
     tables: Arc<Tables>,
     census: CensusProgram,
-    watches: Watches,
+    streaks: StreakTable,
     lost: Lost,
     turns: TurnTable,
     /// TALLY is for one at a time.
@@ -31,30 +31,11 @@ impl Meters {
     pub(super) fn new(
         tables: Arc<Tables>,
         census: CensusProgram,
-        watches: Watches,
+        streaks: StreakTable,
         lost: Lost,
         turns: TurnTable,
     ) -> Self {
-        Self { tables, census, watches, lost, turns, tally: Mutex::default() }
-    }
-
-    /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
-    ///
-    /// # Errors
-    /// When the table cannot be mapped.
-    pub fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
-        self.tables.counters(ids.iter().map(|id| id.0))
-    }
-
-    /// The streaks of backends as they stand, in the order asked for.
-    pub fn watches(&self, ids: &[BackendId]) -> Vec<Watch> {
-        ids.iter().map(|id| self.watches.read(*id)).collect()
-    }
-
-    /// Turn times measured since this agent started, in the order asked for. A connection that was there when measuring
-    /// began may add one that is too short: what it was in the middle of.
-    pub fn turns(&self, ids: &[BackendId]) -> Vec<Turns> {
-        ids.iter().map(|id| self.turns.read(*id)).collect()
+        Self { tables, census, streaks, lost, turns, tally: Mutex::default() }
     }
 
     /// Picks take exact times for a while from the returned time of CLOCK_MONOTONIC, ns, on.
@@ -62,15 +43,10 @@ impl Meters {
         self.tables.begin_exact_times()
     }
 
-    /// Signals that found no room since this agent started: what they would have said is in the streaks.
-    pub fn signals_lost(&self) -> u64 {
-        self.lost.count()
-    }
-
     /// Backends that have connections, with their counters, in the order of ids.
     ///
     /// # Errors
-    /// As [`Meters::counters`].
+    /// When the table cannot be mapped.
     pub fn in_use(&self) -> Result<Vec<(BackendId, Counters)>> {
         let ids: Vec<u32> = self.tables.backends().into_iter().map(|(id, _)| id).collect();
         let counters = self.tables.counters(ids.iter().copied())?;
@@ -89,31 +65,33 @@ impl Meters {
         self.census.tally()?;
         self.tables.tally(ids.iter().map(|id| id.0))
     }
+}
 
-    /// One pass over the steered sockets of all namespaces.
-    ///
-    /// # Errors
-    /// When the kernel refuses the iterator.
-    pub fn census(&self) -> Result<Census> {
-        self.census.read()
+impl Readings for Meters {
+    fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
+        self.tables.counters(ids.iter().map(|id| id.0))
     }
 
-    /// Connections and datagrams of a service that found no open backend.
-    ///
-    /// # Errors
-    /// None today; the signature leaves room for a table that has to be mapped.
-    pub fn no_backend(&self, service: ServiceId) -> Result<u64> {
+    fn no_backend(&self, service: ServiceId) -> Result<u64> {
         Ok(self.tables.no_backend(service.0).unwrap_or(0))
     }
 
-    /// Every verdict that was reached at least once.
-    ///
-    /// # Errors
-    /// When the kernel refuses the look-up.
-    pub fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
+    fn streaks(&self, ids: &[BackendId]) -> Vec<FailureStreak> {
+        ids.iter().map(|id| self.streaks.read(*id)).collect()
+    }
+
+    fn turns(&self, ids: &[BackendId]) -> Vec<Turns> {
+        ids.iter().map(|id| self.turns.read(*id)).collect()
+    }
+
+    fn signals_lost(&self) -> u64 {
+        self.lost.count()
+    }
+
+    fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
         let mut found = Vec::new();
-        for program in Program::ALL {
-            for verdict in Verdict::ALL {
+        for &program in Program::ALL {
+            for &verdict in Verdict::ALL {
                 let count = self.tables.verdict(verdict::index(program, verdict))?;
                 if count != 0 {
                     found.push((program, verdict, count));
@@ -123,17 +101,17 @@ impl Meters {
         Ok(found)
     }
 
-    /// What connect() would choose now for this draw: `common::pick` run on the kernel's own tables.
-    ///
-    /// # Errors
-    /// When the table cannot be mapped.
-    pub fn pick(&self, service: ServiceId, draw: u64) -> Result<Option<BackendId>> {
+    fn pick(&self, service: ServiceId, draw: u64) -> Result<Option<BackendId>> {
         let Some(table) = self.tables.table(service.0).filter(|table| table.present()) else {
             return Ok(None);
         };
         let slots = self.tables.slots(table.base(), table.length() + table.distinct())?;
         let view = View { tables: &self.tables, base: table.base(), slots };
         Ok(pick::pick(&view, table, draw).map(|(id, _)| BackendId(id)))
+    }
+
+    fn census(&self) -> Result<Census> {
+        self.census.read()
     }
 }
 

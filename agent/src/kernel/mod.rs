@@ -1,47 +1,58 @@
 //! The only owner of maps, programs, links and pins. Everything else in the agent speaks of [`MapOp`]s and reads
 //! through [`Meters`].
 
+mod attach;
 pub(crate) mod btf;
 mod census;
 mod drain;
 mod errors;
+mod facts;
+pub mod features;
 mod frontends;
 pub mod gauges;
-mod links;
 mod memory;
 mod meters;
 mod object;
 mod pins;
-pub mod probe;
+mod programs;
 pub mod readings;
 mod signals;
 pub mod sock_diag;
 pub mod sockets;
+mod streaks;
 mod sys;
 mod turns;
+mod upgrade;
 mod walk;
-mod watches;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{Counters, Table};
+use sluice_common::{
+    drain::Draining,
+    registry::DRAINING,
+    tables::{Counters, Table},
+};
 
 pub use drain::Passes;
 pub use meters::Meters;
 pub use pins::uninstall;
 pub use signals::{Signals, Waker};
-pub use turns::TurnTimes;
-pub use watches::{Limits, Watches};
+pub use sluice_common::registry::Sizes;
+pub use streaks::{SignalLimits, StreakTable};
 
 use crate::{
     model::BackendId,
     plan::{DataPlane, Entries, MapOp},
 };
+use attach::{Attachment, cgroup};
 use frontends::Frontends;
 use memory::Tables;
+use object::Object;
+use programs::Programs;
 use signals::Lost;
 use turns::TurnTable;
+use upgrade::Upgrade;
 
 /// Where and how the data plane is installed.
 #[derive(Clone, Debug)]
@@ -55,24 +66,14 @@ pub struct Config {
     pub sizes: Sizes,
 }
 
-/// Entries of the kernel's tables. They cannot change while the tables are pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub services: u32,
-    pub backends: u32,
-    pub nodes: u32,
-    pub frontends: u32,
-    pub slots: u32,
-}
-
 /// The data plane of one cgroup: pinned, so that it goes on when this value is dropped.
 pub struct Kernel {
     tables: Arc<Tables>,
     frontends: Frontends,
-    draining: sys::Map,
-    watches: Watches,
+    draining: sys::Hash<u32, Draining>,
+    streaks: StreakTable,
     turns: TurnTable,
-    turn_times: TurnTimes,
+    turn_times: Attachment,
     /// Backends whose turn times are measured.
     measured: BTreeSet<u32>,
     meters: Arc<Meters>,
@@ -87,14 +88,15 @@ impl Kernel {
     /// Loads the programs, adopting tables and links that an earlier agent left.
     ///
     /// The order makes every prefix safe: tables first, then the hooks that follow and translate, last those that
-    /// steer. Links that exist get the new program in place, with no instant in between.
+    /// steer. Links that exist get the new program in place, with no instant in between. What an agent of the former
+    /// version has left is brought to this one, see [`upgrade`].
     ///
     /// # Errors
     /// A sentence that says what is missing and what to do; whatever was steered before goes on.
     pub fn open(config: &Config) -> Result<Self> {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
-        let is_new = directory.is_new();
+        let is_new = directory.is_new()?;
         let mut installed = Self::install(&directory, config);
         match &mut installed {
             Ok(kernel) => kernel._locks.push(lock),
@@ -110,34 +112,32 @@ impl Kernel {
     }
 
     fn install(directory: &pins::Directory, config: &Config) -> Result<Self> {
-        let cgroup = pins::Lock::of(links::cgroup(&config.cgroup)?, &config.cgroup)?;
+        let cgroup = pins::Lock::of(cgroup::open(&config.cgroup)?, &config.cgroup)?;
         directory.check_version()?;
-        directory.check_sizes(&config.sizes)?;
-        let mut object = object::load(directory, config)?;
+        let upgrade = Upgrade::find(directory)?;
+        directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;
+        let mut object = Object::load(config, |table| upgrade.pin(table))?;
         let tables = Arc::new(Tables::map(&object)?);
-        tables.stamp_version();
         let frontends = Frontends::adopt(&object)?;
-        let draining = object.map("DRAINING")?;
-        let (watches, lost) = (Watches::map(&object)?, Lost::map(&object)?);
-        watches.measure_nothing();
+        let draining = object.hash(&DRAINING)?;
+        let (streaks, lost) = (StreakTable::map(&object)?, Lost::map(&object)?);
+        streaks.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(Signals::new(&mut object)?);
-        let programs = object.into_programs(&config.cgroup)?;
-        links::attach(directory, cgroup.directory(), &programs.hooks)
-            .with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let meters = Arc::new(Meters::new(tables.clone(), programs.census, watches.clone(), lost, turns.clone()));
-        let turn_times = programs.turns;
-        let passes = Some(programs.passes);
+        let mut programs = Programs::load(&mut object, directory, cgroup.directory(), &config.cgroup)?;
+        upgrade.finish(&tables)?;
+        programs.hooks.attach().with_context(|| format!("attaching to {}", config.cgroup.display()))?;
+        let meters = Arc::new(Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone()));
         Ok(Self {
             tables,
             frontends,
             draining,
-            watches,
+            streaks,
             turns,
-            turn_times,
+            turn_times: programs.turns,
             measured: BTreeSet::new(),
             meters,
-            passes,
+            passes: Some(programs.passes),
             signals,
             _locks: vec![cgroup],
         })
@@ -154,8 +154,8 @@ impl Kernel {
     }
 
     /// The streaks of backends, and the limits at which they signal.
-    pub fn watches(&self) -> Watches {
-        self.watches.clone()
+    pub fn streaks(&self) -> StreakTable {
+        self.streaks.clone()
     }
 
     /// The signals of the programs: for one thread.
@@ -169,8 +169,15 @@ impl Kernel {
         if !changed {
             return;
         }
-        let set = self.watches.set_measured(BackendId(backend), measured);
-        if let Err(error) = set.and_then(|()| self.turn_times.set(!self.measured.is_empty())) {
+        let set = self.streaks.set_measured(BackendId(backend), measured);
+        let attached = set.and_then(|()| {
+            if self.measured.is_empty() {
+                self.turn_times.detach();
+                return Ok(());
+            }
+            self.turn_times.attach()
+        });
+        if let Err(error) = attached {
             tracing::warn!("turn times are not measured: {error:#}");
         }
     }
@@ -193,7 +200,7 @@ impl DataPlane for Kernel {
             MapOp::CloseBackend { backend, closed } => self.tables.close_backend(*backend, *closed),
             MapOp::ForgetBackend { backend } => {
                 // First: an entry of BACKENDS that is there keeps its id from being given out.
-                self.watches.forget(BackendId(*backend))?;
+                self.streaks.forget(BackendId(*backend))?;
                 self.turns.forget(BackendId(*backend))?;
                 self.measure(*backend, false);
                 self.tables.forget_backend(*backend)

@@ -11,28 +11,14 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use sluice_common::{ABI_VERSION, frontends, records, tables, verdict::VERDICTS, watch};
-
-use super::{
-    Sizes,
-    sys::{Map, MapInfo},
+use sluice_common::{
+    ABI_VERSION, FORMER_ABI_VERSION,
+    registry::{self, Keep, Sizes, Spec},
+    tables,
+    verdict::Program,
 };
 
-/// Maps in the order in which a new agent creates them. One that an older agent did not have is made beside its others.
-const MAPS: [&str; 12] = [
-    "META",
-    "NODES",
-    "BACKENDS",
-    "SLOTS",
-    "SERVICES",
-    "COUNTERS",
-    "WATCHES",
-    "VERDICTS",
-    "FLOWS",
-    "CONNECTIONS",
-    "FILTER",
-    "FRONTENDS",
-];
+use super::sys::Map;
 
 /// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
 #[derive(Clone, Debug)]
@@ -105,9 +91,9 @@ impl Directory {
     }
 
     /// # Errors
-    /// When the tables were made by an agent with other layouts.
+    /// When the tables were made by an agent with layouts that this one cannot take over.
     pub fn check_version(&self) -> Result<()> {
-        let Some(meta) = self.pinned("META")? else {
+        let Some(meta) = pinned(&self.map(registry::META.spec.name))? else {
             return Ok(());
         };
         let size = meta.info().context("asking for the size of META")?.value_size as usize;
@@ -116,7 +102,7 @@ impl Directory {
         let version = u32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
         // 0: an agent died after it had made the table and before it had loaded a program.
         ensure!(
-            version == 0 || version == ABI_VERSION,
+            matches!(version, 0 | FORMER_ABI_VERSION | ABI_VERSION),
             "{} holds tables of version {version}, and this sluice speaks version {ABI_VERSION}: steering goes on as it \
              is. Run the sluice that made them, or remove them with `sluice uninstall --bpffs {} --keep-state` (no \
              connection is steered until this agent has started; the configuration is kept)",
@@ -127,36 +113,36 @@ impl Directory {
     }
 
     /// # Errors
-    /// When a pinned table has another shape than the one asked for: it names both, and the flag.
-    pub fn check_sizes(&self, sizes: &Sizes) -> Result<()> {
-        for name in MAPS {
-            let Some(map) = self.pinned(name)? else { continue };
+    /// When a table that is pinned where `pin` says has another shape than the one asked for: it names both, and the flag.
+    pub fn check_shapes(&self, sizes: &Sizes, pin: impl Fn(&Spec) -> PathBuf) -> Result<()> {
+        for table in registry::ALL.iter().filter(|table| table.keep == Keep::Pinned) {
+            let Some(map) = pinned(&pin(table))? else { continue };
+            let name = table.name;
             let found = map.info().with_context(|| format!("asking for the size of {name}"))?;
-            let wanted = shape(name, sizes);
             ensure!(
-                (found.key_size, found.value_size) == (wanted.key_size, wanted.value_size),
-                "the pinned table {name} has entries of {} + {} bytes, and this sluice wants {} + {}: run the sluice that \
-                 made it, or remove it with `sluice uninstall --bpffs {} --keep-state`",
+                (found.map_type, found.key_size, found.value_size, found.flags)
+                    == (table.kind.number(), table.key, table.value, table.kind.flags()),
+                "the pinned table {name} has entries of {} + {} bytes (type {}, flags {}), and this sluice wants {} + {} \
+                 (type {}, flags {}): run the sluice that made it, or remove it with `sluice uninstall --bpffs {} \
+                 --keep-state`",
                 found.key_size,
                 found.value_size,
-                wanted.key_size,
-                wanted.value_size,
+                found.map_type,
+                found.flags,
+                table.key,
+                table.value,
+                table.kind.number(),
+                table.kind.flags(),
                 self.path.display()
             );
-            // In the unit of the flag.
-            let counted = |entries: u32| match name {
-                "SLOTS" => entries * tables::SLOTS_PER_ENTRY,
-                "FRONTENDS" => entries / frontends::BUCKETS_EACH,
-                _ => entries,
-            };
+            let (entries, flag) = (table.entries.of(sizes), table.entries.flag().unwrap_or("this sluice"));
+            let counted = |entries| table.entries.in_units_of_flag(entries);
             ensure!(
-                found.max_entries == wanted.max_entries,
-                "the pinned table {name} has {} entries, and {} asks for {}: start with {} {}, or remove it with \
+                found.max_entries == entries,
+                "the pinned table {name} has {} entries, and {flag} asks for {}: start with {flag} {}, or remove it with \
                  `sluice uninstall --bpffs {} --keep-state` (no connection is steered until this agent has started)",
                 counted(found.max_entries),
-                flag(name),
-                counted(wanted.max_entries),
-                flag(name),
+                counted(entries),
                 counted(found.max_entries),
                 self.path.display()
             );
@@ -164,9 +150,12 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether an agent was here before.
-    pub fn is_new(&self) -> bool {
-        MAPS.iter().all(|name| !self.map(name).exists())
+    /// Whether no agent was here before.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn is_new(&self) -> Result<bool> {
+        Ok(self.pins("maps")?.is_empty())
     }
 
     /// Removes every pin, see [`uninstall`].
@@ -179,7 +168,7 @@ impl Directory {
         // What steers goes first, and with it what another version or an unfinished replacement has left.
         let place = |pin: &PathBuf| {
             let name = pin.file_name().unwrap_or_default();
-            super::links::ORDER.iter().rev().position(|program| name == program.name())
+            Program::ORDER.iter().rev().position(|program| name == program.name())
         };
         links.sort_by_key(place);
         for pin in links.into_iter().chain(self.pins("maps")?) {
@@ -211,14 +200,17 @@ impl Directory {
         pins.sort();
         Ok(pins)
     }
+}
 
-    fn pinned(&self, name: &str) -> Result<Option<Map>> {
-        let path = self.map(name);
-        match Map::pinned(&path) {
-            Ok(map) => Ok(Some(map)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("opening the pinned table {}", path.display())),
-        }
+/// The table that is pinned at a path, if there is one.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn pinned(path: &Path) -> Result<Option<Map>> {
+    match Map::pinned(path) {
+        Ok(map) => Ok(Some(map)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("opening the pinned table {}", path.display())),
     }
 }
 
@@ -234,54 +226,4 @@ pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
     let directory = Directory { path: path.to_owned() };
     let _lock = directory.lock()?;
     directory.remove()
-}
-
-/// Entries of each table for the sizes asked for.
-pub fn entries(name: &str, sizes: &Sizes) -> u32 {
-    match name {
-        "FILTER" => frontends::FILTER_ENTRIES,
-        "FRONTENDS" => frontends::buckets(sizes.frontends),
-        "SERVICES" => sizes.services,
-        "SLOTS" => sizes.slots.div_ceil(tables::SLOTS_PER_ENTRY),
-        "BACKENDS" | "COUNTERS" | "WATCHES" => sizes.backends,
-        "NODES" => sizes.nodes,
-        "META" => 1,
-        "VERDICTS" => VERDICTS,
-        "FLOWS" => 65536,
-        _ => 0,
-    }
-}
-
-fn shape(name: &str, sizes: &Sizes) -> MapInfo {
-    let index = size_of::<u32>();
-    let (key, value) = match name {
-        "FRONTENDS" => (index, size_of::<frontends::Bucket>()),
-        "SERVICES" => (index, size_of::<tables::Service>()),
-        "SLOTS" => (index, tables::SLOTS_PER_ENTRY as usize * size_of::<u32>()),
-        "BACKENDS" => (index, size_of::<tables::Backend>()),
-        "NODES" => (index, size_of::<tables::Node>()),
-        "COUNTERS" => (index, size_of::<tables::Counters>()),
-        "WATCHES" => (index, size_of::<watch::Watch>()),
-        "META" => (index, size_of::<tables::Meta>()),
-        "VERDICTS" | "FILTER" => (index, size_of::<u64>()),
-        "FLOWS" => (size_of::<records::FlowKey>(), size_of::<records::Flow>()),
-        _ => (index, size_of::<records::Connection>()),
-    };
-    MapInfo { key_size: key as u32, value_size: value as u32, max_entries: entries(name, sizes), ..MapInfo::default() }
-}
-
-fn flag(name: &str) -> &'static str {
-    match name {
-        "FRONTENDS" => "--max-frontends",
-        "SERVICES" => "--max-services",
-        "SLOTS" => "--max-slots",
-        "BACKENDS" | "COUNTERS" | "WATCHES" => "--max-backends",
-        "NODES" => "--max-nodes",
-        _ => "this sluice",
-    }
-}
-
-/// Names of all maps.
-pub fn maps() -> impl Iterator<Item = &'static str> {
-    MAPS.into_iter()
 }

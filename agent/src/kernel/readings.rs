@@ -2,20 +2,17 @@
 
 use anyhow::Result;
 use sluice_common::{
+    streak::{FailureStreak, Turns},
     tables::Counters,
     verdict::{Program, Verdict},
-    watch::{Turns, Watch},
 };
 
 use super::sockets::Census;
-use crate::{
-    kernel::Meters,
-    model::{BackendId, ServiceId},
-};
+use crate::model::{BackendId, ServiceId};
 
 /// Reads that change nothing and wait for nobody. The tables in the kernel do it; tests have a few numbers instead.
 pub trait Readings: Send + Sync + 'static {
-    /// Counters of backends, in the order asked for.
+    /// Counters of backends, in the order asked for. Cheapest when the ids ascend.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -28,12 +25,13 @@ pub trait Readings: Send + Sync + 'static {
     fn no_backend(&self, service: ServiceId) -> Result<u64>;
 
     /// Streaks and totals of backends that the programs keep beside the counters, in the order asked for.
-    fn watches(&self, ids: &[BackendId]) -> Vec<Watch>;
+    fn streaks(&self, ids: &[BackendId]) -> Vec<FailureStreak>;
 
-    /// Turn times of backends, in the order asked for.
+    /// Turn times measured since this agent started, in the order asked for. A connection that was there when measuring
+    /// began may add one that is too short: what it was in the middle of.
     fn turns(&self, ids: &[BackendId]) -> Vec<Turns>;
 
-    /// Signals that found no room.
+    /// Signals that found no room since this agent started: what they would have said is in the streaks.
     fn signals_lost(&self) -> u64;
 
     /// Every verdict that was reached at least once.
@@ -42,7 +40,7 @@ pub trait Readings: Send + Sync + 'static {
     /// When the table cannot be read.
     fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>>;
 
-    /// What connect() would choose now for this draw.
+    /// What connect() would choose now for this draw: [`sluice_common::pick`] run on the kernel's own tables.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -53,38 +51,4 @@ pub trait Readings: Send + Sync + 'static {
     /// # Errors
     /// When the kernel cannot iterate over socket storage.
     fn census(&self) -> Result<Census>;
-}
-
-impl Readings for Meters {
-    fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
-        Self::counters(self, ids)
-    }
-
-    fn no_backend(&self, service: ServiceId) -> Result<u64> {
-        Self::no_backend(self, service)
-    }
-
-    fn watches(&self, ids: &[BackendId]) -> Vec<Watch> {
-        Self::watches(self, ids)
-    }
-
-    fn turns(&self, ids: &[BackendId]) -> Vec<Turns> {
-        Self::turns(self, ids)
-    }
-
-    fn signals_lost(&self) -> u64 {
-        Self::signals_lost(self)
-    }
-
-    fn verdicts(&self) -> Result<Vec<(Program, Verdict, u64)>> {
-        Self::verdicts(self)
-    }
-
-    fn pick(&self, service: ServiceId, draw: u64) -> Result<Option<BackendId>> {
-        Self::pick(self, service, draw)
-    }
-
-    fn census(&self) -> Result<Census> {
-        Self::census(self)
-    }
 }

@@ -15,11 +15,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
-use sluice_common::watch::Signal;
+use sluice_common::{
+    registry::{SIGNALS, SIGNALS_LOST},
+    streak::Signal,
+};
 
 use super::{memory::Window, object::Object};
 
-/// The reader of SIGNALS. What was said before this agent started is not in it: [`super::Watches`] has how things stand.
+/// The reader of SIGNALS. What was said before this agent started is not in it: [`super::StreakTable`] has how things stand.
 pub struct Signals {
     ring: RingBuf<MapData>,
     woken: PipeReader,
@@ -36,7 +39,7 @@ pub(super) struct Lost(Arc<Window<u64>>);
 
 impl Signals {
     pub(super) fn new(object: &mut Object) -> Result<Self> {
-        let ring = RingBuf::try_from(object.take_map("SIGNALS")?).context("mapping SIGNALS")?;
+        let ring = object.take_ring(&SIGNALS.spec)?;
         let (woken, waker) = io::pipe().context("making a pipe")?;
         set_nonblocking(woken.as_raw_fd()).context("making a pipe")?;
         set_nonblocking(waker.as_raw_fd()).context("making a pipe")?;
@@ -96,7 +99,7 @@ impl Waker {
 
 impl Lost {
     pub(super) fn map(object: &Object) -> Result<Self> {
-        Ok(Self(Arc::new(Window::new(&object.map("SIGNALS_LOST")?, 0, 1)?)))
+        Ok(Self(Arc::new(Window::whole(object, &SIGNALS_LOST)?)))
     }
 
     pub(super) fn count(&self) -> u64 {

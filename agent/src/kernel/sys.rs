@@ -5,6 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Error, ErrorKind, Read},
+    marker::PhantomData,
     mem::{MaybeUninit, size_of},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -30,6 +31,13 @@ const TRACE_ITER: u32 = 28;
 #[derive(Debug)]
 pub struct Map {
     fd: OwnedFd,
+}
+
+/// A hash map with the types of its keys and values.
+#[derive(Debug)]
+pub struct Hash<K, V> {
+    map: Map,
+    types: PhantomData<fn() -> (K, V)>,
 }
 
 /// `bpf_map_info`, the part that adoption compares.
@@ -104,32 +112,16 @@ impl Map {
         info(&self.fd)
     }
 
-    /// Inserts or replaces one element.
-    pub fn put<K: Copy, V: Copy>(&self, key: &K, value: &V) -> io::Result<()> {
-        self.element(MAP_UPDATE_ELEM, (key as *const K).addr_u64(), (value as *const V).addr_u64()).map(drop)
-    }
-
-    /// The value at one key of a hash map.
-    pub fn get<K: Copy, V: Copy>(&self, key: &K) -> io::Result<Option<V>> {
-        let mut value = MaybeUninit::<V>::uninit();
-        let found =
-            self.element(MAP_LOOKUP_ELEM, (key as *const K).addr_u64(), value.as_mut_ptr().cast_const().addr_u64());
-        match found {
-            // SAFETY: the kernel wrote a value of the map, whose size the caller knows to be that of V.
-            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub fn remove<K: Copy>(&self, key: &K) -> io::Result<()> {
-        self.element(MAP_DELETE_ELEM, (key as *const K).addr_u64(), 0).map(drop)
-    }
-
     /// The value of every possible CPU for one key of a per-CPU map; `values` has that many entries.
     pub fn lookup_per_cpu(&self, key: u32, values: &mut [u64]) -> io::Result<()> {
         self.element(MAP_LOOKUP_ELEM, (&raw const key).addr_u64(), values.as_mut_ptr().cast_const().addr_u64())
             .map(drop)
+    }
+
+    /// Replaces the value of every possible CPU for one key of a per-CPU map; as many `values` as for
+    /// [`Map::lookup_per_cpu`].
+    pub fn update_per_cpu(&self, key: u32, values: &[u64]) -> io::Result<()> {
+        self.element(MAP_UPDATE_ELEM, (&raw const key).addr_u64(), values.as_ptr().addr_u64()).map(drop)
     }
 
     /// The value at one index of an array; `value` is at least as long as the map's values.
@@ -138,31 +130,65 @@ impl Map {
             .map(drop)
     }
 
+    fn element(&self, command: u32, key: u64, value: u64) -> io::Result<i64> {
+        let mut attr = Element { map: self.fd.as_raw_fd() as u32, padding: 0, key, value, flags: 0 };
+        bpf(command, &mut attr)
+    }
+}
+
+impl<K: Copy, V: Copy> Hash<K, V> {
+    /// # Safety
+    /// The keys and values of `map` are of these types.
+    pub unsafe fn new(map: Map) -> Self {
+        Self { map, types: PhantomData }
+    }
+
+    /// Inserts or replaces one element.
+    pub fn put(&self, key: &K, value: &V) -> io::Result<()> {
+        self.map.element(MAP_UPDATE_ELEM, (key as *const K).addr_u64(), (value as *const V).addr_u64()).map(drop)
+    }
+
+    /// The value at one key of a hash map.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = MaybeUninit::<V>::uninit();
+        let found =
+            self.map.element(MAP_LOOKUP_ELEM, (key as *const K).addr_u64(), value.as_mut_ptr().cast_const().addr_u64());
+        match found {
+            // SAFETY: the kernel wrote a value of the map, which is of this type.
+            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn remove(&self, key: &K) -> io::Result<()> {
+        self.map.element(MAP_DELETE_ELEM, (key as *const K).addr_u64(), 0).map(drop)
+    }
+
     /// All elements of a hash map that nobody else writes.
-    pub fn entries<K: Copy, V: Copy>(&self) -> io::Result<Vec<(K, V)>> {
+    pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
         let mut found = Vec::new();
         let mut previous: Option<K> = None;
         loop {
             let mut key = MaybeUninit::<K>::uninit();
             let before = previous.as_ref().map_or(0, |k| (k as *const K).addr_u64());
-            match self.element(MAP_GET_NEXT_KEY, before, key.as_mut_ptr().cast_const().addr_u64()) {
+            match self.map.element(MAP_GET_NEXT_KEY, before, key.as_mut_ptr().cast_const().addr_u64()) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
                 Err(error) => return Err(error),
             }
-            // SAFETY: the kernel wrote a key of the map, whose size was checked against K when it was adopted.
+            // SAFETY: the kernel wrote a key of the map.
             let key = unsafe { key.assume_init() };
             let mut value = MaybeUninit::<V>::uninit();
-            self.element(MAP_LOOKUP_ELEM, (&raw const key).addr_u64(), value.as_mut_ptr().cast_const().addr_u64())?;
+            self.map.element(
+                MAP_LOOKUP_ELEM,
+                (&raw const key).addr_u64(),
+                value.as_mut_ptr().cast_const().addr_u64(),
+            )?;
             // SAFETY: as above, for V.
             found.push((key, unsafe { value.assume_init() }));
             previous = Some(key);
         }
-    }
-
-    fn element(&self, command: u32, key: u64, value: u64) -> io::Result<i64> {
-        let mut attr = Element { map: self.fd.as_raw_fd() as u32, padding: 0, key, value, flags: 0 };
-        bpf(command, &mut attr)
     }
 }
 

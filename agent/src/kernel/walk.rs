@@ -6,10 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::{Btf, Ebpf};
 
 use super::{
-    object::{STEERED, load_iterator},
+    object::{Object, STEERED},
     sys::{self, Map},
 };
 use crate::host::{
@@ -31,12 +30,12 @@ impl Walk {
     ///
     /// # Errors
     /// When the kernel refuses both; the error is that of the first.
-    pub fn load(ebpf: &mut Ebpf, name: &str, types: &Btf, records: &Map, cgroup: &Path) -> Result<Self> {
-        let refusal = match iterator(ebpf, name, STEERED, types, Some(records)) {
+    pub fn load(object: &mut Object, name: &str, records: &Map, cgroup: &Path) -> Result<Self> {
+        let refusal = match iterator(object, name, STEERED, Some(records)) {
             Ok(link) => return Ok(Self::Records(link)),
             Err(error) => error,
         };
-        let mut other = |over: &str| iterator(ebpf, &format!("{name}_{over}"), over, types, None);
+        let mut other = |over: &str| iterator(object, &format!("{name}_{over}"), over, None);
         match (other("tcp"), other("udp")) {
             (Ok(tcp), Ok(udp)) => Ok(Self::Namespaces { tcp, udp, cgroup: cgroup.to_owned() }),
             (Err(_), _) | (_, Err(_)) => Err(refusal),
@@ -76,8 +75,8 @@ impl Walk {
     }
 }
 
-fn iterator(ebpf: &mut Ebpf, name: &str, over: &str, types: &Btf, map: Option<&Map>) -> Result<OwnedFd> {
-    let program = load_iterator(ebpf, name, over, types)?;
+fn iterator(object: &mut Object, name: &str, over: &str, map: Option<&Map>) -> Result<OwnedFd> {
+    let program = object.iterator(name, over)?;
     let link = sys::iterator_link(program.as_fd().as_raw_fd(), map.map(Map::fd));
     link.with_context(|| format!("preparing {name}"))
 }

@@ -7,8 +7,8 @@ use std::io::Write;
 
 use anyhow::Result;
 use sluice_common::{
+    streak::FailureStreak,
     tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS},
-    watch::Watch,
 };
 
 use super::{
@@ -100,12 +100,13 @@ impl Scrape<'_> {
                 Ok(sample(out, family, "", &labels(service, backend), figure(counters))?)
             })?;
         }
-        let early_resets = (names::EARLY_RESETS_TOTAL, (|watch| watch.early_resets_total) as fn(&Watch) -> u64);
+        let early_resets =
+            (names::EARLY_RESETS_TOTAL, (|streak| streak.early_resets_total) as fn(&FailureStreak) -> u64);
         for (family, figure) in [early_resets, (names::UNANSWERED_TOTAL, |watch| watch.unanswered)] {
             head(out, family)?;
             self.each_used_backend(|service, backend, _| {
-                let watches = self.readings.watches(&[backend.id]);
-                let total = watches.first().map_or(0, figure);
+                let streaks = self.readings.streaks(&[backend.id]);
+                let total = streaks.first().map_or(0, figure);
                 Ok(sample(out, family, "", &labels(service, backend), total)?)
             })?;
         }

@@ -79,10 +79,10 @@ mod tests {
         fn no_backend(&self, _: ServiceId) -> Result<u64> {
             Ok(0)
         }
-        fn watches(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Watch> {
+        fn streaks(&self, ids: &[BackendId]) -> Vec<sluice_common::streak::FailureStreak> {
             vec![Default::default(); ids.len()]
         }
-        fn turns(&self, ids: &[BackendId]) -> Vec<sluice_common::watch::Turns> {
+        fn turns(&self, ids: &[BackendId]) -> Vec<sluice_common::streak::Turns> {
             vec![Default::default(); ids.len()]
         }
         fn signals_lost(&self) -> u64 {

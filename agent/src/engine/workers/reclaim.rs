@@ -15,7 +15,7 @@ use sluice_common::tables::Counters;
 
 use crate::{
     engine::client::{Command, Lost},
-    kernel::{self, Meters, gauges::Gauges},
+    kernel::{self, Meters, gauges::Gauges, readings::Readings},
     model::BackendId,
     plan::Retired,
 };

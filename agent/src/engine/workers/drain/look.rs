@@ -21,7 +21,7 @@ use crate::{
         cgroups, clock,
         namespaces::{Namespace, tour},
     },
-    kernel::{Meters, Passes, sock_diag::Diagnosis},
+    kernel::{Meters, Passes, readings::Readings, sock_diag::Diagnosis},
     model::{BackendId, CloseInbound, Drain, Target},
     view::operations::Gone,
 };

@@ -3,20 +3,20 @@
 use std::{io, sync::Arc, time::Duration};
 
 use sluice_common::{
+    streak::{self, FailureStreak, SignalKind},
     tables::{Counters, Failure},
-    watch::{self, SignalKind, Watch},
 };
 
 use super::StreakSource;
 use crate::{
     control::outlier::{Limits, Look, Signal, Streaks, Totals},
-    kernel::{self, Meters, Signals, Watches},
+    kernel::{self, Meters, Signals, StreakTable, readings::Readings},
     model::BackendId,
 };
 
 pub struct KernelStreaks {
     pub signals: Signals,
-    pub watches: Watches,
+    pub streaks: StreakTable,
     pub meters: Arc<Meters>,
 }
 
@@ -27,32 +27,32 @@ impl StreakSource for KernelStreaks {
 
     fn look(&self, backends: &[BackendId]) -> anyhow::Result<Vec<Look>> {
         let counters = self.meters.counters(backends)?;
-        let watches = backends.iter().map(|id| self.watches.read(*id));
-        Ok(counters.iter().zip(watches).map(|(counters, watch)| look(counters, &watch)).collect())
+        let streaks = backends.iter().map(|id| self.streaks.read(*id));
+        Ok(counters.iter().zip(streaks).map(|(counters, watch)| look(counters, &watch)).collect())
     }
 
     fn restart(&self, backend: BackendId) -> anyhow::Result<()> {
-        self.watches.restart(backend, self.meters.begin_exact_times())
+        self.streaks.restart(backend, self.meters.begin_exact_times())
     }
 
     fn limit(&self, backend: BackendId, limits: Limits) -> anyhow::Result<()> {
         let Limits { failures, early_resets } = limits;
-        self.watches.set_limits(backend, kernel::Limits { failures, early_resets })
+        self.streaks.set_limits(backend, kernel::SignalLimits { failures, early_resets })
     }
 }
 
-fn heard(signal: &watch::Signal) -> Option<(BackendId, Signal, Streaks)> {
+fn heard(signal: &streak::Signal) -> Option<(BackendId, Signal, Streaks)> {
     let kind = match signal.kind()? {
         SignalKind::Failures => Signal::Failure,
         SignalKind::Unanswered => Signal::Unanswered,
         SignalKind::EarlyResets => Signal::EarlyReset,
     };
-    let watch::Signal { backend_id, failures, early_resets, unanswered_since, .. } = *signal;
+    let streak::Signal { backend_id, failures, early_resets, unanswered_since, .. } = *signal;
     Some((BackendId(backend_id), kind, Streaks { failures, early_resets, unanswered_since }))
 }
 
-fn look(counters: &Counters, watch: &Watch) -> Look {
-    let Watch { failures, early_resets, unanswered_since, early_resets_total, .. } = *watch;
+fn look(counters: &Counters, streak: &FailureStreak) -> Look {
+    let FailureStreak { failures, early_resets, unanswered_since, early_resets_total, .. } = *streak;
     // What was unreachable may never have left the caller's host.
     let failed = [Failure::Refused, Failure::TimedOut];
     Look {

@@ -24,7 +24,7 @@ use crate::{
     control::outlier::{Action, Ejector, Limits, Look, Now, Signal, Streaks, Tried},
     engine::client::Command,
     host::clock,
-    kernel::{Meters, Signals, Watches},
+    kernel::{Meters, Signals, StreakTable},
     model::{BackendId, HealthUpdate, Service, ServiceId},
     telemetry::Instruments,
     view::published::Published,
@@ -56,7 +56,7 @@ trait StreakSource: Send + 'static {
 
 pub struct OutlierWorker {
     pub signals: Signals,
-    pub watches: Watches,
+    pub streaks: StreakTable,
     pub meters: Arc<Meters>,
     pub published: watch::Receiver<Arc<Published>>,
     pub commands: Sender<Command>,
@@ -86,12 +86,12 @@ struct OutlierLoop<E> {
 
 /// Starts the threads.
 pub fn spawn(outliers: OutlierWorker) {
-    let OutlierWorker { signals, watches, meters, published, commands, instruments, mark } = outliers;
+    let OutlierWorker { signals, streaks, meters, published, commands, instruments, mark } = outliers;
     let (sender, news) = mpsc::channel();
     let waker = signals.waker();
     follow::spawn(published, sender.clone(), waker.clone());
     let tries = Box::new(move |backends| recovery_probe::spawn(backends, mark, sender.clone(), waker.clone()));
-    let source = KernelStreaks { signals, watches, meters };
+    let source = KernelStreaks { signals, streaks, meters };
     let judge = OutlierLoop { source, ejector: Ejector::default(), news, commands, instruments, tries };
     thread::spawn(move || judge.run());
 }

@@ -3,12 +3,14 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Result, ensure};
-use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::Btf;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_common::verdict::Program;
 
 use super::{
-    object::{self, Facts},
+    attach::{Hook, hook},
+    facts::Facts,
+    object::{self, Object, STEERED},
     sock_diag, sys,
 };
 use crate::host::{
@@ -39,15 +41,12 @@ pub enum Status {
 /// Looks at everything that the agent needs or can use. `bpffs`: where the pins would go.
 pub fn report(bpffs: &Path) -> Vec<FeatureCheck> {
     let facts = object::kernel_types().and_then(|types| Ok((Facts::find(&types)?, types)));
-    let mut checks = vec![kernel(), rights(), file_system(bpffs), cgroup()];
-    checks.push(members(&facts));
-    if let Ok((facts, types)) = &facts {
+    let mut checks = vec![kernel(), rights(), file_system(bpffs), cgroup(), members(facts.as_ref().err())];
+    let can_destroy = facts.as_ref().is_ok_and(|(facts, _)| facts.can_destroy());
+    if let Ok((facts, types)) = facts {
         checks.extend(programs(facts, types));
     }
-    checks.push(readers());
-    checks.push(destroy(&facts));
-    checks.push(diagnosis());
-    checks.push(namespaces());
+    checks.extend([readers(), destroy(can_destroy), diagnosis(), namespaces()]);
     checks
 }
 
@@ -121,58 +120,55 @@ fn cgroup() -> FeatureCheck {
     check("cgroup v2", "seeing connect() of all processes", result, Status::Missing)
 }
 
-fn members(facts: &Result<(Facts, Btf)>) -> FeatureCheck {
-    let result = facts.as_ref().map(|_| "all members found".into()).map_err(|error| format!("{error:#}"));
+fn members(missing: Option<&anyhow::Error>) -> FeatureCheck {
+    let result = missing.map_or(Ok("all members found".into()), |error| Err(format!("{error:#}")));
     check("BTF of the kernel", "reasons of failures, connection lists", result, Status::Missing)
 }
 
-fn programs(facts: &Facts, types: &Btf) -> Vec<FeatureCheck> {
-    let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DEBUG);
-    facts.tell(&mut loader);
-    let loaded = loader.load(&facts.object());
-    let mut ebpf = match loaded {
-        Ok(ebpf) => ebpf,
-        Err(error) => {
-            let result = Err(format!("{:#}", super::errors::explain(error)));
-            return vec![check("tables", "everything", result, Status::Missing)];
-        }
+fn programs(facts: Facts, types: Btf) -> Vec<FeatureCheck> {
+    let mut object = match Object::on_trial(types, facts) {
+        Ok(object) => object,
+        Err(error) => return vec![check("tables", "everything", Err(format!("{error:#}")), Status::Missing)],
     };
     let mut checks = vec![check("tables", "everything", Ok("made and thrown away".into()), Status::Missing)];
-    for program in Program::ALL {
-        let result = match ebpf.program_mut(program.name()) {
-            Some(found) => object::load_program(found).map(|_| "accepted".into()).map_err(last_words),
-            None => Err("not in the object".into()),
-        };
-        checks.push(check(program.name(), purpose(program), result, Status::Missing));
-    }
+    let (hooks, others): (Vec<_>, Vec<_>) =
+        Program::ALL.iter().copied().partition(|program| matches!(hook(*program), Hook::Cgroup(_)));
+    checks.extend(hooks.into_iter().map(|program| attached(&mut object, program)));
     for (name, purpose) in
         [("census", "connection lists"), ("tally", "healing of gauges"), ("survey", "drains: what is left")]
     {
-        checks.push(walk(&mut ebpf, name, purpose, types));
+        checks.push(walk(&mut object, name, purpose));
     }
     let iterators = [
         ("visit_tcp", "tcp", "drains: closing connections, what a node has accepted"),
         ("visit_udp", "udp", "drains: closing connected datagram sockets"),
     ];
     for (name, over, purpose) in iterators {
-        let result = object::load_iterator(&mut ebpf, name, over, types);
-        let result = result.map(|_| "accepted".into()).map_err(last_words);
+        let result = object.iterator(name, over).map(|_| "accepted".into()).map_err(last_words);
         checks.push(check(&format!("iter/{over}: {name}"), purpose, result, Status::Missing));
     }
-    let result = object::load_turns(&mut ebpf, facts, types).map(|_| "accepted".into()).map_err(last_words);
-    checks.push(check("tp_btf/tcp_probe: turn", "turn time, where a service asks for it", result, Status::Degraded));
+    checks.extend(others.into_iter().map(|program| attached(&mut object, program)));
     checks
 }
 
+/// A program that is attached; the agent cannot start without those of the cgroup.
+fn attached(object: &mut Object, program: Program) -> FeatureCheck {
+    let (feature, otherwise) = match hook(program) {
+        Hook::Cgroup(_) => (program.name().to_owned(), Status::Missing),
+        Hook::Tracepoint(tracepoint) => (format!("tp_btf/{tracepoint}: {}", program.name()), Status::Degraded),
+    };
+    let result = object.program(program).map(|_| "accepted".into()).map_err(last_words);
+    check(&feature, purpose(program), result, otherwise)
+}
+
 /// One of the walks over all steered sockets, which can be done in two ways.
-fn walk(ebpf: &mut Ebpf, name: &str, purpose: &str, types: &Btf) -> FeatureCheck {
-    let feature = format!("iter/{}: {name}", object::STEERED);
-    let refusal = match object::load_iterator(ebpf, name, object::STEERED, types) {
+fn walk(object: &mut Object, name: &str, purpose: &str) -> FeatureCheck {
+    let feature = format!("iter/{STEERED}: {name}");
+    let refusal = match object.iterator(name, STEERED) {
         Ok(_) => return check(&feature, purpose, Ok("accepted".into()), Status::Missing),
         Err(error) => last_words(error),
     };
-    let mut accepts = |over: &str| object::load_iterator(ebpf, &format!("{name}_{over}"), over, types).is_ok();
+    let mut accepts = |over: &str| object.iterator(&format!("{name}_{over}"), over).is_ok();
     if accepts("tcp") && accepts("udp") {
         let detail = format!("refused; namespace by namespace instead, through all sockets of the host: {refusal}");
         return check(&feature, purpose, Err(detail), Status::Degraded);
@@ -199,6 +195,7 @@ fn purpose(program: Program) -> &'static str {
         Program::Getpeername6 => "the frontend as IPv6 peer",
         Program::SockOps => "tracking from SYN to close",
         Program::SockRelease => "the end of datagram sockets",
+        Program::Turn => "turn time, where a service asks for it",
     }
 }
 
@@ -209,10 +206,11 @@ fn readers() -> FeatureCheck {
     check("membarrier", "early reuse of retired tables", result, Status::Degraded)
 }
 
-fn destroy(facts: &Result<(Facts, Btf)>) -> FeatureCheck {
-    let result = match facts {
-        Ok((facts, _)) if facts.can_destroy() => Ok("there".into()),
-        _ => Err("needs 6.5: drains look and close in two steps, by netlink".into()),
+fn destroy(can_destroy: bool) -> FeatureCheck {
+    let result = if can_destroy {
+        Ok("there".into())
+    } else {
+        Err("needs 6.5: drains look and close in two steps, by netlink".into())
     };
     check("bpf_sock_destroy", "closing idle connections under the socket's lock", result, Status::Degraded)
 }

@@ -1,8 +1,8 @@
 //! Connections of backends that are drained: counted, and closed when nothing is lost by it.
 //!
-//! `survey` walks the steered sockets of the whole host (see [`census`] for how) and only counts; it also notes the
-//! network namespaces in which there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so
-//! that nothing can be sent or received between the look and the close.
+//! `survey` walks the steered sockets of the whole host and only counts; it also notes the network namespaces in which
+//! there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so that
+//! nothing can be sent or received between the look and the close.
 
 use core::{ffi::c_void, mem::transmute};
 
@@ -14,11 +14,10 @@ use sluice_common::{
     tables::{Endpoint, TCP, UDP},
 };
 
+use super::walk::{self, Records, Sockets};
 use crate::{
-    census,
-    maps::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS, can_destroy, connection, hz},
     socket,
-    walk::{self, Context},
+    storage::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS, can_destroy, connection, hz},
 };
 
 const TCP_SYN_SENT: u32 = 2;
@@ -27,25 +26,19 @@ const TCP_LISTEN: u32 = 10;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
-pub fn survey(ctx: *mut census::Context) -> i32 {
-    // SAFETY: the context lives as long as the program runs.
-    let (found, value) = unsafe { ((*ctx).socket, (*ctx).value) };
-    if found.is_null() || value.is_null() {
-        return 0;
-    }
-    // SAFETY: the iterator holds the socket and its storage while the program runs.
-    count(found, unsafe { &*value })
+pub fn survey(ctx: *mut Records) -> i32 {
+    walk::records(ctx).map_or(0, |(found, record)| count(found, record))
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-pub fn survey_tcp(ctx: *mut Context) -> i32 {
+pub fn survey_tcp(ctx: *mut Sockets) -> i32 {
     walk::tcp(ctx).map_or(0, |(found, record)| count(found, record))
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/udp")]
-pub fn survey_udp(ctx: *mut Context) -> i32 {
+pub fn survey_udp(ctx: *mut Sockets) -> i32 {
     walk::udp(ctx).map_or(0, |(found, record)| count(found, record))
 }
 
@@ -74,7 +67,7 @@ fn count(found: *mut c_void, record: &Connection) -> i32 {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-pub fn visit_tcp(ctx: *mut Context) -> i32 {
+pub fn visit_tcp(ctx: *mut Sockets) -> i32 {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     if found.is_null() {
@@ -104,7 +97,7 @@ pub fn visit_tcp(ctx: *mut Context) -> i32 {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/udp")]
-pub fn visit_udp(ctx: *mut Context) -> i32 {
+pub fn visit_udp(ctx: *mut Sockets) -> i32 {
     if let Some((found, record)) = walk::udp(ctx)
         && record.protocol == UDP
         && let Some(remains) = remains_of(record, found)

@@ -1,29 +1,51 @@
-//! The steered sockets of one network namespace, as `iter/tcp` and `iter/udp` come by them: the socket is locked.
+//! The ways to the steered sockets.
+//!
+//! `iter/bpf_sk_storage_map` finds those of the whole host, whatever namespace they live in, at a cost that is
+//! proportional to the steered sockets, not to all. `iter/tcp` and `iter/udp` find those of one network namespace, each
+//! locked while the program looks at it.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use sluice_common::records::Connection;
 
-use crate::maps::connection;
+use crate::storage::connection;
+
+/// `struct bpf_iter__bpf_sk_storage_map`.
+#[repr(C)]
+pub struct Records {
+    meta: *const *mut c_void,
+    map: *mut c_void,
+    socket: *mut c_void,
+    value: *const Connection,
+}
 
 /// `struct bpf_iter__tcp` and `struct bpf_iter__udp`, as far as they are alike.
 #[repr(C)]
-pub struct Context {
-    /// First member: the seq_file to write to.
+pub struct Sockets {
     meta: *const *mut c_void,
     pub socket: *mut c_void,
 }
 
+/// The seq_file that a walk writes to: the first member of every context.
 #[inline(always)]
-pub fn seq(ctx: *mut Context) -> *mut c_void {
+pub fn seq<C>(ctx: *mut C) -> *mut c_void {
     // SAFETY: the context lives as long as the program runs.
-    unsafe { *(*ctx).meta }
+    unsafe { **ctx.cast::<*const *mut c_void>() }
 }
 
 /// The socket and its record; `None` for those that have none, and at the end of a walk.
 #[inline(always)]
-pub fn tcp(ctx: *mut Context) -> Option<(*mut c_void, &'static Connection)> {
+pub fn records(ctx: *mut Records) -> Option<(*mut c_void, &'static Connection)> {
+    // SAFETY: the context lives as long as the program runs.
+    let (found, value) = unsafe { ((*ctx).socket, (*ctx).value) };
+    // SAFETY: the iterator holds the socket and its storage while the program runs.
+    (!found.is_null() && !value.is_null()).then(|| (found, unsafe { &*value }))
+}
+
+/// As [`records`].
+#[inline(always)]
+pub fn tcp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static Connection)> {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     if found.is_null() {
@@ -39,9 +61,9 @@ pub fn tcp(ctx: *mut Context) -> Option<(*mut c_void, &'static Connection)> {
     (!stored.is_null()).then(|| (found, unsafe { &*stored }))
 }
 
-/// As [`tcp`].
+/// As [`records`].
 #[inline(always)]
-pub fn udp(ctx: *mut Context) -> Option<(*mut c_void, &'static Connection)> {
+pub fn udp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static Connection)> {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     if found.is_null() {

@@ -7,11 +7,14 @@ use core::ptr;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use sluice_common::{
     records::Connection,
+    streak::{FailureStreak, Signal, SignalKind},
     tables::{Counters, Failure},
-    watch::{Signal, SignalKind, Watch},
 };
 
-use crate::maps::{SIGNALS, SIGNALS_LOST, WATCHES, add, next_one};
+use crate::{
+    counters::{add, next_one},
+    storage::{SIGNALS, SIGNALS_LOST, STREAKS},
+};
 
 /// What a backend has answered so far, established or refused: compared for equality only.
 #[inline(always)]
@@ -27,14 +30,14 @@ pub fn answers(counters: *mut Counters) -> u32 {
 /// A connection was established.
 #[inline(always)]
 pub fn established(backend_id: u32) {
-    if let Some(watch) = WATCHES.get_ptr_mut(backend_id) {
+    if let Some(streak) = STREAKS.get_ptr_mut(backend_id) {
         // SAFETY: a live map value, an aligned word.
         unsafe {
-            if ptr::read_volatile(&raw const (*watch).failures) != 0 {
-                ptr::write_volatile(&raw mut (*watch).failures, 0);
+            if ptr::read_volatile(&raw const (*streak).failures) != 0 {
+                ptr::write_volatile(&raw mut (*streak).failures, 0);
             }
         }
-        answered(watch);
+        answered(streak);
     }
 }
 
@@ -42,54 +45,54 @@ pub fn established(backend_id: u32) {
 #[inline(always)]
 pub fn failed(connection: &Connection, reason: Failure) {
     let backend_id = connection.backend_id;
-    let Some(watch) = WATCHES.get_ptr_mut(backend_id) else {
+    let Some(streak) = STREAKS.get_ptr_mut(backend_id) else {
         return;
     };
     match reason {
-        Failure::Refused => answered(watch),
+        Failure::Refused => answered(streak),
         Failure::TimedOut | Failure::Unreachable => {}
         // Says more of the caller than of the backend; the SYNs that it sent again have counted.
         Failure::Abandoned => return,
     }
-    if is_old(connection, watch) {
+    if is_old(connection, streak) {
         return;
     }
     // SAFETY: a live map value, aligned words; the sum counts for this CPU alone.
-    let (failures, limit) = unsafe { (next_one(&raw mut (*watch).failures) + 1, (*watch).failures_limit) };
+    let (failures, limit) = unsafe { (next_one(&raw mut (*streak).failures) + 1, (*streak).failures_limit) };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value.
-    if unsafe { (*watch).is_due(failures, limit, now) } {
-        signal(backend_id, watch, SignalKind::Failures, now);
+    if unsafe { (*streak).is_due(failures, limit, now) } {
+        signal(backend_id, streak, SignalKind::Failures, now);
     }
 }
 
 /// A SYN had to be sent again.
 #[inline(always)]
 pub fn unanswered(connection: &Connection, counters: *mut Counters) {
-    let Some(watch) = WATCHES.get_ptr_mut(connection.backend_id) else {
+    let Some(streak) = STREAKS.get_ptr_mut(connection.backend_id) else {
         return;
     };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value, an aligned word.
-    add(unsafe { &raw mut (*watch).unanswered }, 1);
-    if is_old(connection, watch) {
+    add(unsafe { &raw mut (*streak).unanswered }, 1);
+    if is_old(connection, streak) {
         return;
     }
     let is_silent = connection.seen == answers(counters);
     let from = if is_silent { connection.since } else { now };
     // SAFETY: a live map value, aligned words.
     unsafe {
-        let failures = next_one(&raw mut (*watch).failures) + 1;
-        let since = ptr::read_volatile(&raw const (*watch).unanswered_since);
+        let failures = next_one(&raw mut (*streak).failures) + 1;
+        let since = ptr::read_volatile(&raw const (*streak).unanswered_since);
         if since == 0 || from < since {
-            ptr::write_volatile(&raw mut (*watch).unanswered_since, from);
+            ptr::write_volatile(&raw mut (*streak).unanswered_since, from);
         }
         // Each is worth a signal, as if the limit were one; the streak that reaches its limit is, above all.
-        let limit = (*watch).failures_limit;
-        if (*watch).is_due(failures, limit, now) || (*watch).is_due(failures, 1, now) {
-            signal(connection.backend_id, watch, SignalKind::Unanswered, now);
+        let limit = (*streak).failures_limit;
+        if (*streak).is_due(failures, limit, now) || (*streak).is_due(failures, 1, now) {
+            signal(connection.backend_id, streak, SignalKind::Unanswered, now);
         }
     }
 }
@@ -97,54 +100,54 @@ pub fn unanswered(connection: &Connection, counters: *mut Counters) {
 /// An established connection ended: early, when the backend reset it before its first byte.
 #[inline(always)]
 pub fn closed(backend_id: u32, is_early: bool) {
-    let Some(watch) = WATCHES.get_ptr_mut(backend_id) else {
+    let Some(streak) = STREAKS.get_ptr_mut(backend_id) else {
         return;
     };
     // SAFETY: a live map value, aligned words.
     unsafe {
         if !is_early {
-            if ptr::read_volatile(&raw const (*watch).early_resets) != 0 {
-                ptr::write_volatile(&raw mut (*watch).early_resets, 0);
+            if ptr::read_volatile(&raw const (*streak).early_resets) != 0 {
+                ptr::write_volatile(&raw mut (*streak).early_resets, 0);
             }
             return;
         }
-        add(&raw mut (*watch).early_resets_total, 1);
-        let (resets, limit) = (next_one(&raw mut (*watch).early_resets) + 1, (*watch).resets_limit);
+        add(&raw mut (*streak).early_resets_total, 1);
+        let (resets, limit) = (next_one(&raw mut (*streak).early_resets) + 1, (*streak).resets_limit);
         let now = bpf_ktime_get_ns();
-        if (*watch).is_due(resets, limit, now) {
-            signal(backend_id, watch, SignalKind::EarlyResets, now);
+        if (*streak).is_due(resets, limit, now) {
+            signal(backend_id, streak, SignalKind::EarlyResets, now);
         }
     }
 }
 
 /// Whether it was begun before the streaks began anew: what becomes of it says nothing of the backend as it is now.
 #[inline(always)]
-fn is_old(connection: &Connection, watch: *mut Watch) -> bool {
+fn is_old(connection: &Connection, streak: *mut FailureStreak) -> bool {
     // SAFETY: the callers pass a live map value; an aligned word.
-    connection.since < unsafe { ptr::read_volatile(&raw const (*watch).restarted) }
+    connection.since < unsafe { ptr::read_volatile(&raw const (*streak).restarted) }
 }
 
 #[inline(always)]
-fn answered(watch: *mut Watch) {
+fn answered(streak: *mut FailureStreak) {
     // SAFETY: the callers pass a live map value; an aligned word.
     unsafe {
-        if ptr::read_volatile(&raw const (*watch).unanswered_since) != 0 {
-            ptr::write_volatile(&raw mut (*watch).unanswered_since, 0);
+        if ptr::read_volatile(&raw const (*streak).unanswered_since) != 0 {
+            ptr::write_volatile(&raw mut (*streak).unanswered_since, 0);
         }
     }
 }
 
 #[inline(always)]
-fn signal(backend_id: u32, watch: *mut Watch, kind: SignalKind, now: u64) {
+fn signal(backend_id: u32, streak: *mut FailureStreak, kind: SignalKind, now: u64) {
     // SAFETY: the callers pass a live map value; aligned words.
     let record = unsafe {
-        ptr::write_volatile(&raw mut (*watch).signalled, now);
+        ptr::write_volatile(&raw mut (*streak).signalled, now);
         Signal {
             backend_id,
             kind: kind as u32,
-            failures: ptr::read_volatile(&raw const (*watch).failures),
-            early_resets: ptr::read_volatile(&raw const (*watch).early_resets),
-            unanswered_since: ptr::read_volatile(&raw const (*watch).unanswered_since),
+            failures: ptr::read_volatile(&raw const (*streak).failures),
+            early_resets: ptr::read_volatile(&raw const (*streak).early_resets),
+            unanswered_since: ptr::read_volatile(&raw const (*streak).unanswered_since),
             time: now,
         }
     };

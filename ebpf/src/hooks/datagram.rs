@@ -14,24 +14,26 @@ use sluice_common::{
     verdict::Verdict,
 };
 
+use super::call::{Call, Family};
 use crate::{
-    address::{Call, Family},
-    connect::{Choice, choose, is_marked},
-    maps::{FLOWS, Kernel, connection, connection_or, service_of},
+    lookup::{Choice, Kernel, Observer, choose, service_of},
+    storage::{FLOWS, connection, connection_or},
 };
 
 #[inline(always)]
-pub fn sendmsg<F: Family>(call: &Call<F>) -> i32 {
+pub fn sendmsg<F: Family>(call: &Call<F>, observer: &mut impl Observer) -> Verdict {
     let frontend = call.destination();
     let Some(service_id) = service_of(&frontend) else {
-        return call.proceed(Verdict::NotOurs);
+        return Verdict::NotOurs;
     };
-    if is_marked(call) {
-        return call.proceed(Verdict::Marked);
+    observer.finds(service_id);
+    if call.is_marked() {
+        return Verdict::Marked;
     }
     if let Some(connection) = connected(call, &frontend) {
+        observer.takes(connection.backend_id);
         call.redirect(&connection.backend, connection.backend_port);
-        return call.proceed(Verdict::Kept);
+        return Verdict::Kept;
     }
     // SAFETY: helper on the context.
     let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
@@ -43,25 +45,26 @@ pub fn sendmsg<F: Family>(call: &Call<F>) -> i32 {
         let now = unsafe { bpf_ktime_get_ns() };
         if flow.service_id == service_id && now.wrapping_sub(flow.last) < FLOW_IDLE && is_same_and_open(flow) {
             flow.last = now;
+            observer.takes(flow.backend_id);
             let answers = ensure_answers(socket, &frontend, flow);
             call.redirect(&flow.address, flow.port);
-            return call.proceed(if answers { Verdict::Kept } else { Verdict::SteeredUntracked });
+            return if answers { Verdict::Kept } else { Verdict::SteeredUntracked };
         }
     }
-    let choice = match choose(call, service_id) {
+    let choice = match choose(call, observer, service_id) {
         Ok(choice) => choice,
-        Err(way_out) => return way_out,
+        Err(verdict) => return verdict,
     };
     let stored = begin_flow(call, socket, &frontend, service_id, &choice);
     call.redirect(&choice.backend.address, choice.backend.port);
-    call.proceed(if stored { Verdict::Steered } else { Verdict::SteeredUntracked })
+    if stored { Verdict::Steered } else { Verdict::SteeredUntracked }
 }
 
 #[inline(always)]
-pub fn recvmsg<F: Family>(call: &Call<F>) -> i32 {
+pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
     let stored = connection(call.socket());
     if stored.is_null() {
-        return call.proceed(Verdict::NotOurs);
+        return Verdict::NotOurs;
     }
     // SAFETY: storage of a socket that this call holds.
     let connection = unsafe { &*stored };
@@ -72,14 +75,14 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> i32 {
         // SAFETY: the value is only read.
         if let Some(flow) = unsafe { FLOWS.get(&key(socket, &source.address, source.port, true)) } {
             call.redirect(&flow.address, flow.port);
-            return call.proceed(Verdict::Translated);
+            return Verdict::Translated;
         }
     }
     if connection.is_open() && is_connected(call) && connection.went_to(&source.address, source.port) {
         call.redirect(&connection.frontend, connection.frontend_port);
-        return call.proceed(Verdict::Translated);
+        return Verdict::Translated;
     }
-    call.proceed(Verdict::Stale)
+    Verdict::Stale
 }
 
 /// The record of a connected socket that sends to the frontend it is connected to. It keeps its backend, zeroed or not,

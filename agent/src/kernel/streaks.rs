@@ -1,4 +1,4 @@
-//! WATCHES, mapped: the streaks of each backend, and the limits at which the programs signal.
+//! STREAKS, mapped: the streaks of each backend, and the limits at which the programs signal.
 #![allow(unsafe_code)]
 
 use std::{
@@ -10,17 +10,20 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use sluice_common::watch::{MEASURED, Watch};
+use sluice_common::{
+    registry::STREAKS,
+    streak::{FailureStreak, MEASURED},
+};
 
 use super::{
-    memory::{Window, beyond, sized},
+    memory::{Window, beyond},
     object::Object,
 };
 use crate::model::BackendId;
 
 /// When the programs tell of a backend's streaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct SignalLimits {
     /// A signal when so many connects in a row failed, and at every SYN that is sent again; 0: no signals of any kind.
     pub failures: u32,
     /// A signal when so many connections in a row were reset before their first byte; 0: none of this kind.
@@ -29,21 +32,20 @@ pub struct Limits {
 
 /// The streaks of all backends. They are pinned: they go on while no agent runs, and the next one finds them.
 #[derive(Clone)]
-pub struct Watches {
-    entries: Arc<Window<Watch>>,
+pub struct StreakTable {
+    entries: Arc<Window<FailureStreak>>,
 }
 
-impl Watches {
+impl StreakTable {
     pub(super) fn map(object: &Object) -> Result<Self> {
-        let (map, length) = sized(object, "WATCHES")?;
-        Ok(Self { entries: Arc::new(Window::new(&map, 0, length)?) })
+        Ok(Self { entries: Arc::new(Window::whole(object, &STREAKS)?) })
     }
 
     /// Sets when the programs signal. Takes effect with the next failure; the streaks go on as they are.
     ///
     /// # Errors
     /// When the table has no such entry.
-    pub fn set_limits(&self, backend: BackendId, limits: Limits) -> Result<()> {
+    pub fn set_limits(&self, backend: BackendId, limits: SignalLimits) -> Result<()> {
         let at = self.at(backend)?;
         // SAFETY: aligned words of a live mapping.
         unsafe {
@@ -53,10 +55,10 @@ impl Watches {
         Ok(())
     }
 
-    /// Sets whether the backend's turn times are measured while [`super::TurnTimes`] is on.
+    /// Sets whether the backend's turn times are measured while that program is attached.
     ///
     /// # Errors
-    /// As [`Watches::set_limits`].
+    /// As [`StreakTable::set_limits`].
     pub fn set_measured(&self, backend: BackendId, measured: bool) -> Result<()> {
         let at = self.at(backend)?;
         let flags = if measured { MEASURED } else { 0 };
@@ -81,7 +83,7 @@ impl Watches {
     /// counted so far has led to its consequence. Limits and totals stay.
     ///
     /// # Errors
-    /// As [`Watches::set_limits`].
+    /// As [`StreakTable::set_limits`].
     pub fn restart(&self, backend: BackendId, since: u64) -> Result<()> {
         let at = self.at(backend)?;
         // SAFETY: aligned words of a live mapping. A failure that is counted in this moment may be the first of the new
@@ -96,10 +98,10 @@ impl Watches {
     }
 
     /// The streaks as they stand; zero for an id beyond the table.
-    pub fn read(&self, backend: BackendId) -> Watch {
+    pub fn read(&self, backend: BackendId) -> FailureStreak {
         let at = self.entries.at(backend.0 as usize);
         // SAFETY: live mapping; every field is an aligned word that programs write, read by whole words.
-        at.map_or_else(Watch::default, |at| unsafe { ptr::read_volatile(at) })
+        at.map_or_else(FailureStreak::default, |at| unsafe { ptr::read_volatile(at) })
     }
 
     /// Makes an entry as new: its id is about to be another backend's.
@@ -110,7 +112,7 @@ impl Watches {
         Ok(())
     }
 
-    fn at(&self, backend: BackendId) -> Result<*mut Watch> {
-        self.entries.at(backend.0 as usize).with_context(|| beyond("WATCHES", backend.0))
+    fn at(&self, backend: BackendId) -> Result<*mut FailureStreak> {
+        self.entries.at(backend.0 as usize).with_context(|| beyond(&STREAKS, backend.0))
     }
 }

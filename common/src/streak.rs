@@ -5,10 +5,10 @@
 
 use crate::tables::CONNECT_BUCKETS;
 
-/// Entry of WATCHES, by backend id. A cache line of its own: an establishment only reads it while all is well.
+/// Entry of STREAKS, by backend id. A cache line of its own: an establishment only reads it while all is well.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
+pub struct FailureStreak {
     /// Written by the agent: a streak of failures that reaches this, or a multiple of it, is a signal. 0: no signal of
     /// any kind.
     pub failures_limit: u32,
@@ -47,7 +47,7 @@ pub struct Turns {
     pub count: u64,
 }
 
-/// In [`Watch::flags`]: the turn time of this backend is measured.
+/// In [`FailureStreak::flags`]: the turn time of this backend is measured.
 pub const MEASURED: u32 = 1;
 
 /// A backend that goes on failing signals at most this often, in ns. What reaches a limit for the first time in its
@@ -83,7 +83,7 @@ pub struct Signal {
 /// Bytes of SIGNALS: room for 6,500 signals, so that 5,000 backends may fail at once.
 pub const SIGNALS_BYTES: u32 = 256 * 1024;
 
-impl Watch {
+impl FailureStreak {
     /// Whether a streak that just grew to `streak` is worth a signal now.
     #[inline(always)]
     pub const fn is_due(&self, streak: u32, limit: u32, now: u64) -> bool {
@@ -106,7 +106,7 @@ impl Signal {
 }
 
 const _: () = {
-    assert!(size_of::<Watch>() == 64);
+    assert!(size_of::<FailureStreak>() == 64);
     assert!(size_of::<Signal>() == 32);
     assert!(size_of::<Turns>() == 80);
     assert!(SIGNALS_BYTES.is_power_of_two());
@@ -120,13 +120,13 @@ mod tests {
 
     #[test]
     fn a_storm_of_failures_costs_few_signals() {
-        let mut watch = Watch { failures_limit: 3, ..Watch::default() };
+        let mut backend = FailureStreak { failures_limit: 3, ..FailureStreak::default() };
         let mut signals = Vec::new();
         // A refusal each millisecond for a second.
         for streak in 1..=1000u32 {
             let now = NOW + u64::from(streak) * 1_000_000;
-            if watch.is_due(streak, watch.failures_limit, now) {
-                watch.signalled = now;
+            if backend.is_due(streak, backend.failures_limit, now) {
+                backend.signalled = now;
                 signals.push(streak);
             }
         }
@@ -135,16 +135,17 @@ mod tests {
 
     #[test]
     fn the_first_of_a_streak_is_never_held_back() {
-        let watch = Watch { failures_limit: 3, resets_limit: 5, signalled: NOW - 1, ..Watch::default() };
-        assert!(watch.is_due(3, 3, NOW) && !watch.is_due(6, 3, NOW));
-        assert!(watch.is_due(5, 5, NOW) && !watch.is_due(4, 5, NOW));
+        let backend =
+            FailureStreak { failures_limit: 3, resets_limit: 5, signalled: NOW - 1, ..FailureStreak::default() };
+        assert!(backend.is_due(3, 3, NOW) && !backend.is_due(6, 3, NOW));
+        assert!(backend.is_due(5, 5, NOW) && !backend.is_due(4, 5, NOW));
     }
 
     #[test]
     fn a_backend_without_limits_never_signals() {
         for streak in 1..100 {
-            assert!(!Watch { resets_limit: 1, ..Watch::default() }.is_due(streak, 1, NOW));
-            assert!(!Watch { failures_limit: 1, ..Watch::default() }.is_due(streak, 0, NOW));
+            assert!(!FailureStreak { resets_limit: 1, ..FailureStreak::default() }.is_due(streak, 1, NOW));
+            assert!(!FailureStreak { failures_limit: 1, ..FailureStreak::default() }.is_due(streak, 0, NOW));
         }
     }
 

@@ -20,9 +20,11 @@ use sluice_common::{
     verdict::{Program, Verdict},
 };
 
+use super::streaks;
 use crate::{
-    maps::{add, add_one, connection, count, counters},
-    socket, watch,
+    counters::{add, add_one, bucket, count, counters},
+    socket,
+    storage::connection,
 };
 
 const SOCK_STREAM: u32 = 1;
@@ -34,82 +36,80 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const EPIPE: i32 = 32;
 
-/// Runs for every TCP socket of the host: everything but the five callbacks below leaves at once, uncounted.
+/// Runs for every TCP socket of the host: everything but the four callbacks below leaves at once, uncounted.
 #[inline(always)]
-pub fn sock_ops(ctx: &SockOpsContext) {
+pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     let op = ctx.op();
     match op {
         BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_RETRANS_CB => {}
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {}
-        _ => return,
+        _ => return None,
     }
     // SAFETY: the context lives as long as the program runs.
     let ops = unsafe { &*ctx.ops };
     // SAFETY: as above; null where there is no full socket.
     let socket = unsafe { ops.__bindgen_anon_2.sk };
     if socket.is_null() {
-        return;
+        return None;
     }
     let stored = connection(socket);
     if stored.is_null() {
-        return;
+        return None;
     }
     // SAFETY: storage of the socket that the callback is about; callbacks of one socket are serialized by its lock.
     let connection = unsafe { &mut *stored };
-    let Some(counters) = counters(connection.backend_id) else {
-        return;
-    };
+    let counters = counters(connection.backend_id)?;
     match op {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opened(ctx, ops, connection, counters),
         // The socket has a direct connection now, and still the flags of its steered one.
-        _ if !connection.is_open() => {}
+        _ if !connection.is_open() => None,
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops, connection, counters),
         BPF_SOCK_OPS_RETRANS_CB => {
             // SAFETY: a live map value.
             add(unsafe { &raw mut (*counters).retransmits }, u64::from(ctx.arg(1)));
-            count(Program::SockOps, Verdict::Retransmitted);
             if connection.phase == Phase::Opened as u8 {
-                watch::unanswered(connection, counters);
+                streaks::unanswered(connection, counters);
             }
+            Some(Verdict::Retransmitted)
         }
         _ => {
             sample_rtt(ops, counters);
             let error = error_of(socket);
             if connection.phase == Phase::Established as u8 {
-                watch::closed(connection.backend_id, is_early_reset(ops, error));
+                streaks::closed(connection.backend_id, is_early_reset(ops, error));
             }
-            end(Program::SockOps, connection, counters, error);
+            end(connection, counters, error)
         }
     }
 }
 
 /// Datagram sockets end here. A TCP socket that is closed already ended unseen.
 #[inline(always)]
-pub fn sock_release(ctx: &SockContext) {
+pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
     // SAFETY: the context is the socket.
     let (kind, state) =
         unsafe { (ptr::read_volatile(&raw const (*ctx.sock).type_), ptr::read_volatile(&raw const (*ctx.sock).state)) };
     // The storage of most sockets is not looked for.
     if kind == SOCK_STREAM && state != TCP_CLOSE {
-        return count(Program::SockRelease, Verdict::NotOurs);
+        return Some(Verdict::NotOurs);
     }
     let stored = connection(ctx.sock);
     if stored.is_null() {
-        return count(Program::SockRelease, Verdict::NotOurs);
+        return Some(Verdict::NotOurs);
     }
     // SAFETY: storage of the socket being released.
     let record = unsafe { &mut *stored };
     if record.protocol == TCP {
-        return settle(Program::SockRelease, stored);
+        settle(Program::SockRelease, stored);
+        return None;
     }
-    if record.phase == Phase::Established as u8
-        && let Some(counters) = counters(record.backend_id)
-    {
-        end(Program::SockRelease, record, counters, 0);
+    if record.phase != Phase::Established as u8 {
+        return None;
     }
+    end(record, counters(record.backend_id)?, 0)
 }
 
-/// Counts the end of a connection that nobody saw. One that never sent its SYN, because the kernel found no route or
+/// Counts the end of a connection that nobody saw, beside the verdict of the program that finds it. One that never sent its SYN, because the kernel found no route or
 /// another program said no, is counted as unreachable, and held against nobody: the backend never heard of it.
 #[inline(always)]
 pub fn settle(program: Program, stored: *mut Connection) {
@@ -125,26 +125,34 @@ pub fn settle(program: Program, stored: *mut Connection) {
         // SAFETY: a live map value.
         add(unsafe { &raw mut (*counters).opened }, 1);
         record.phase = Phase::Ended as u8;
-        fail(program, counters, Failure::Unreachable);
+        fail(counters, Failure::Unreachable);
+        count(program, Verdict::Failed);
     } else {
         count(program, Verdict::Recovered);
-        end(program, record, counters, 0);
+        if let Some(verdict) = end(record, counters, 0) {
+            count(program, verdict);
+        }
     }
 }
 
 #[inline(always)]
-fn opened(ctx: &SockOpsContext, ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) {
+fn opened(
+    ctx: &SockOpsContext,
+    ops: &bpf_sock_ops,
+    connection: &mut Connection,
+    counters: *mut Counters,
+) -> Option<Verdict> {
     // A record of an earlier connect() that failed before its SYN: this SYN goes elsewhere.
     if connection.phase != Phase::Picked as u8 || !goes_to_backend(ops, connection) {
-        return count(Program::SockOps, Verdict::Stale);
+        return Some(Verdict::Stale);
     }
     connection.phase = Phase::Opened as u8;
-    connection.seen = watch::answers(counters);
+    connection.seen = streaks::answers(counters);
     // SAFETY: a live map value.
     add(unsafe { &raw mut (*counters).opened }, 1);
-    count(Program::SockOps, Verdict::Opened);
     let flags = ops.bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
+    Some(Verdict::Opened)
 }
 
 #[inline(always)]
@@ -158,9 +166,9 @@ fn goes_to_backend(ops: &bpf_sock_ops, connection: &Connection) -> bool {
 }
 
 #[inline(always)]
-fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) {
+fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) -> Option<Verdict> {
     if connection.phase != Phase::Opened as u8 {
-        return;
+        return None;
     }
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -176,8 +184,8 @@ fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut C
         add_one((&raw mut (*counters).connect_time).cast::<u32>().add(bucket));
     }
     sample_rtt(ops, counters);
-    watch::established(connection.backend_id);
-    count(Program::SockOps, Verdict::Established);
+    streaks::established(connection.backend_id);
+    Some(Verdict::Established)
 }
 
 /// Microseconds from the SYN to its answer: the kernel has them exactly (times eight), if it sent one SYN. Else from the
@@ -189,7 +197,7 @@ fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
 }
 
 #[inline(always)]
-fn end(program: Program, connection: &mut Connection, counters: *mut Counters, error: i32) {
+fn end(connection: &mut Connection, counters: *mut Counters, error: i32) -> Option<Verdict> {
     let phase = connection.phase;
     connection.phase = Phase::Ended as u8;
     if phase == Phase::Opened as u8 {
@@ -199,8 +207,9 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
             EHOSTUNREACH | ENETUNREACH => Failure::Unreachable,
             _ => Failure::Abandoned,
         };
-        fail(program, counters, reason);
-        watch::failed(connection, reason);
+        fail(counters, reason);
+        streaks::failed(connection, reason);
+        Some(Verdict::Failed)
     } else if phase == Phase::Established as u8 {
         // SAFETY: helper without arguments.
         let lasted = unsafe { bpf_ktime_get_ns() }.wrapping_sub(connection.since) / 1_000_000;
@@ -214,7 +223,9 @@ fn end(program: Program, connection: &mut Connection, counters: *mut Counters, e
             add(&raw mut (*counters).duration_sum, lasted);
             add_one((&raw mut (*counters).duration).cast::<u32>().add(bucket));
         }
-        count(program, Verdict::Closed);
+        Some(Verdict::Closed)
+    } else {
+        None
     }
 }
 
@@ -226,10 +237,9 @@ fn is_reset(error: i32) -> bool {
 
 /// Counts a connection that was not established.
 #[inline(always)]
-fn fail(program: Program, counters: *mut Counters, reason: Failure) {
+fn fail(counters: *mut Counters, reason: Failure) {
     // SAFETY: a live map value, an index below its length.
     add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
-    count(program, Verdict::Failed);
 }
 
 /// Whether a connection was reset before the first byte came back. The kernel counts a FIN as a byte received.
@@ -257,16 +267,4 @@ fn sample_rtt(ops: &bpf_sock_ops, counters: *mut Counters) {
             add(&raw mut (*counters).rtt_samples, 1);
         }
     }
-}
-
-/// Index of the first bucket whose bound `1 << (i * step)` is not below `value`... the last one has no bound.
-#[inline(always)]
-pub fn bucket(value: u64, buckets: usize, step: u32) -> usize {
-    let mut rest = value;
-    let mut index = 0;
-    while index < buckets - 1 && rest != 0 {
-        rest >>= step;
-        index += 1;
-    }
-    index
 }

@@ -7,19 +7,18 @@ use core::{marker::PhantomData, ptr};
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::bpf_set_retval,
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie},
     programs::SockAddrContext,
 };
 use sluice_common::{
+    pick::Client,
     tables::{Endpoint, MAPPED, is_mapped},
-    verdict::{Program, Verdict},
+    verdict::Program,
 };
 
-use crate::maps::count;
+use crate::{lookup::Caller, storage::bypass_mark};
 
-const ECONNREFUSED: i32 = 111;
-/// What a program returns to end a call.
-pub const REFUSED: i32 = 0;
+const AF_INET: u32 = 2;
 /// 127.0.0.1 in network byte order.
 const LOOPBACK: u32 = 0x7f00_0001_u32.to_be();
 
@@ -125,7 +124,7 @@ impl Family for V6 {
     }
 }
 
-/// One call of an application on a socket, and the way out of it.
+/// One call of an application on a socket.
 pub struct Call<F> {
     context: SockAddrContext,
     program: Program,
@@ -177,19 +176,39 @@ impl<F: Family> Call<F> {
         unsafe { ptr::write_volatile(&raw mut (*self.context()).user_port, u32::from(port)) }
     }
 
-    /// Lets the call go on.
+    /// Whether the socket carries the mark that passes untouched.
     #[inline(always)]
-    pub fn proceed(&self, verdict: Verdict) -> i32 {
-        count(self.program, verdict);
-        1
+    pub fn is_marked(&self) -> bool {
+        let mark = bypass_mark();
+        // SAFETY: every socket call has its socket.
+        mark != 0 && unsafe { (*self.socket()).mark } == mark
+    }
+}
+
+impl<F: Family> Caller for Call<F> {
+    #[inline(always)]
+    fn reaches(&self, address: &[u32; 4]) -> bool {
+        F::reaches(address)
     }
 
-    /// Ends the call with ECONNREFUSED.
     #[inline(always)]
-    pub fn refuse(&self) -> i32 {
-        count(self.program, Verdict::Refused);
-        // SAFETY: a helper without pointers.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
-        REFUSED
+    fn client(&self) -> Client {
+        let socket = self.socket();
+        // SAFETY: helpers on the context; the socket of a call is never null.
+        unsafe {
+            let v4 = ptr::read_volatile(&raw const (*socket).src_ip4);
+            let source = if ptr::read_volatile(&raw const (*socket).family) == AF_INET {
+                if v4 == 0 { [0; 4] } else { [0, 0, MAPPED, v4] }
+            } else {
+                let words = &raw const (*socket).src_ip6;
+                [
+                    ptr::read_volatile(&raw const (*words)[0]),
+                    ptr::read_volatile(&raw const (*words)[1]),
+                    ptr::read_volatile(&raw const (*words)[2]),
+                    ptr::read_volatile(&raw const (*words)[3]),
+                ]
+            };
+            Client { netns: bpf_get_netns_cookie(self.context().cast()), cgroup: bpf_get_current_cgroup_id(), source }
+        }
     }
 }

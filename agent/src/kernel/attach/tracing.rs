@@ -1,0 +1,30 @@
+//! A program on a tracepoint: its link is not pinned, so that it ends with the agent that asked for it.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::programs::ProgramFd;
+
+use crate::kernel::sys;
+
+pub struct Tracepoint {
+    program: ProgramFd,
+    link: Option<OwnedFd>,
+}
+
+impl Tracepoint {
+    pub fn new(program: ProgramFd) -> Self {
+        Self { program, link: None }
+    }
+
+    pub fn attach(&mut self) -> Result<()> {
+        if self.link.is_none() {
+            self.link = Some(sys::trace_link(self.program.as_fd().as_raw_fd()).context("attaching to a tracepoint")?);
+        }
+        Ok(())
+    }
+
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+}

@@ -1,0 +1,42 @@
+//! What the object is loaded for: the programs of the cgroup, the walks over sockets, the measuring of turn times.
+
+use std::{fs::File, path::Path};
+
+use anyhow::{Context, Result};
+use sluice_common::{registry, verdict::Program};
+
+use super::{attach::Attachment, census::CensusProgram, drain::Passes, object::Object, pins::Directory, walk::Walk};
+
+/// Everything that was loaded, by what it is for. Nothing is attached yet.
+pub struct Programs {
+    /// Without them nothing is steered.
+    pub hooks: Attachment,
+    pub turns: Attachment,
+    pub census: CensusProgram,
+    pub passes: Passes,
+}
+
+impl Programs {
+    /// # Errors
+    /// When the kernel refuses a program that the agent cannot do without.
+    pub fn load(object: &mut Object, directory: &Directory, cgroup: &File, path: &Path) -> Result<Self> {
+        let hooks = Attachment::cgroup(object, directory, cgroup).require()?;
+        let records = object.map(&registry::CONNECTIONS.spec)?;
+        let mut walk = |name| Walk::load(object, name, &records, path);
+        let (census, tally, survey) = (walk("census")?, walk("tally")?, walk("survey")?);
+        if let Walk::Namespaces { .. } = census {
+            tracing::warn!("this kernel refuses the iterator over records: sockets are found namespace by namespace");
+        }
+        let visits = [object.iterator("visit_tcp", "tcp")?, object.iterator("visit_udp", "udp")?];
+        let turns = Attachment::tracepoint(object, Program::Turn);
+        if let Attachment::Absent(reason) = &turns {
+            tracing::info!("turn time cannot be measured: {reason:#}");
+        }
+        Ok(Self {
+            hooks,
+            turns,
+            census: CensusProgram::new(census, tally),
+            passes: Passes::new(object, survey, visits).context("preparing the walks of drains")?,
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! From an address to a backend: the service, its table, a draw, a slot, a backend that is open. No hook is known here:
+//! who asks is a [`Caller`].
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop};
+use sluice_common::{
+    frontends::{self, Bucket, Buckets, filter_bit},
+    pick::{self, Client, List, Tables},
+    tables::{Backend, Balance, Endpoint, SLOTS_PER_ENTRY, Service, Table},
+    verdict::Verdict,
+};
+
+use crate::{
+    counters::{add, counters, next},
+    storage::{BACKENDS, FILTER, FRONTENDS, META, NODES, SERVICES, SLOTS, frontends_mask},
+};
+
+/// Who asks for a backend.
+pub trait Caller {
+    /// Whether it can speak with this address.
+    fn reaches(&self, address: &[u32; 4]) -> bool;
+    /// What tells it from other callers.
+    fn client(&self) -> Client;
+}
+
+/// Learns how a decision comes about, step by step.
+pub trait Observer {
+    /// The address that is asked for is a frontend of this service.
+    fn finds(&mut self, service_id: u32);
+    /// This draw goes to this table: what [`pick::pick`] makes of both follows from what is open.
+    fn draws(&mut self, table: Table, draw: u64);
+    /// The call goes to this backend.
+    fn takes(&mut self, backend_id: u32);
+}
+
+/// Observes nothing, and costs nothing.
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    #[inline(always)]
+    fn finds(&mut self, _: u32) {}
+    #[inline(always)]
+    fn draws(&mut self, _: Table, _: u64) {}
+    #[inline(always)]
+    fn takes(&mut self, _: u32) {}
+}
+
+/// A backend, chosen for a call and counted.
+pub struct Choice {
+    pub id: u32,
+    pub backend: &'static Backend,
+    /// Read before the backend was seen to be open.
+    pub time: u64,
+}
+
+/// The service that has this frontend.
+#[inline(always)]
+pub fn service_of(frontend: &Endpoint) -> Option<u32> {
+    let bit = filter_bit(frontend);
+    if FILTER.get(bit / 64)? >> (bit % 64) & 1 == 0 {
+        return None;
+    }
+    frontends::find(&Kernel, frontend)
+}
+
+/// Chooses a backend that the caller reaches, and counts the choice; `Err` says why there is none.
+#[inline(always)]
+pub fn choose(caller: &impl Caller, observer: &mut impl Observer, service_id: u32) -> Result<Choice, Verdict> {
+    let service = SERVICES.get_ptr_mut(service_id).ok_or(Verdict::Broken)?;
+    // Before the state is read: see `Counters::last_pick`.
+    let time = time_of_pick(service);
+    // SAFETY: a live map value; one aligned 64-bit load, so that the word is the old or the new one.
+    let table = Table(unsafe { ptr::read_volatile(&raw const (*service).table) });
+    if !table.present() {
+        return Err(Verdict::Broken);
+    }
+    let draw = draw(caller, service, table);
+    observer.draws(table, draw);
+    let Some((id, backend)) = pick::pick(&Kernel, table, draw) else {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*service).no_backend }, 1);
+        return Err(if table.pass() { Verdict::Passed } else { Verdict::Refused });
+    };
+    if !caller.reaches(&backend.address) {
+        return Err(Verdict::Broken);
+    }
+    if let Some(counters) = counters(id) {
+        // SAFETY: as above; `last_pick` is one aligned store, and the last writer wins.
+        unsafe {
+            add(&raw mut (*counters).picked, 1);
+            ptr::write_volatile(&raw mut (*counters).last_pick, time);
+        }
+    }
+    observer.takes(id);
+    Ok(Choice { id, backend, time })
+}
+
+#[inline(always)]
+fn draw(caller: &impl Caller, service: *mut Service, table: Table) -> u64 {
+    if table.balance() == Balance::Spread as u32 {
+        // SAFETY: a live map value.
+        next(unsafe { &raw mut (*service).sequence })
+    } else if table.balance() == Balance::Random as u32 {
+        // SAFETY: helper without arguments.
+        u64::from(unsafe { bpf_get_prandom_u32() })
+    } else {
+        caller.client().draw()
+    }
+}
+
+/// CLOCK_MONOTONIC ns of a pick, see `Counters::last_pick`.
+///
+/// On x86, whoever reads an old `exact_until` does so before the agent's store, and the clock was read before that too.
+#[inline(always)]
+fn time_of_pick(service: *mut Service) -> u64 {
+    // SAFETY: helpers without arguments; live map values, aligned words.
+    unsafe {
+        let tick = bpf_ktime_get_coarse_ns();
+        let read = ptr::read_volatile(&raw const (*service).clock_read);
+        let is_exact = META.get_ptr(0).is_none_or(|meta| ptr::read_volatile(&raw const (*meta).exact_until) > tick);
+        if read >= tick && !is_exact {
+            return read;
+        }
+        let now = bpf_ktime_get_ns();
+        ptr::write_volatile(&raw mut (*service).clock_read, now);
+        now
+    }
+}
+
+/// The kernel's tables as [`sluice_common::pick`] wants them.
+pub struct Kernel;
+
+impl Tables for Kernel {
+    type Entry = &'static Backend;
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        let entry = SLOTS.get(index / SLOTS_PER_ENTRY)?;
+        entry.get((index % SLOTS_PER_ENTRY) as usize).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&'static Backend> {
+        BACKENDS.get(id)
+    }
+    #[inline(always)]
+    fn node_is_open(&self, id: u32) -> bool {
+        NODES.get(id).is_some_and(|node| node.closed == 0)
+    }
+    #[inline(always)]
+    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+        let id = skip_closed(table.0, draw);
+        (id != NONE).then_some(id)
+    }
+    #[inline(always)]
+    fn first_open(&self, list: List) -> Option<u32> {
+        let mut scan = Scan { list, found: NONE };
+        // SAFETY: the callback has the signature that the helper calls, and `scan` outlives the loop.
+        unsafe { bpf_loop(list.length, scan_step as *mut c_void, (&raw mut scan).cast(), 0) };
+        (scan.found != NONE).then_some(scan.found)
+    }
+}
+
+/// No backend has this id.
+const NONE: u32 = u32::MAX;
+
+/// Out of line: it runs only between a zero and the next table.
+#[inline(never)]
+fn skip_closed(table: u64, draw: u64) -> u32 {
+    pick::pick_open(&Kernel, Table(table), draw).unwrap_or(NONE)
+}
+
+#[repr(C)]
+struct Scan {
+    list: List,
+    found: u32,
+}
+
+/// Returns 1 to end the loop.
+extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
+    // SAFETY: `bpf_loop` passes what `first_open` gave it.
+    let scan = unsafe { &mut *scan };
+    match scan.list.open_at(&Kernel, index) {
+        Some(id) => {
+            scan.found = id;
+            1
+        }
+        None => 0,
+    }
+}
+
+impl Buckets for Kernel {
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<*const Bucket> {
+        FRONTENDS.get_ptr(index)
+    }
+    #[inline(always)]
+    fn mask(&self) -> u32 {
+        frontends_mask()
+    }
+    #[inline(always)]
+    fn further(&self, frontend: &Endpoint) -> u32 {
+        look_further(frontend)
+    }
+}
+
+/// Out of line: few frontends are not in their home, and of other addresses nearly none comes here.
+#[inline(never)]
+fn look_further(frontend: &Endpoint) -> u32 {
+    frontends::further(&Kernel, frontend)
+}

@@ -1,0 +1,131 @@
+//! The tables of [`sluice_common::registry`] as statics, the record in each socket, and what the agent says before it
+//! loads the programs.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use sluice_common::{
+    records::{Connection, MEMBERS, Member},
+    registry::{self, Sizes, Spec},
+};
+
+macro_rules! declare {
+    ($($(#[$doc:meta])* $keep:ident $name:ident: $kind:ident<$key:ty => $value:ty>[$($entries:tt)*];)*) => {
+        $(declare!(@$kind $name, $key, $value);)*
+    };
+    (@Array $name:ident, $key:ty, $value:ty) => {
+        #[map]
+        pub static $name: Array<$value> = Array::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
+    };
+    (@PerCpuArray $name:ident, $key:ty, $value:ty) => {
+        #[map]
+        pub static $name: PerCpuArray<$value> =
+            PerCpuArray::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
+    };
+    (@Hash $name:ident, $key:ty, $value:ty) => {
+        #[map]
+        pub static $name: HashMap<$key, $value> =
+            HashMap::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
+    };
+    (@LruHash $name:ident, $key:ty, $value:ty) => {
+        #[map]
+        pub static $name: LruHashMap<$key, $value> =
+            LruHashMap::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
+    };
+    (@Ring $name:ident, $key:ty, $value:ty) => {
+        #[map]
+        pub static $name: RingBuf = RingBuf::with_byte_size(entries(&registry::$name.spec), flags(&registry::$name.spec));
+    };
+    (@SocketStorage $name:ident, $key:ty, $value:ty) => {
+        #[btf_map]
+        pub static $name: SkStorage<$value> = SkStorage::new();
+    };
+}
+sluice_common::for_each_table!(declare);
+
+const fn entries(table: &Spec) -> u32 {
+    table.entries.of(&Sizes::SMALL)
+}
+
+const fn flags(table: &Spec) -> u32 {
+    table.kind.flags()
+}
+
+/// Sockets with this SO_MARK pass untouched; 0 is no mark. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static MARK: u32 = 0;
+/// Number of buckets of FRONTENDS less one. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static FRONTENDS_MASK: u32 = entries(&registry::FRONTENDS.spec) - 1;
+/// Offsets of [`Member`]s in this kernel. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
+
+/// Whether the kernel has `bpf_sock_destroy`. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static CAN_DESTROY: u32 = 0;
+/// Jiffies a second. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static HZ: u32 = 250;
+
+#[inline(always)]
+pub fn bypass_mark() -> u32 {
+    // SAFETY: a static of this object; volatile, because the agent changes it after compilation.
+    unsafe { ptr::read_volatile(&raw const MARK) }
+}
+
+#[inline(always)]
+pub fn frontends_mask() -> u32 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const FRONTENDS_MASK) }
+}
+
+#[inline(always)]
+pub fn can_destroy() -> bool {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const CAN_DESTROY) != 0 }
+}
+
+#[inline(always)]
+pub fn hz() -> u32 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const HZ) }
+}
+
+#[inline(always)]
+pub fn offset(member: Member) -> usize {
+    // SAFETY: as above; `member` is less than MEMBERS.
+    unsafe { ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(member as usize)) as usize }
+}
+
+#[inline(always)]
+fn connections() -> *mut c_void {
+    (&raw const CONNECTIONS).cast_mut().cast()
+}
+
+/// The socket's record, or null.
+#[inline(always)]
+pub fn connection<S>(socket: *mut S) -> *mut Connection {
+    // SAFETY: `socket` comes from a context, and the helper takes null.
+    unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::null_mut(), 0).cast() }
+}
+
+/// The socket's record, made from `initial` when there is none; null when memory is short.
+#[inline(always)]
+pub fn connection_or<S>(socket: *mut S, initial: &mut Connection) -> *mut Connection {
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: as above; the helper copies `initial`.
+    unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::from_mut(initial).cast(), flags).cast() }
+}
+
+#[inline(always)]
+pub fn forget<S>(socket: *mut S) {
+    // SAFETY: as above.
+    unsafe { bpf_sk_storage_delete(connections(), socket.cast()) };
+}
