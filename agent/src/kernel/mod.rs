@@ -163,23 +163,19 @@ impl Kernel {
         self.signals.take()
     }
 
-    /// Begins or ends the measuring of a backend's turn times. What cannot be measured is steered all the same.
-    fn measure(&mut self, backend: u32, measured: bool) {
-        let changed = if measured { self.measured.insert(backend) } else { self.measured.remove(&backend) };
-        if !changed {
-            return;
+    /// Begins or ends the measuring of a backend's turn times.
+    ///
+    /// # Errors
+    /// When the kernel cannot measure: what was asked for is not so.
+    fn measure(&mut self, backend: u32, measured: bool) -> Result<()> {
+        self.streaks.set_measured(BackendId(backend), measured)?;
+        if measured {
+            self.turn_times.attach()?;
+            self.measured.insert(backend);
+        } else if self.measured.remove(&backend) && self.measured.is_empty() {
+            self.turn_times.detach();
         }
-        let set = self.streaks.set_measured(BackendId(backend), measured);
-        let attached = set.and_then(|()| {
-            if self.measured.is_empty() {
-                self.turn_times.detach();
-                return Ok(());
-            }
-            self.turn_times.attach()
-        });
-        if let Err(error) = attached {
-            tracing::warn!("turn times are not measured: {error:#}");
-        }
+        Ok(())
     }
 
     /// Identity of the store whose ids the tables hold; all zero when they are new.
@@ -202,7 +198,7 @@ impl DataPlane for Kernel {
                 // First: an entry of BACKENDS that is there keeps its id from being given out.
                 self.streaks.forget(BackendId(*backend))?;
                 self.turns.forget(BackendId(*backend))?;
-                self.measure(*backend, false);
+                self.measure(*backend, false)?;
                 self.tables.forget_backend(*backend)
             }
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
@@ -214,10 +210,7 @@ impl DataPlane for Kernel {
             MapOp::AddLost { backend, established, connecting } => {
                 self.tables.add_lost(*backend, *established, *connecting)
             }
-            MapOp::SetMeasured { backend, measured } => {
-                self.measure(*backend, *measured);
-                Ok(())
-            }
+            MapOp::SetMeasured { backend, measured } => self.measure(*backend, *measured),
             MapOp::SetDraining { backend, draining: Some(draining) } => {
                 self.draining.put(backend, draining).context("writing DRAINING")
             }

@@ -99,7 +99,7 @@ fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
     // What there was to keep of them is kept with their ends.
     assert!(steering.later.is_empty() && steering.drains.is_empty());
     drop(steering);
-    let next = super::event_loop(&dir, Fake::default());
+    let next = super::steering(&dir, Fake::default());
     assert_eq!((lasting(&next), phase(&next, &targets[7])), (0, OperationPhase::Drained));
 }
 

@@ -142,7 +142,7 @@ fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]), "it holds");
     steering.recover();
     drop(steering);
-    let next = super::event_loop(&dir, Fake::default());
+    let next = super::steering(&dir, Fake::default());
     assert_eq!(answers(&next.machine, FRONTEND), to(&[A.1, B.1]), "and is found again");
     assert!(next.ramps.get(ids[0]).is_some(), "with the warm-up that began then");
 }
@@ -183,7 +183,7 @@ fn the_progress_of_a_drain_that_cannot_be_saved_is_saved_later() {
     steering.catch_up();
     steering.catch_up();
     drop(steering);
-    let next = super::event_loop(&dir, Fake::default());
+    let next = super::steering(&dir, Fake::default());
     assert_eq!(next.operations.get("op-1").unwrap().closed_idle, 7);
 }
 
@@ -208,7 +208,7 @@ fn a_restart_remembers_a_lasting_drain_however_many_came_after_it() {
     let extras: Vec<_> = later.collect();
     steering.store.commit_batch(&steering.state, Batch { extras: &extras, ..Batch::default() }).unwrap();
     drop(steering);
-    let next = super::event_loop(&dir, Fake::default());
+    let next = super::steering(&dir, Fake::default());
     assert_eq!(gone(&next), before);
     assert_eq!(next.operations.list().iter().filter(|operation| operation.is_finished()).count(), 128);
 }
