@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sluice_common::drain::{ALL, DATAGRAMS};
 
-use crate::model::{Drain, DrainEnd, OnDeadline, OperationPhase};
+use super::StateMachine;
+use crate::model::{Drain, DrainEnd, OnDeadline, OperationPhase, Stamp};
 
 /// Time between the first and the last of the looks that must find nothing: a connection that was on its way has shown up
 /// by then.
@@ -15,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What one look found, before anything was closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenConnections {
     /// Connections of all kinds.
     pub total: u64,
     /// Those that quiet alone will close: idle ones and datagram sockets of services that allow it.
@@ -30,46 +31,99 @@ pub struct Seen {
     pub complete: bool,
 }
 
-/// How far a drain has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// When the first of the looks was that have found nothing since.
-    empty: Option<Timestamp>,
-    /// Whether something was closed because the deadline was over.
-    late: bool,
+#[derive(Clone, Copy, Debug)]
+pub enum DrainEvent<'a> {
+    /// The drain was asked for again: its deadline may be another.
+    Asked(&'a Drain),
+    /// A look at its connections is over.
+    Looked(SeenConnections),
 }
 
+/// What follows from a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DrainAction {
     GoesOn(OperationPhase),
     Ends(DrainEnd),
 }
 
-/// What the next look may close of a backend whose idle connections are closed after `quiet` ms (0: never), as the
-/// programs want it.
-pub fn allowed(drain: &Drain, quiet: u32, now: Timestamp) -> u32 {
-    let all = drain.on_deadline == OnDeadline::Close && now >= drain.deadline;
-    // A datagram socket does not tell when it was used last: it gets its time from the beginning of the drain.
-    let quiet_enough = quiet != 0 && now >= later(drain.since, Duration::from_millis(u64::from(quiet)));
-    (u32::from(all) * ALL) | (u32::from(quiet_enough) * DATAGRAMS)
+/// How far a drain has come.
+#[derive(Debug)]
+pub struct DrainProgress {
+    since: Timestamp,
+    deadline: Timestamp,
+    on_deadline: OnDeadline,
+    /// When the deadline was learned. Time is counted from there: whoever sets the wall clock does not move the deadline.
+    learned: Stamp,
+    /// When the first of the looks was that have found nothing since.
+    empty: Option<Timestamp>,
+    /// Whether something was closed because the deadline was over.
+    late: bool,
+    action: Option<DrainAction>,
 }
 
-impl Progress {
-    /// Takes note of one look.
-    pub fn saw(&mut self, drain: &Drain, seen: &Seen, now: Timestamp) -> Step {
+impl DrainProgress {
+    pub fn new(drain: &Drain, now: Stamp) -> Self {
+        let Drain { since, deadline, on_deadline, .. } = *drain;
+        Self { since, deadline, on_deadline, learned: now, empty: None, late: false, action: None }
+    }
+
+    /// What the next look may close of a backend whose idle connections are closed after `quiet` ms (0: never), as the
+    /// programs want it.
+    pub fn allowed(&self, quiet: u32, now: Stamp) -> u32 {
+        let now = self.time(now);
+        let all = self.on_deadline == OnDeadline::Close && now >= self.deadline;
+        // A datagram socket does not tell when it was used last: it gets its time from the beginning of the drain.
+        let quiet_enough = quiet != 0 && now >= later(self.since, Duration::from_millis(u64::from(quiet)));
+        (u32::from(all) * ALL) | (u32::from(quiet_enough) * DATAGRAMS)
+    }
+
+    fn judge(&mut self, seen: &SeenConnections, now: Timestamp) -> DrainAction {
         let is_empty = seen.total == 0 && seen.inbound == 0 && seen.complete;
         let empty_for = self.empty.filter(|_| is_empty);
         self.empty = is_empty.then(|| self.empty.unwrap_or(now));
         if empty_for.is_some_and(|first| now >= later(first, EMPTY_FOR)) {
-            return Step::Ends(if self.late { DrainEnd::DeadlineReached } else { DrainEnd::Drained });
+            return DrainAction::Ends(if self.late { DrainEnd::DeadlineReached } else { DrainEnd::Drained });
         }
-        let over = now >= drain.deadline && !is_empty;
-        let closes = seen.closed > 0 || (drain.on_deadline == OnDeadline::Close && seen.total > 0);
-        if over && (!closes || now >= later(drain.deadline, GRACE)) {
-            return Step::Ends(DrainEnd::DeadlineReached);
+        let over = now >= self.deadline && !is_empty;
+        let closes = seen.closed > 0 || (self.on_deadline == OnDeadline::Close && seen.total > 0);
+        if over && (!closes || now >= later(self.deadline, GRACE)) {
+            return DrainAction::Ends(DrainEnd::DeadlineReached);
         }
         self.late |= seen.closed_late > 0;
-        Step::GoesOn(if seen.closing > 0 { OperationPhase::ClosingIdle } else { OperationPhase::Waiting })
+        DrainAction::GoesOn(if seen.closing > 0 { OperationPhase::ClosingIdle } else { OperationPhase::Waiting })
+    }
+
+    /// The wall-clock time as it goes on from the moment in which the deadline was learned.
+    fn time(&self, now: Stamp) -> Timestamp {
+        later(self.learned.at, self.learned.until(&now))
+    }
+}
+
+impl StateMachine for DrainProgress {
+    type Event<'a> = DrainEvent<'a>;
+    type Action = DrainAction;
+
+    fn handle(&mut self, event: DrainEvent<'_>, now: Stamp) {
+        match event {
+            DrainEvent::Asked(drain) => {
+                if self.deadline != drain.deadline {
+                    self.learned = now;
+                }
+                (self.since, self.deadline, self.on_deadline) = (drain.since, drain.deadline, drain.on_deadline);
+            }
+            DrainEvent::Looked(seen) => self.action = Some(self.judge(&seen, self.time(now))),
+        }
+    }
+
+    /// The next look that may end it: at its deadline, or when it has been empty for long enough.
+    fn poll_timeout(&self) -> Option<u64> {
+        let emptied = self.empty.map_or(Timestamp::MAX, |first| later(first, EMPTY_FOR));
+        let wait = emptied.min(self.deadline).duration_since(self.learned.at);
+        Some(self.learned.after(wait.try_into().unwrap_or(Duration::ZERO)).ns)
+    }
+
+    fn next_action(&mut self) -> Option<DrainAction> {
+        self.action.take()
     }
 }
 
@@ -86,6 +140,10 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    fn stamp(second: i64) -> Stamp {
+        Stamp { at: at(second), ..Stamp::test(second as u64 * 1000) }
+    }
+
     fn drain(on_deadline: OnDeadline) -> Drain {
         Drain {
             operation: "op-1".into(),
@@ -99,24 +157,26 @@ mod tests {
         }
     }
 
-    const EMPTY: Seen = Seen { total: 0, closing: 0, inbound: 0, closed: 0, closed_late: 0, complete: true };
-    const LAST_IDLE: Seen = Seen { total: 1, closing: 1, closed: 1, ..EMPTY };
-    const LAST: Seen = Seen { total: 2, closed: 2, closed_late: 1, ..EMPTY };
-    const BUSY: Seen = Seen { total: 2, ..EMPTY };
-    const IDLE: Seen = Seen { total: 2, closing: 1, ..EMPTY };
+    const EMPTY: SeenConnections =
+        SeenConnections { total: 0, closing: 0, inbound: 0, closed: 0, closed_late: 0, complete: true };
+    const LAST_IDLE: SeenConnections = SeenConnections { total: 1, closing: 1, closed: 1, ..EMPTY };
+    const LAST: SeenConnections = SeenConnections { total: 2, closed: 2, closed_late: 1, ..EMPTY };
+    const BUSY: SeenConnections = SeenConnections { total: 2, ..EMPTY };
+    const IDLE: SeenConnections = SeenConnections { total: 2, closing: 1, ..EMPTY };
 
     /// What a drain does on each look: (time, what is seen, what follows).
-    fn assert_course(drain: &Drain, course: &[(i64, Seen, Step)]) {
-        let mut progress = Progress::default();
-        for (second, seen, step) in course {
-            assert_eq!(progress.saw(drain, seen, at(*second)), *step, "at {second}: {seen:?}");
+    fn assert_course(drain: &Drain, course: &[(i64, SeenConnections, DrainAction)]) {
+        let mut progress = DrainProgress::new(drain, stamp(course[0].0));
+        for (second, seen, follows) in course {
+            progress.handle(DrainEvent::Looked(*seen), stamp(*second));
+            assert_eq!(progress.actions(), [*follows], "at {second}: {seen:?}");
         }
     }
 
-    const WAITING: Step = Step::GoesOn(OperationPhase::Waiting);
-    const CLOSING: Step = Step::GoesOn(OperationPhase::ClosingIdle);
-    const DRAINED: Step = Step::Ends(DrainEnd::Drained);
-    const OVER: Step = Step::Ends(DrainEnd::DeadlineReached);
+    const WAITING: DrainAction = DrainAction::GoesOn(OperationPhase::Waiting);
+    const CLOSING: DrainAction = DrainAction::GoesOn(OperationPhase::ClosingIdle);
+    const DRAINED: DrainAction = DrainAction::Ends(DrainEnd::Drained);
+    const OVER: DrainAction = DrainAction::Ends(DrainEnd::DeadlineReached);
 
     #[test]
     fn it_is_drained_when_two_looks_in_a_row_find_nothing() {
@@ -134,7 +194,8 @@ mod tests {
     #[test]
     fn strangers_count_and_so_does_what_could_not_be_looked_at() {
         let drain = drain(OnDeadline::Keep);
-        let (strangers, blind) = (Seen { inbound: 1, ..EMPTY }, Seen { complete: false, ..EMPTY });
+        let (strangers, blind) =
+            (SeenConnections { inbound: 1, ..EMPTY }, SeenConnections { complete: false, ..EMPTY });
         assert_course(&drain, &[(100, strangers, WAITING), (101, strangers, WAITING), (160, strangers, OVER)]);
         assert_course(&drain, &[(100, blind, WAITING), (101, blind, WAITING), (160, blind, OVER)]);
     }
@@ -168,8 +229,30 @@ mod tests {
             (160, 2000, ALL | DATAGRAMS),
             (160, 0, ALL),
         ] {
-            assert_eq!(allowed(&close, quiet, at(second)), expected, "at {second}, {quiet} ms");
+            assert_eq!(
+                DrainProgress::new(&close, stamp(second)).allowed(quiet, stamp(second)),
+                expected,
+                "at {second}, {quiet} ms"
+            );
         }
-        assert_eq!(allowed(&drain(OnDeadline::Keep), 0, at(1000)), 0);
+        assert_eq!(DrainProgress::new(&drain(OnDeadline::Keep), stamp(1000)).allowed(0, stamp(1000)), 0);
+    }
+
+    #[test]
+    fn setting_the_clock_moves_no_deadline_and_putting_it_off_does() {
+        let mut kept = drain(OnDeadline::Keep);
+        let mut progress = DrainProgress::new(&kept, stamp(100));
+        let set = |second: i64| Stamp { at: at(9_000), ..stamp(second) };
+        assert_eq!(progress.time_left(set(130)), Some(Duration::from_secs(30)));
+        progress.handle(DrainEvent::Looked(BUSY), set(159));
+        assert_eq!(progress.actions(), [WAITING]);
+        kept.deadline = at(9_100);
+        progress.handle(DrainEvent::Asked(&kept), set(159));
+        progress.handle(DrainEvent::Looked(BUSY), set(258));
+        assert_eq!((progress.actions(), progress.time_left(set(258))), (vec![WAITING], Some(Duration::from_secs(1))));
+        progress.handle(DrainEvent::Looked(EMPTY), set(258));
+        assert_eq!(progress.time_left(set(258)), Some(EMPTY_FOR), "the second look ends it");
+        progress.handle(DrainEvent::Looked(BUSY), set(259));
+        assert_eq!(progress.actions(), [OVER]);
     }
 }

@@ -1,9 +1,42 @@
-//! What goes on by itself over time: state machines without I/O. What was seen and the time go in, what to do comes out;
-//! tests move the time by hand.
+//! What goes on by itself over time: state machines without I/O, all with one protocol, [`StateMachine`].
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
+mod announced;
 pub mod drain;
 pub mod outlier;
 pub mod peers;
 pub mod readiness;
+pub mod timers;
 pub mod warmup;
+
+use std::{iter, time::Duration};
+
+use crate::model::Stamp;
+
+/// A machine that does no I/O and reads no clock: events and the time go in, actions come out. Tests move the time by hand.
+///
+/// Whoever drives it hands every event to [`handle`](Self::handle), carries out each [`next_action`](Self::next_action)
+/// after it, and sleeps no longer than until [`poll_timeout`](Self::poll_timeout); that this time has come is an event too.
+pub trait StateMachine {
+    type Event<'a>;
+    type Action;
+
+    /// Takes in what happened at `now`.
+    fn handle(&mut self, event: Self::Event<'_>, now: Stamp);
+
+    /// CLOCK_BOOTTIME ns at which something is due without any other event; `None`: nothing is.
+    fn poll_timeout(&self) -> Option<u64>;
+
+    /// What is to be done next, in the order of the calls; `None` when everything is.
+    fn next_action(&mut self) -> Option<Self::Action>;
+
+    /// All that is to be done.
+    fn actions(&mut self) -> Vec<Self::Action> {
+        iter::from_fn(|| self.next_action()).collect()
+    }
+
+    /// Time from `now` until [`poll_timeout`](Self::poll_timeout); none once it has come.
+    fn time_left(&self, now: Stamp) -> Option<Duration> {
+        self.poll_timeout().map(|at| Duration::from_nanos(at.saturating_sub(now.ns)))
+    }
+}

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::{StateMachine, announced::Announced};
 use crate::model::{Readiness, Stamp, Unready};
 
-/// Least time between two changes of the message while a backend stays unready: one that fails in turns for different
-/// reasons must not be saved at every probe.
-const RETOLD: Duration = Duration::from_secs(30);
+/// Least time between two messages while a backend stays unready: one that fails in turns for different reasons must not
+/// be saved at every probe.
+const REWORDED: Duration = Duration::from_secs(30);
 
-/// Why a probe failed. While it stays the same, nothing new is told.
+/// Why a probe failed. While it stays the same, nothing new is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     Refused,
@@ -28,16 +29,23 @@ pub enum Cause {
 
 /// A probe that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ProbeFailure {
     pub cause: Cause,
     /// What failed, as in "connection refused".
     pub message: String,
 }
 
-/// What a change of the probes' reason is: `Some(None)` clears it.
-pub type Told = Option<Option<Unready>>;
+#[derive(Clone, Debug)]
+pub enum ReadinessEvent {
+    /// A probe is over.
+    Probed(Result<(), ProbeFailure>),
+    /// The probes' reason as it was published.
+    Published(Option<Unready>),
+    /// The time of [`StateMachine::poll_timeout`] has come.
+    Timeout,
+}
 
-/// One backend. It goes on from what was told last, so that a restart changes nothing: one that serves does so until
+/// One backend. It goes on from what is published, so that a restart changes nothing: one that serves does so until
 /// probes have failed often enough, one that does not waits until they have succeeded often enough.
 #[derive(Debug)]
 pub struct ReadinessTracker {
@@ -45,129 +53,131 @@ pub struct ReadinessTracker {
     failure_threshold: u32,
     startup_grace: Duration,
     delay: Duration,
+    /// When the first probe was planned: [`Self::startup_grace`] counts from here.
     began: Stamp,
-    told: Option<Unready>,
-    told_at: Option<Stamp>,
-    /// Of what was told, when it was told by this machine.
+    /// The probes' reason.
+    reason: Announced<Option<Unready>>,
+    /// When the tracker announced the reason; `None` for one that it found.
+    announced_at: Option<Stamp>,
+    /// Of the reason, when the tracker announced it.
     cause: Option<Cause>,
-    /// In a row.
+    /// Probes in a row that succeeded.
     successes: u32,
+    /// Probes in a row that failed.
     failures: u32,
-    /// It is ready, and is not told so before its delay is over.
+    /// When the backend was found ready; set while its delay keeps it from connections.
     ready_since: Option<Stamp>,
+    action: Option<Option<Unready>>,
 }
 
 impl ReadinessTracker {
-    /// Of a backend of which `told` is known.
-    pub fn new(readiness: &Readiness, told: Option<Unready>, now: Stamp) -> Self {
+    /// Tracks a backend whose probes' reason was published as `reason`.
+    pub fn new(readiness: &Readiness, reason: Option<Unready>, now: Stamp) -> Self {
         Self {
             success_threshold: readiness.success_threshold,
             failure_threshold: readiness.failure_threshold,
             startup_grace: readiness.startup_grace.duration(),
             delay: readiness.delay.duration(),
             began: now,
-            told,
-            told_at: None,
+            reason: Announced::new(reason),
+            announced_at: None,
             cause: None,
             successes: 0,
             failures: 0,
             ready_since: None,
+            action: None,
         }
     }
 
-    /// What was told last.
-    pub fn told(&self) -> Option<&Unready> {
-        self.told.as_ref()
-    }
-
-    /// Goes on from what somebody else has said.
-    pub fn adopt(&mut self, told: Option<Unready>) {
-        self.told = told;
-        self.told_at = None;
-        self.cause = None;
-        self.ready_since = None;
-    }
-
-    /// Takes note of a probe. Returns what is so from now on, when that is another thing.
-    pub fn saw(&mut self, result: Result<(), Failure>, now: Stamp) -> Told {
-        match result {
-            Ok(()) => {
-                self.failures = 0;
-                self.successes = self.successes.saturating_add(1);
-                if self.told.is_some() && self.successes >= self.success_threshold {
-                    let is_news = self.ready_since.is_none();
-                    self.ready_since.get_or_insert(now);
-                    if is_news && !self.delay.is_zero() {
-                        return self.waits(now);
-                    }
-                }
-                self.look(now)
+    fn succeeded(&mut self, now: Stamp) {
+        self.failures = 0;
+        self.successes = self.successes.saturating_add(1);
+        if let Some(unready) = self.reason.current().clone()
+            && self.successes >= self.success_threshold
+        {
+            let is_news = self.ready_since.is_none();
+            self.ready_since.get_or_insert(now);
+            if is_news && !self.delay.is_zero() {
+                let delay = self.delay.as_secs_f64();
+                let message = format!("ready; it takes connections after its delay of {delay}s");
+                return self.announce(Some(Unready { message, ..unready }), None, Some(now));
             }
-            Err(failure) => self.failed(failure, now),
+        }
+        self.end_delay(now);
+    }
+
+    fn end_delay(&mut self, now: Stamp) {
+        if self.ready_since.is_some_and(|since| since.left(self.delay, &now).is_zero()) {
+            self.ready_since = None;
+            self.announce(None, None, None);
         }
     }
 
-    /// Time until [`ReadinessTracker::look`] has something to say without another probe.
-    pub fn due(&self, now: Stamp) -> Option<Duration> {
-        self.ready_since.map(|since| since.left(self.delay, &now))
-    }
-
-    /// Ends the delay when its time has come.
-    pub fn look(&mut self, now: Stamp) -> Told {
-        let is_over = self.ready_since.is_some_and(|since| since.left(self.delay, &now).is_zero());
-        is_over.then(|| {
-            self.ready_since = None;
-            self.told_at = None;
-            self.cause = None;
-            self.told.take();
-            None
-        })
-    }
-
-    /// Says that it is ready, and waits for its delay.
-    fn waits(&mut self, now: Stamp) -> Told {
-        let told = self.told.clone()?;
-        let message = format!("ready; it takes connections after its delay of {}s", self.delay.as_secs_f64());
-        self.told_at = Some(now);
-        self.cause = None;
-        self.told = Some(Unready { message, ..told });
-        self.told.clone().map(Some)
-    }
-
-    fn failed(&mut self, failure: Failure, now: Stamp) -> Told {
+    fn failed(&mut self, failure: ProbeFailure, now: Stamp) {
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
         let is_enough = self.failures >= self.failure_threshold;
         if is_enough {
             self.ready_since = None;
         }
-        let next = match &self.told {
-            None if !is_enough => return None,
-            None => Unready { since: now, starting: false, message: failure.message },
-            // Still ready, as far as anybody can tell.
-            Some(_) if self.ready_since.is_some() => return None,
-            Some(told) if told.starting && told.since == Stamp::NEVER => {
+        let ProbeFailure { cause, message } = failure;
+        let next = match self.reason.current() {
+            None if !is_enough => return,
+            None => Unready { since: now, starting: false, message },
+            // Ready and in its delay, until probes have failed often enough.
+            Some(_) if self.ready_since.is_some() => return,
+            Some(reason) if reason.starting && reason.since == Stamp::NEVER => {
                 if self.began.until(&now) < self.startup_grace {
-                    return None;
+                    return;
                 }
-                Unready { since: now, message: failure.message, ..told.clone() }
+                Unready { since: now, message, ..reason.clone() }
             }
-            Some(told) => {
-                let is_known = self.cause == Some(failure.cause) || told.message == failure.message;
-                if is_known {
-                    self.cause = Some(failure.cause);
-                    return None;
+            Some(reason) => {
+                if self.cause == Some(cause) || reason.message == message {
+                    self.cause = Some(cause);
+                    return;
                 }
-                if self.told_at.is_some_and(|at| at.until(&now) < RETOLD) {
-                    return None;
+                if self.announced_at.is_some_and(|at| at.until(&now) < REWORDED) {
+                    return;
                 }
-                Unready { message: failure.message, ..told.clone() }
+                Unready { message, ..reason.clone() }
             }
         };
-        self.cause = Some(failure.cause);
-        self.told_at = Some(now);
-        self.told = Some(next.clone());
-        Some(Some(next))
+        self.announce(Some(next), Some(cause), Some(now));
+    }
+
+    fn announce(&mut self, reason: Option<Unready>, cause: Option<Cause>, at: Option<Stamp>) {
+        (self.cause, self.announced_at) = (cause, at);
+        self.reason.announce(reason.clone());
+        self.action = Some(reason);
+    }
+}
+
+impl StateMachine for ReadinessTracker {
+    type Event<'a> = ReadinessEvent;
+    /// The probes' reason from now on; `None`: the backend is ready.
+    type Action = Option<Unready>;
+
+    fn handle(&mut self, event: ReadinessEvent, now: Stamp) {
+        match event {
+            ReadinessEvent::Probed(Ok(())) => self.succeeded(now),
+            ReadinessEvent::Probed(Err(failure)) => self.failed(failure, now),
+            ReadinessEvent::Published(reason) => {
+                if self.reason.is_overruled(reason) {
+                    (self.announced_at, self.cause, self.ready_since) = (None, None, None);
+                }
+            }
+            ReadinessEvent::Timeout => self.end_delay(now),
+        }
+    }
+
+    /// The end of the delay.
+    fn poll_timeout(&self) -> Option<u64> {
+        self.ready_since.map(|since| since.after(self.delay).ns)
+    }
+
+    fn next_action(&mut self) -> Option<Option<Unready>> {
+        self.action.take()
     }
 }
 
@@ -176,12 +186,12 @@ mod tests {
     use super::*;
     use crate::model::Span;
 
-    fn refused() -> Result<(), Failure> {
-        Err(Failure { cause: Cause::Refused, message: "connection refused".into() })
+    fn refused() -> Result<(), ProbeFailure> {
+        Err(ProbeFailure { cause: Cause::Refused, message: "connection refused".into() })
     }
 
-    fn status(status: u16) -> Result<(), Failure> {
-        Err(Failure { cause: Cause::Status(status), message: format!("HTTP {status}, wanted 200-399") })
+    fn status(status: u16) -> Result<(), ProbeFailure> {
+        Err(ProbeFailure { cause: Cause::Status(status), message: format!("HTTP {status}, wanted 200-399") })
     }
 
     fn starting() -> Option<Unready> {
@@ -190,6 +200,18 @@ mod tests {
 
     fn at(seconds: u64) -> Stamp {
         Stamp::test(seconds * 1000)
+    }
+
+    impl ReadinessTracker {
+        fn saw(&mut self, result: Result<(), ProbeFailure>, now: Stamp) -> Option<Option<Unready>> {
+            self.handle(ReadinessEvent::Probed(result), now);
+            self.next_action()
+        }
+
+        fn look(&mut self, now: Stamp) -> Option<Option<Unready>> {
+            self.handle(ReadinessEvent::Timeout, now);
+            self.next_action()
+        }
     }
 
     fn machine(told: Option<Unready>, change: impl FnOnce(&mut Readiness)) -> ReadinessTracker {
@@ -205,7 +227,7 @@ mod tests {
         assert!(new.saw(refused(), at(1)).is_some(), "what is wrong is told at once");
         assert_eq!(new.saw(Ok(()), at(2)), None);
         assert_eq!(new.saw(Ok(()), at(3)), Some(None));
-        assert_eq!((new.saw(Ok(()), at(4)), new.told()), (None, None));
+        assert_eq!((new.saw(Ok(()), at(4)), new.reason.current().clone()), (None, None));
     }
 
     #[test]
@@ -238,22 +260,24 @@ mod tests {
             readiness.delay = Span::seconds(10);
             readiness.failure_threshold = 2;
         };
-        let waits = |told: Told| told.flatten().is_some_and(|told| told.message.contains("after its delay of 10s"));
+        let waits = |told: Option<Option<Unready>>| {
+            told.flatten().is_some_and(|told| told.message.contains("after its delay of 10s"))
+        };
         let mut new = machine(starting(), delay);
         assert!(waits(new.saw(Ok(()), at(1))), "who looks is told what it waits for");
         assert_eq!(new.saw(Ok(()), at(2)), None, "once");
-        assert_eq!(new.due(at(3)), Some(Duration::from_secs(8)));
+        assert_eq!(new.time_left(at(3)), Some(Duration::from_secs(8)));
         assert_eq!(new.saw(refused(), at(6)), None, "one failure is not enough");
         assert_eq!((new.look(at(10)), new.look(at(11))), (None, Some(None)));
-        assert_eq!(new.due(at(12)), None);
+        assert_eq!(new.time_left(at(12)), None);
 
         let mut failing = machine(starting(), delay);
         assert!(waits(failing.saw(Ok(()), at(1))));
         assert_eq!(failing.saw(refused(), at(2)), None);
         assert!(failing.saw(refused(), at(3)).is_some(), "it is not ready any more");
-        assert_eq!((failing.due(at(3)), failing.look(at(20))), (None, None));
+        assert_eq!((failing.time_left(at(3)), failing.look(at(20))), (None, None));
         assert!(waits(failing.saw(Ok(()), at(21))), "the delay begins anew");
-        assert_eq!(failing.due(at(21)), Some(Duration::from_secs(10)));
+        assert_eq!(failing.time_left(at(21)), Some(Duration::from_secs(10)));
     }
 
     #[test]
@@ -266,7 +290,8 @@ mod tests {
         assert_eq!(machine.saw(status(503), at(31)), Some(Some(told)));
         let changes = (32..91).filter(|second| machine.saw(status(500 + (second % 2) as u16), at(*second)).is_some());
         assert!(changes.count() <= 2);
-        let last_line = |line: &str| Err(Failure { cause: Cause::Exit(1), message: format!("exit status 1: {line}") });
+        let last_line =
+            |line: &str| Err(ProbeFailure { cause: Cause::Exit(1), message: format!("exit status 1: {line}") });
         machine.saw(last_line("at 10:00"), at(200));
         assert_eq!(machine.saw(last_line("at 10:01"), at(300)), None, "the same cause in other words");
     }

@@ -4,10 +4,11 @@
 //! they are equal, and one that comes later gets its part of what the older ones have, cold as they may be. (Envoy's slow
 //! start is known to send a group's whole share to the one warm endpoint, and to do nothing when all are cold.)
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
+use super::{StateMachine, timers::Timers};
 use crate::model::{Backend, BackendId, Curve, NodeId, Service, Stamp, State, Touched, Warmup, WarmupStart, health};
 
 /// The whole weight, in thousandths.
@@ -62,25 +63,35 @@ pub struct Ramp {
     due: u64,
 }
 
-/// All backends that are warming up. A clone costs the same whatever it holds.
+#[derive(Clone, Debug)]
+pub enum WarmupEvent<'a> {
+    /// The state was changed: what begins to take connections begins to warm up, what takes none any more is cold when it
+    /// comes again.
+    Changed { before: &'a State, after: &'a State, touched: &'a Touched },
+    /// An earlier agent has let this backend begin at `since`.
+    Resumed { backend: BackendId, warmup: &'a Warmup, since: Stamp },
+    /// The time of [`StateMachine::poll_timeout`] has come. Settings are those of the state.
+    Timeout(&'a State),
+}
+
+/// What has become of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmupAction {
+    /// It warms up from another point in time than before.
+    Begun(BackendId),
+    /// Its part has grown.
+    Stepped(BackendId),
+    /// It is warm, takes no connections any more, or is not to warm up any more.
+    Ended(BackendId),
+}
+
+/// All backends that are warming up. A clone costs the same whatever it holds, once its actions are carried out.
 #[derive(Clone, Debug, Default)]
 pub struct Ramps {
     ramps: OrdMap<BackendId, Ramp>,
-    due: OrdSet<(u64, BackendId)>,
-}
-
-/// What came of the time that went by.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    pub stepped: Vec<BackendId>,
-    pub ended: Vec<BackendId>,
-}
-
-/// What a change of the state began and ended.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Followed {
-    pub begun: Vec<BackendId>,
-    pub dropped: Vec<BackendId>,
+    /// By CLOCK_BOOTTIME ns.
+    timers: Timers<u64, BackendId>,
+    actions: VecDeque<WarmupAction>,
 }
 
 impl Ramps {
@@ -112,83 +123,75 @@ impl Ramps {
         service.backends.iter().map(|backend| if takes(backend) { part(backend) } else { 0 }).collect()
     }
 
-    /// CLOCK_BOOTTIME ns of the next step of any.
-    pub fn next_due(&self) -> Option<u64> {
-        self.due.get_min().map(|(at, _)| *at)
-    }
-
-    /// Begins, or goes on, from `since`. One that is warm by now is none.
-    pub fn begin(&mut self, backend: BackendId, warmup: &Warmup, since: Stamp, now: &Stamp) {
+    /// Goes on from `since` with these settings. Returns whether there is anything left of it.
+    fn begin(&mut self, backend: BackendId, warmup: &Warmup, since: Stamp, now: Stamp) -> bool {
         self.end(backend);
-        let elapsed = since.until(now);
+        let elapsed = since.until(&now);
         let part = warmup.part(elapsed);
-        let Some(next) = warmup.next_step(part) else { return };
-        let left = u64::try_from(next.saturating_sub(elapsed).as_nanos()).unwrap_or(u64::MAX);
-        let due = now.ns.saturating_add(left);
+        let Some(next) = warmup.next_step(part) else { return false };
+        let due = now.after(next.saturating_sub(elapsed)).ns;
         self.ramps.insert(backend, Ramp { since, part, due });
-        self.due.insert((due, backend));
-    }
-
-    /// Returns whether there was one.
-    pub fn end(&mut self, backend: BackendId) -> bool {
-        let Some(ramp) = self.ramps.remove(&backend) else { return false };
-        self.due.remove(&(ramp.due, backend));
+        self.timers.add(due, backend);
         true
     }
 
-    /// Makes the steps that are due.
-    pub fn advance(&mut self, state: &State, now: &Stamp) -> Moved {
-        let due: Vec<BackendId> = self.due.iter().take_while(|(at, _)| *at <= now.ns).map(|(_, id)| *id).collect();
-        let mut moved = Moved::default();
-        for id in due {
-            let Some(since) = self.get(id).map(|ramp| ramp.since) else { continue };
-            match state.backend(id).and_then(|(service, backend)| service.warmup(backend)) {
-                Some(warmup) => self.begin(id, warmup, since, now),
-                None => drop(self.end(id)),
-            }
-            if self.get(id).is_some() { moved.stepped.push(id) } else { moved.ended.push(id) }
+    /// Returns whether there was one.
+    fn end(&mut self, backend: BackendId) -> bool {
+        let ramp = self.ramps.remove(&backend);
+        if let Some(ramp) = ramp {
+            self.timers.remove(ramp.due, backend);
         }
-        moved
+        ramp.is_some()
     }
 
-    /// Follows a change of the state: what begins to take connections begins to warm up, what takes none any more is cold
-    /// when it comes again.
-    pub fn follow(&mut self, before: &State, after: &State, touched: &Touched, now: &Stamp) -> Followed {
-        let mut followed = Followed::default();
+    fn discard(&mut self, backend: BackendId) {
+        if self.end(backend) {
+            self.act(WarmupAction::Ended(backend));
+        }
+    }
+
+    fn act(&mut self, action: WarmupAction) {
+        self.actions.push_back(action);
+    }
+
+    /// Makes the steps that are due.
+    fn advance(&mut self, state: &State, now: Stamp) {
+        let due: Vec<BackendId> = self.timers.due(now.ns).collect();
+        for id in due {
+            let Some(since) = self.get(id).map(|ramp| ramp.since) else { continue };
+            let goes_on = match state.backend(id).and_then(|(service, backend)| service.warmup(backend)) {
+                Some(warmup) => self.begin(id, warmup, since, now),
+                None => {
+                    self.end(id);
+                    false
+                }
+            };
+            self.act(if goes_on { WarmupAction::Stepped(id) } else { WarmupAction::Ended(id) });
+        }
+    }
+
+    fn follow(&mut self, before: &State, after: &State, touched: &Touched, now: Stamp) {
         for service in touched.services.iter().filter_map(|id| after.service_by_id(*id)) {
             if service.health_policy.warmup.is_none() && service.backends.iter().all(|backend| backend.own.is_none()) {
-                let ids = service.backends.iter().map(|backend| backend.id);
-                followed.dropped.extend(ids.filter(|id| self.end(*id)));
+                service.backends.iter().for_each(|backend| self.discard(backend.id));
                 continue;
             }
             for backend in &service.backends {
-                self.follow_one(before, after, service, backend, now, &mut followed);
+                self.follow_one(before, after, service, backend, now);
             }
         }
         let zeroed = |state: &State, node: NodeId| state.node_by_id(node).is_some_and(|node| node.zero.is_some());
         for node in touched.nodes.iter().filter(|node| zeroed(before, **node) != zeroed(after, **node)) {
             for (service, backend) in after.node_backends(*node) {
-                self.follow_one(before, after, service, backend, now, &mut followed);
+                self.follow_one(before, after, service, backend, now);
             }
         }
-        followed.dropped.extend(touched.removed_backends.iter().copied().filter(|id| self.end(*id)));
-        followed
+        touched.removed_backends.iter().for_each(|id| self.discard(*id));
     }
 
-    fn follow_one(
-        &mut self,
-        before: &State,
-        after: &State,
-        service: &Service,
-        backend: &Backend,
-        now: &Stamp,
-        followed: &mut Followed,
-    ) {
+    fn follow_one(&mut self, before: &State, after: &State, service: &Service, backend: &Backend, now: Stamp) {
         let id = backend.id;
-        let Some(warmup) = service.warmup(backend) else {
-            followed.dropped.extend(self.end(id).then_some(id));
-            return;
-        };
+        let Some(warmup) = service.warmup(backend) else { return self.discard(id) };
         let former = before.backend(id).map(|(_, former)| former);
         let took = former.is_some_and(|former| takes(before, former));
         let ramp = self.get(id).map(|ramp| ramp.since);
@@ -197,36 +200,60 @@ impl Ramps {
         match (takes(after, backend), ramp) {
             // Its process began at another time than was known.
             (true, _) if took && is_news && said.is_some() => {
-                self.begin(id, warmup, said.unwrap_or(*now), now);
-                match self.get(id) {
-                    Some(_) => followed.begun.push(id),
-                    None => followed.dropped.push(id),
-                }
+                let goes_on = self.begin(id, warmup, said.unwrap_or(now), now);
+                self.act(if goes_on { WarmupAction::Begun(id) } else { WarmupAction::Ended(id) });
             }
             (true, None) if took => {}
             // Its settings may be others now.
-            (true, Some(since)) if took || warmup.start == WarmupStart::Process => self.begin(id, warmup, since, now),
+            (true, Some(since)) if took || warmup.start == WarmupStart::Process => {
+                self.begin(id, warmup, since, now);
+            }
             (true, _) => {
-                if let Some(since) = begins(warmup, former, backend, now) {
-                    self.begin(id, warmup, since, now);
+                if begins(warmup, former, backend, now).is_some_and(|since| self.begin(id, warmup, since, now)) {
+                    self.act(WarmupAction::Begun(id));
                 }
-                followed.begun.extend(self.get(id).map(|_| id));
             }
             // The process goes on while its backend is only zeroed.
             (false, Some(_)) if warmup.start == WarmupStart::Process && is_ready(backend) => {}
-            (false, _) => followed.dropped.extend(self.end(id).then_some(id)),
+            (false, _) => self.discard(id),
         }
     }
 }
 
+impl StateMachine for Ramps {
+    type Event<'a> = WarmupEvent<'a>;
+    type Action = WarmupAction;
+
+    fn handle(&mut self, event: WarmupEvent<'_>, now: Stamp) {
+        match event {
+            WarmupEvent::Changed { before, after, touched } => self.follow(before, after, touched, now),
+            WarmupEvent::Resumed { backend, warmup, since } => {
+                if !self.begin(backend, warmup, since, now) {
+                    self.act(WarmupAction::Ended(backend));
+                }
+            }
+            WarmupEvent::Timeout(state) => self.advance(state, now),
+        }
+    }
+
+    /// The next step of any backend.
+    fn poll_timeout(&self) -> Option<u64> {
+        self.timers.next()
+    }
+
+    fn next_action(&mut self) -> Option<WarmupAction> {
+        self.actions.pop_front()
+    }
+}
+
 /// From when a backend that begins to take connections warms up, if it does.
-fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: &Stamp) -> Option<Stamp> {
+fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: Stamp) -> Option<Stamp> {
     let said = started(backend);
     match warmup.start {
-        WarmupStart::Ready => Some(*now),
+        WarmupStart::Ready => Some(now),
         WarmupStart::Process if said.is_some() => said,
         // It was there and ready: its process has been running.
-        WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(*now),
+        WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(now),
     }
 }
 
@@ -234,7 +261,7 @@ fn is_on_trial(backend: &Backend) -> bool {
     backend.health.as_ref().is_some_and(|health| health.is_on_trial())
 }
 
-/// When its process began, if a report said so.
+/// When the backend's process began, if a report said so.
 fn started(backend: &Backend) -> Option<Stamp> {
     backend.health.as_ref().and_then(|health| health.report.as_ref()?.started)
 }
@@ -243,7 +270,7 @@ fn is_ready(backend: &Backend) -> bool {
     backend.health.as_ref().is_none_or(|health| health.is_ready())
 }
 
-/// Whether it takes its full share but for warm-up. A panic makes nobody warm.
+/// Whether the backend takes its full share but for warm-up. A panic makes nobody warm.
 fn takes(state: &State, backend: &Backend) -> bool {
     let is_trusted = backend.health.as_ref().is_none_or(|health| health.is_ready() && health.ejection.is_none());
     state.is_open(backend) && is_trusted

@@ -21,7 +21,7 @@ use super::{
     workers::reclaim::Reclaimer,
 };
 use crate::{
-    control::warmup::Ramps,
+    control::{StateMachine, warmup::Ramps},
     host::clock,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     plan::{DataPlane, MapOp, Programmed, Retired, Scope, service::Built},
@@ -208,7 +208,7 @@ impl<M: DataPlane> Engine<M> {
             // Soon enough after a sleep of the machine or a step of its clock.
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
         });
-        let step = self.ramps.next_due().map(|due| Duration::from_nanos(due.saturating_sub(clock::stamp().ns)));
+        let step = self.ramps.time_left(clock::stamp());
         [retry, later, measure, expiry, step].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 

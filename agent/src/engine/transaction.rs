@@ -89,7 +89,7 @@ impl<M: DataPlane> Engine<M> {
         let drained = self.remember_gone(&touched);
         let before = std::mem::replace(&mut self.state, next);
         let zeros = self.zeros.clone();
-        let Warming { ramps, followed, records: warmups } = warming;
+        let Warming { ramps, begun: warming_up, records: warmups } = warming;
         let cold = std::mem::replace(&mut self.ramps, ramps);
         let kept = drained.and_then(|drained| {
             let proofs = self.prove(&touched, changes, received, written.acknowledged)?;
@@ -112,7 +112,7 @@ impl<M: DataPlane> Engine<M> {
                 return Err(self.undo(error.context("saving the change")));
             }
         }
-        self.tell_warmups(EventKind::WarmupStarted, &followed.begun);
+        self.tell_warmups(EventKind::WarmupStarted, &warming_up);
         let cancelled = self.follow_drains(changes);
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
             self.drop_proofs();

@@ -5,9 +5,12 @@ use anyhow::{Context, Result};
 
 use super::event_loop::Engine;
 use crate::{
-    control::warmup::{Followed, Moved, Ramps},
+    control::{
+        StateMachine,
+        warmup::{Ramps, WarmupAction, WarmupEvent},
+    },
     host::clock,
-    model::{BackendId, ServiceId, Stamp, State, Touched},
+    model::{BackendId, Stamp, State, Touched},
     plan::DataPlane,
     source::store::{Batch, ExtraRecord},
     view::events::EventKind,
@@ -19,7 +22,7 @@ const PREFIX: &str = "ramp/";
 pub(super) struct Warming {
     /// After it.
     pub ramps: Ramps,
-    pub followed: Followed,
+    pub begun: Vec<BackendId>,
     /// What the store keeps of it, in one transaction with the change.
     pub records: Vec<ExtraRecord>,
 }
@@ -28,26 +31,35 @@ impl<M: DataPlane> Engine<M> {
     /// What a change to `next` begins and ends at `now`.
     pub(super) fn warm_up(&self, next: &State, touched: &Touched, now: &Stamp) -> Warming {
         let mut ramps = self.ramps.clone();
-        let followed = ramps.follow(&self.state, next, touched, now);
-        let begun = followed.begun.iter().filter_map(|id| {
-            // A stamp is always written.
-            let since = serde_json::to_vec(&ramps.get(*id)?.since).ok()?;
-            Some((key(*id), Some(since)))
-        });
-        let records = begun.chain(followed.dropped.iter().map(|id| (key(*id), None))).collect();
-        Warming { ramps, followed, records }
+        ramps.handle(WarmupEvent::Changed { before: &self.state, after: next, touched }, *now);
+        let (mut begun, mut records) = (Vec::new(), Vec::new());
+        for action in ramps.actions() {
+            match action {
+                WarmupAction::Begun(id) => {
+                    begun.push(id);
+                    // A stamp is always written.
+                    let since = ramps.get(id).and_then(|ramp| serde_json::to_vec(&ramp.since).ok());
+                    records.extend(since.map(|since| (key(id), Some(since))));
+                }
+                WarmupAction::Ended(id) => records.push((key(id), None)),
+                WarmupAction::Stepped(_) => {}
+            }
+        }
+        Warming { ramps, begun, records }
     }
 
     /// Makes the steps that are due; their tables follow at leisure.
     pub(super) fn step_ramps(&mut self) {
         let now = clock::stamp();
-        if self.ramps.next_due().is_none_or(|due| due > now.ns) {
-            return;
+        self.ramps.handle(WarmupEvent::Timeout(&self.state), now);
+        let mut ended = Vec::new();
+        for action in self.ramps.actions() {
+            let (WarmupAction::Begun(id) | WarmupAction::Stepped(id) | WarmupAction::Ended(id)) = action;
+            self.stale.extend(self.state.backend(id).map(|(service, _)| service.id));
+            if action == WarmupAction::Ended(id) {
+                ended.push(id);
+            }
         }
-        let Moved { stepped, ended } = self.ramps.advance(&self.state, &now);
-        let services = stepped.iter().chain(&ended).filter_map(|id| Some(self.state.backend(*id)?.0.id));
-        let services: Vec<ServiceId> = services.collect();
-        self.stale.extend(services);
         if ended.is_empty() {
             return;
         }
@@ -70,8 +82,8 @@ impl<M: DataPlane> Engine<M> {
                 && let Some((service, backend)) = self.state.backend(id)
                 && let Some(warmup) = service.warmup(backend)
             {
-                self.ramps.begin(id, warmup, since, &now);
-                if self.ramps.get(id).is_some() {
+                self.ramps.handle(WarmupEvent::Resumed { backend: id, warmup, since }, now);
+                if self.ramps.next_action().is_none() {
                     continue;
                 }
             }

@@ -39,7 +39,7 @@ pub use meters::Meters;
 pub use pins::uninstall;
 pub use signals::{Signals, Waker};
 pub use sluice_common::registry::Sizes;
-pub use streaks::{SignalLimits, StreakTable};
+pub use streaks::StreakTable;
 
 use crate::{
     model::BackendId,

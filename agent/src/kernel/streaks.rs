@@ -19,16 +19,7 @@ use super::{
     memory::{Window, beyond},
     object::Object,
 };
-use crate::model::BackendId;
-
-/// When the programs tell of a backend's streaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SignalLimits {
-    /// A signal when so many connects in a row failed, and at every SYN that is sent again; 0: no signals of any kind.
-    pub failures: u32,
-    /// A signal when so many connections in a row were reset before their first byte; 0: none of this kind.
-    pub early_resets: u32,
-}
+use crate::{control::outlier::SignalLimits, model::BackendId};
 
 /// The streaks of all backends. They are pinned: they go on while no agent runs, and the next one finds them.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{Found, Means, Subject};
 use crate::{
-    control::readiness::{Cause, Failure},
+    control::readiness::{Cause, ProbeFailure},
     host::{namespaces::pidfd_open, wait},
 };
 
@@ -43,9 +43,9 @@ pub async fn probe(subject: &Subject, means: &Means) -> Found {
     let Ok(ended) = timeout(subject.readiness.timeout.duration(), running.end()).await else {
         running.kill().await;
         let message = format!("the command did not end within {}, and was killed", subject.readiness.timeout);
-        return Err(Failure::new(Cause::NoAnswer, message));
+        return Err(ProbeFailure::new(Cause::NoAnswer, message));
     };
-    let status = ended.map_err(|error| Failure::setup("waiting for the command", &error))?;
+    let status = ended.map_err(|error| ProbeFailure::setup("waiting for the command", &error))?;
     if status.success() {
         return Ok(());
     }
@@ -53,7 +53,7 @@ pub async fn probe(subject: &Subject, means: &Means) -> Found {
         (Some(code), _) => (Cause::Exit(code), format!("exit status {code}")),
         (None, signal) => (Cause::Signal(signal.unwrap_or(0)), format!("killed by signal {}", signal.unwrap_or(0))),
     };
-    Err(Failure::new(
+    Err(ProbeFailure::new(
         cause,
         match last_line(&running.output) {
             Some(line) => format!("{what}: {line}"),
@@ -63,16 +63,16 @@ pub async fn probe(subject: &Subject, means: &Means) -> Found {
 }
 
 /// The file of a hook: it lies in the directory itself, links included.
-fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, Failure> {
+fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, ProbeFailure> {
     let Some(hooks) = hooks else {
-        return Err(Failure::new(Cause::Setup, "the agent has no directory of hooks (--hooks)"));
+        return Err(ProbeFailure::new(Cause::Setup, "the agent has no directory of hooks (--hooks)"));
     };
-    let missing = |error: io::Error| Failure::setup(&format!("hook {name:?} in {}", hooks.display()), &error);
+    let missing = |error: io::Error| ProbeFailure::setup(&format!("hook {name:?} in {}", hooks.display()), &error);
     let directory = hooks.canonicalize().map_err(missing)?;
     let file = directory.join(name).canonicalize().map_err(missing)?;
     let is_file = fs::metadata(&file).map_err(missing)?.is_file();
     if file.parent() != Some(&directory) || !is_file {
-        return Err(Failure::new(Cause::Setup, format!("hook {name:?} is no file of {} itself", hooks.display())));
+        return Err(ProbeFailure::new(Cause::Setup, format!("hook {name:?} is no file of {} itself", hooks.display())));
     }
     Ok(file)
 }
@@ -89,8 +89,8 @@ struct Running {
 }
 
 impl Running {
-    fn start(subject: &Subject, hook: &Path) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::setup(&format!("starting {}", hook.display()), &error);
+    fn start(subject: &Subject, hook: &Path) -> Result<Self, ProbeFailure> {
+        let failed = |error: io::Error| ProbeFailure::setup(&format!("starting {}", hook.display()), &error);
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new(hook);
         command

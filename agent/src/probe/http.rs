@@ -18,7 +18,7 @@ use super::{
     tcp::{self, Dial, Handshake},
 };
 use crate::{
-    control::readiness::{Cause, Failure},
+    control::readiness::{Cause, ProbeFailure},
     model::{ProbeMethod, Readiness},
 };
 
@@ -56,7 +56,7 @@ async fn ask(subject: &Subject, mark: u32) -> Found {
     }
 }
 
-fn request(subject: &Subject) -> Result<Request<Empty<Bytes>>, Failure> {
+fn request(subject: &Subject) -> Result<Request<Empty<Bytes>>, ProbeFailure> {
     let Readiness { method, path, headers, .. } = &*subject.readiness;
     let method = match method.unwrap_or_default() {
         ProbeMethod::Get => Method::GET,
@@ -76,18 +76,20 @@ fn request(subject: &Subject) -> Result<Request<Empty<Bytes>>, Failure> {
         request = request.header(name, value);
     }
     let request = request.header(header::CONNECTION, "close").body(Empty::new());
-    request.map_err(|error| Failure::new(Cause::Setup, format!("no request can be made: {error}")))
+    request.map_err(|error| ProbeFailure::new(Cause::Setup, format!("no request can be made: {error}")))
 }
 
 async fn judge(readiness: &Readiness, answer: Response<Incoming>) -> Found {
     let status = answer.status().as_u16();
     if !readiness.accepts(status) {
-        return Err(Failure::new(Cause::Status(status), format!("HTTP {status}, wanted {}", readiness.wanted())));
+        return Err(ProbeFailure::new(Cause::Status(status), format!("HTTP {status}, wanted {}", readiness.wanted())));
     }
     match &readiness.body {
         None => Ok(()),
         Some(text) if contains(answer.into_body(), text.as_bytes()).await? => Ok(()),
-        Some(_) => Err(Failure::new(Cause::Body, format!("HTTP {status}, and the wanted text is not in the body"))),
+        Some(_) => {
+            Err(ProbeFailure::new(Cause::Body, format!("HTTP {status}, and the wanted text is not in the body")))
+        }
     }
 }
 
@@ -95,7 +97,7 @@ async fn judge(readiness: &Readiness, answer: Response<Incoming>) -> Found {
 async fn contains(
     mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
     text: &[u8],
-) -> Result<bool, Failure> {
+) -> Result<bool, ProbeFailure> {
     let mut read = BytesMut::new();
     while read.len() < LIMIT {
         let Some(frame) = body.frame().await else { return Ok(false) };
@@ -111,9 +113,9 @@ async fn contains(
     Ok(false)
 }
 
-fn failure(error: &hyper::Error) -> Failure {
+fn failure(error: &hyper::Error) -> ProbeFailure {
     if error.is_parse() {
-        return Failure::new(Cause::NoHttp, "the answer is no HTTP/1: is this a TLS port?");
+        return ProbeFailure::new(Cause::NoHttp, "the answer is no HTTP/1: is this a TLS port?");
     }
-    Failure::new(Cause::Broken, "the connection ended before the answer did")
+    ProbeFailure::new(Cause::Broken, "the connection ended before the answer did")
 }

@@ -9,12 +9,12 @@ mod tcp;
 use std::{future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
 use crate::{
-    control::readiness::{Cause, Failure},
+    control::readiness::{Cause, ProbeFailure},
     model::{Name, Readiness, ReadinessKind},
 };
 
 /// What a probe found.
-pub type Found = Result<(), Failure>;
+pub type Found = Result<(), ProbeFailure>;
 
 /// A backend as a probe needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +62,12 @@ impl Subject {
         target
     }
 
-    fn no_answer(&self) -> Failure {
-        Failure::new(Cause::NoAnswer, format!("no answer within {}", self.readiness.timeout))
+    fn no_answer(&self) -> ProbeFailure {
+        ProbeFailure::new(Cause::NoAnswer, format!("no answer within {}", self.readiness.timeout))
     }
 }
 
-impl Failure {
+impl ProbeFailure {
     fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self { cause, message: message.into() }
     }

@@ -11,7 +11,7 @@ use tokio::{io::Interest, time::timeout};
 
 use super::{Begun, Found};
 use crate::{
-    control::readiness::{Cause, Failure},
+    control::readiness::{Cause, ProbeFailure},
     host::wait,
     model::Span,
 };
@@ -82,18 +82,18 @@ pub async fn connected(socket: Socket) -> Result<Socket> {
 }
 
 /// What an error of a connection says of its target.
-pub fn failure(error: &Error) -> Failure {
+pub fn failure(error: &Error) -> ProbeFailure {
     match error.kind() {
-        ErrorKind::ConnectionRefused => Failure::new(Cause::Refused, "connection refused"),
-        ErrorKind::TimedOut => Failure::new(Cause::NoAnswer, "connection timed out"),
+        ErrorKind::ConnectionRefused => ProbeFailure::new(Cause::Refused, "connection refused"),
+        ErrorKind::TimedOut => ProbeFailure::new(Cause::NoAnswer, "connection timed out"),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-            Failure::new(Cause::Unreachable, "no route to the backend")
+            ProbeFailure::new(Cause::Unreachable, "no route to the backend")
         }
         ErrorKind::ConnectionReset
         | ErrorKind::BrokenPipe
         | ErrorKind::ConnectionAborted
-        | ErrorKind::UnexpectedEof => Failure::new(Cause::Broken, "connection reset"),
-        _ => Failure::setup("cannot connect", error),
+        | ErrorKind::UnexpectedEof => ProbeFailure::new(Cause::Broken, "connection reset"),
+        _ => ProbeFailure::setup("cannot connect", error),
     }
 }
 
@@ -101,7 +101,7 @@ async fn connect(socket: Socket, limit: Span) -> Found {
     match timeout(limit.duration(), connected(socket)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(failure(&error)),
-        Err(_) => Err(Failure::new(Cause::NoAnswer, format!("no answer within {limit}"))),
+        Err(_) => Err(ProbeFailure::new(Cause::NoAnswer, format!("no answer within {limit}"))),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Ejections: backends that the kernel's counts find misbehaving are out for a while, then on trial, then back.
 //!
-//! What was seen and the time go in, [`Action`]s come out. The machine can be rebuilt at any time from what the state
-//! holds of ejections and what the kernel holds of streaks; only how often a backend that is back was out is lost then.
+//! The detector can be rebuilt at any time from what the state holds of ejections and what the kernel holds of streaks;
+//! only how often a backend that is back was out is lost then.
 
-mod member;
+mod backend;
 #[cfg(test)]
 mod properties;
 mod service;
@@ -12,22 +12,17 @@ mod tests;
 mod window;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
+use super::{StateMachine, timers::Timers};
 use crate::model::{BackendId, HealthUpdate, Name, Protocol, Rule, Service, ServiceId, Stamp};
 use service::OutlierService;
+pub use sluice_common::streak::SignalKind;
 pub use window::Totals;
-
-/// A moment on the clocks that are needed: stages outlive a restart, streaks are the kernel's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    pub stamp: Stamp,
-    /// CLOCK_MONOTONIC, ns.
-    pub monotonic: u64,
-}
 
 /// How the last connections of a backend ended, as the kernel counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,40 +31,45 @@ pub struct Streaks {
     pub failures: u32,
     /// Established connections in a row that the backend reset before its first byte.
     pub early_resets: u32,
-    /// CLOCK_MONOTONIC ns since when nothing was answered; 0 when something was.
-    pub unanswered_since: u64,
+    /// For how long nothing was answered; `None` when something was.
+    pub unanswered_for: Option<Duration>,
 }
 
-/// What made the kernel speak up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// A connect has failed.
-    Failure,
-    /// An established connection was reset early.
-    EarlyReset,
-    /// A SYN had to be sent again: nothing has failed yet.
-    Unanswered,
-}
-
-/// A look at one backend.
+/// What the kernel holds of one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct BackendCounts {
     pub streaks: Streaks,
     pub totals: Totals,
 }
 
-/// Streaks at which the kernel speaks up; 0 is never. Without `failures` it says nothing at all.
+/// Streaks at which the kernel signals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct SignalLimits {
+    /// A signal when so many connects in a row failed, and at every SYN that is sent again; 0: no signals of any kind.
     pub failures: u32,
+    /// A signal when so many connections in a row were reset before their first byte; 0: none of this kind.
     pub early_resets: u32,
 }
 
-/// What is to be done, in this order.
+#[derive(Clone, Debug)]
+pub enum OutlierEvent<'a> {
+    /// A service as it was published: a new one, a changed one, or with `None` one that is gone.
+    Published(ServiceId, Option<&'a Arc<Service>>),
+    /// The kernel signalled, with the streaks as they stood.
+    Signalled(BackendId, SignalKind, Streaks),
+    /// What [`OutlierAction::Count`] found, at the same moment. Backends whose counts cannot be read are missing.
+    Counted(&'a BTreeMap<BackendId, BackendCounts>),
+    /// What came of [`OutlierAction::Probe`].
+    Probed(BackendId, &'a RecoveryProbe),
+    /// The time of [`StateMachine::poll_timeout`] has come.
+    Timeout,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// To be told to the steering thread.
-    Find(HealthUpdate),
+pub enum OutlierAction {
+    /// Read the counts of these backends; [`OutlierEvent::Counted`] has them.
+    Count(Vec<BackendId>),
+    Update(HealthUpdate),
     /// A rule has put a backend out.
     Ejected {
         service: Name,
@@ -82,16 +82,17 @@ pub enum Action {
         rule: Rule,
         message: String,
     },
-    /// Streaks begin anew.
+    /// Begin the backend's streaks anew.
     Restart(BackendId),
-    Limit(BackendId, Limits),
-    /// Open one connection of the agent's own; [`Ejector::tried`] wants to know what came of it.
-    Try(BackendId, SocketAddr),
+    Limit(BackendId, SignalLimits),
+    /// Open one connection of the agent's own to a backend whose time out is over; [`OutlierEvent::Probed`] has what came
+    /// of it.
+    Probe(BackendId, SocketAddr),
 }
 
-/// What came of a connection of the agent's own.
+/// What came of a connection of the agent's own to an ejected backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tried {
+pub enum RecoveryProbe {
     Answered,
     /// With the reason, to stand after "it ".
     Failed(String),
@@ -99,18 +100,18 @@ pub enum Tried {
 
 /// All services that have rules.
 #[derive(Default)]
-pub struct Ejector {
+pub struct OutlierDetector {
     services: BTreeMap<ServiceId, OutlierService>,
     owners: BTreeMap<BackendId, ServiceId>,
-    out: Output,
+    agenda: Agenda,
 }
 
-/// What a call leaves to be done, and when to call again.
+/// What is to be done, and what is due later.
 #[derive(Default)]
-struct Output {
-    actions: Vec<Action>,
-    /// By CLOCK_BOOTTIME ns. An entry that means nothing any more is found out when its time has come.
-    due: BTreeSet<(u64, Due)>,
+struct Agenda {
+    actions: VecDeque<OutlierAction>,
+    /// By CLOCK_BOOTTIME ns. Whether one still has a meaning is found out when its time has come.
+    timers: Timers<u64, Due>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,67 +122,49 @@ enum Due {
     Stage(BackendId),
     /// Nothing was answered for long enough, unless something was by now.
     Unanswered(BackendId),
-    /// What was said does not show yet.
-    Unheard(BackendId),
 }
 
-impl Ejector {
-    /// Takes a service as it was published: a new one, a changed one, or with `None` one that is gone.
-    pub fn adopt(&mut self, id: ServiceId, service: Option<&Arc<Service>>, now: &Now) {
-        let is_tcp = |service: &Service| service.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
-        let rules = service.filter(|service| is_tcp(service)).and_then(|service| service.health_policy.outlier.clone());
-        let (Some(service), Some(rules)) = (service, rules) else {
-            if let Some(gone) = self.services.remove(&id) {
-                for backend in gone.unwatch(&mut self.out) {
-                    self.disown(backend, id);
-                }
-            }
-            return;
-        };
-        let watched =
-            self.services.entry(id).or_insert_with(|| OutlierService::new(service, rules.clone(), now, &mut self.out));
-        let gone = watched.update(service, rules, now, &mut self.out);
-        for backend in gone {
-            self.disown(backend, id);
-        }
-        self.owners.extend(service.backends.iter().map(|backend| (backend.id, id)));
-    }
-
+impl OutlierDetector {
     /// Whether anything is watched.
     #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// Judges what the kernel signalled.
-    pub fn hear(&mut self, backend: BackendId, signal: Signal, streaks: &Streaks, now: &Now) {
-        match self.owners.get(&backend).and_then(|id| self.services.get_mut(id)) {
-            Some(watched) => watched.judge(backend, Some(signal), streaks, now, &mut self.out),
-            // Limits that an agent before this one has set.
-            None => self.out.actions.push(Action::Limit(backend, Limits::default())),
+    fn adopt(&mut self, id: ServiceId, service: Option<&Arc<Service>>, now: Stamp) {
+        let is_tcp = |service: &Service| service.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
+        let rules = service.filter(|service| is_tcp(service)).and_then(|service| service.health_policy.outlier.clone());
+        let agenda = &mut self.agenda;
+        let gone = match (service, rules) {
+            (Some(service), Some(rules)) => {
+                let watched = self.services.entry(id);
+                let watched = watched.or_insert_with(|| OutlierService::new(service, rules.clone(), now, agenda));
+                self.owners.extend(service.backends.iter().map(|backend| (backend.id, id)));
+                watched.update(service, rules, now, agenda)
+            }
+            _ => self.services.remove(&id).map(|gone| gone.unwatch(agenda)).unwrap_or_default(),
+        };
+        for backend in gone {
+            if self.owners.get(&backend) == Some(&id) {
+                self.owners.remove(&backend);
+            }
         }
     }
 
-    /// What came of [`Action::Try`].
-    pub fn tried(&mut self, backend: BackendId, tried: &Tried, now: &Now) {
-        if let Some(watched) = self.owners.get(&backend).and_then(|id| self.services.get_mut(id)) {
-            watched.tried(backend, tried, now, &mut self.out);
-        }
+    /// The service of a backend, and what it has to be told.
+    fn owner(&mut self, backend: BackendId) -> Option<(&mut OutlierService, &mut Agenda)> {
+        let service = self.services.get_mut(self.owners.get(&backend)?)?;
+        Some((service, &mut self.agenda))
     }
 
-    /// CLOCK_BOOTTIME ns of the next [`Ejector::tick`] that is worth it.
-    pub fn next_due(&self) -> Option<u64> {
-        self.out.due.first().map(|(at, _)| *at)
-    }
-
-    /// Backends that the next [`Ejector::tick`] has to have looked at.
-    pub fn wanted(&self, now: &Now) -> Vec<BackendId> {
+    /// Backends whose counts decide about what is due.
+    fn wanted(&self, now: Stamp) -> Vec<BackendId> {
         let mut wanted = Vec::new();
-        for (_, due) in self.out.due.range(..=(now.stamp.ns, Due::Unheard(BackendId(u32::MAX)))) {
+        for due in self.agenda.timers.due(now.ns) {
             match due {
-                Due::Window(id) => wanted.extend(self.services.get(id).into_iter().flat_map(OutlierService::backends)),
-                Due::Unanswered(backend) => wanted.push(*backend),
-                Due::Stage(_) | Due::Unheard(_) => {}
+                Due::Window(id) => wanted.extend(self.services.get(&id).into_iter().flat_map(OutlierService::backends)),
+                Due::Unanswered(backend) => wanted.push(backend),
+                Due::Stage(_) => {}
             }
         }
         wanted.sort_unstable();
@@ -189,34 +172,66 @@ impl Ejector {
         wanted
     }
 
-    /// Does what is due. `looks` are those of [`Ejector::wanted`] at the same moment.
-    pub fn tick(&mut self, looks: &BTreeMap<BackendId, Look>, now: &Now) {
-        while let Some((at, due)) = self.out.due.first().copied().filter(|(at, _)| *at <= now.stamp.ns) {
-            self.out.due.remove(&(at, due));
-            let id = match due {
-                Due::Window(id) => Some(id),
-                Due::Stage(backend) | Due::Unanswered(backend) | Due::Unheard(backend) => {
-                    self.owners.get(&backend).copied()
-                }
-            };
-            let Some(watched) = id.and_then(|id| self.services.get_mut(&id)) else { continue };
+    /// Does what is due.
+    fn tick(&mut self, counts: &BTreeMap<BackendId, BackendCounts>, now: Stamp) {
+        while let Some((at, due)) = self.agenda.timers.take_due(now.ns) {
             match due {
-                Due::Window(_) => watched.window(at, looks, now, &mut self.out),
-                Due::Stage(backend) => watched.stage_over(backend, at, now, &mut self.out),
-                Due::Unanswered(backend) => watched.still_unanswered(backend, at, looks, now, &mut self.out),
-                Due::Unheard(backend) => watched.unheard(backend, at, now, &mut self.out),
+                Due::Window(id) => {
+                    if let Some(service) = self.services.get_mut(&id) {
+                        service.window(at, counts, now, &mut self.agenda);
+                    }
+                }
+                Due::Stage(backend) => {
+                    if let Some((service, agenda)) = self.owner(backend) {
+                        service.stage_over(backend, at, now, agenda);
+                    }
+                }
+                Due::Unanswered(backend) => {
+                    if let Some((service, agenda)) = self.owner(backend) {
+                        service.still_unanswered(backend, at, counts, now, agenda);
+                    }
+                }
             }
         }
     }
+}
 
-    /// What is to be done since the last call.
-    pub fn actions(&mut self) -> Vec<Action> {
-        std::mem::take(&mut self.out.actions)
+impl StateMachine for OutlierDetector {
+    type Event<'a> = OutlierEvent<'a>;
+    type Action = OutlierAction;
+
+    fn handle(&mut self, event: OutlierEvent<'_>, now: Stamp) {
+        match event {
+            OutlierEvent::Published(id, service) => self.adopt(id, service, now),
+            OutlierEvent::Signalled(backend, signal, streaks) => match self.owner(backend) {
+                Some((service, agenda)) => service.judge(backend, Some(signal), &streaks, now, agenda),
+                // Limits that an agent before this one has set.
+                None => self.agenda.act(OutlierAction::Limit(backend, SignalLimits::default())),
+            },
+            OutlierEvent::Counted(counts) => self.tick(counts, now),
+            OutlierEvent::Probed(backend, probe) => {
+                if let Some((service, agenda)) = self.owner(backend) {
+                    service.probed(backend, probe, now, agenda);
+                }
+            }
+            OutlierEvent::Timeout => match self.wanted(now) {
+                wanted if wanted.is_empty() => self.tick(&BTreeMap::new(), now),
+                wanted => self.agenda.act(OutlierAction::Count(wanted)),
+            },
+        }
     }
 
-    fn disown(&mut self, backend: BackendId, id: ServiceId) {
-        if self.owners.get(&backend) == Some(&id) {
-            self.owners.remove(&backend);
-        }
+    fn poll_timeout(&self) -> Option<u64> {
+        self.agenda.timers.next()
+    }
+
+    fn next_action(&mut self) -> Option<OutlierAction> {
+        self.agenda.actions.pop_front()
+    }
+}
+
+impl Agenda {
+    fn act(&mut self, action: OutlierAction) {
+        self.actions.push_back(action);
     }
 }

@@ -9,7 +9,7 @@ use crate::model::Stage;
 const BACKENDS: usize = 6;
 
 #[derive(Clone, Debug)]
-enum Event {
+enum Happening {
     Calls(usize, Vec<bool>),
     EarlyResets(usize, u32),
     Unanswered(usize),
@@ -21,19 +21,19 @@ enum Event {
     Document { backends: usize, percent: u32 },
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn happening() -> impl Strategy<Value = Happening> {
     let backend = 0..BACKENDS;
     prop_oneof![
-        6 => (backend.clone(), prop::collection::vec(any::<bool>(), 1..8)).prop_map(|(b, r)| Event::Calls(b, r)),
-        3 => backend.clone().prop_map(|b| Event::Calls(b, vec![false; 4])),
-        2 => (backend.clone(), 1..8_u32).prop_map(|(b, n)| Event::EarlyResets(b, n)),
-        2 => backend.clone().prop_map(Event::Unanswered),
-        5 => (0..60_000_u64).prop_map(Event::Pass),
-        2 => backend.clone().prop_map(Event::Dies),
-        2 => backend.clone().prop_map(Event::Heals),
-        1 => backend.prop_map(Event::Restore),
-        1 => Just(Event::Restart),
-        1 => (2..=BACKENDS, 0..=100_u32).prop_map(|(backends, percent)| Event::Document { backends, percent }),
+        6 => (backend.clone(), prop::collection::vec(any::<bool>(), 1..8)).prop_map(|(b, r)| Happening::Calls(b, r)),
+        3 => backend.clone().prop_map(|b| Happening::Calls(b, vec![false; 4])),
+        2 => (backend.clone(), 1..8_u32).prop_map(|(b, n)| Happening::EarlyResets(b, n)),
+        2 => backend.clone().prop_map(Happening::Unanswered),
+        5 => (0..60_000_u64).prop_map(Happening::Pass),
+        2 => backend.clone().prop_map(Happening::Dies),
+        2 => backend.clone().prop_map(Happening::Heals),
+        1 => backend.prop_map(Happening::Restore),
+        1 => Just(Happening::Restart),
+        1 => (2..=BACKENDS, 0..=100_u32).prop_map(|(backends, percent)| Happening::Document { backends, percent }),
     ]
 }
 
@@ -45,26 +45,26 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 256 } else { 5000 }))]
 
     #[test]
-    fn whatever_happens(events in prop::collection::vec(event(), 1..80)) {
+    fn whatever_happens(events in prop::collection::vec(happening(), 1..80)) {
         let (mut backends, mut percent) = (BACKENDS, 50);
         let mut world = World::new(backends, rules(percent));
         for event in events {
             match event {
-                Event::Calls(b, results) => if b < backends { world.calls(b, &results) },
-                Event::EarlyResets(b, count) => if b < backends { world.early_resets(b, count) },
-                Event::Unanswered(b) => if b < backends { world.unanswered(b, 1000) },
-                Event::Pass(millis) => world.pass(millis),
-                Event::Dies(b) => if b < backends {
+                Happening::Calls(b, results) => if b < backends { world.calls(b, &results) },
+                Happening::EarlyResets(b, count) => if b < backends { world.early_resets(b, count) },
+                Happening::Unanswered(b) => if b < backends { world.unanswered(b, 1000) },
+                Happening::Pass(millis) => world.pass(millis),
+                Happening::Dies(b) => if b < backends {
                     let id = world.id(b);
                     world.dead.insert(id, "refused the connection".into());
                 },
-                Event::Heals(b) => if b < backends {
+                Happening::Heals(b) => if b < backends {
                     let id = world.id(b);
                     world.dead.remove(&id);
                 },
-                Event::Restore(b) => if b < backends { world.restore(b) },
-                Event::Restart => world.restart(),
-                Event::Document { backends: new, percent: share } => {
+                Happening::Restore(b) => if b < backends { world.restore(b) },
+                Happening::Restart => world.restart(),
+                Happening::Document { backends: new, percent: share } => {
                     (backends, percent) = (new, share);
                     world.put(backends, rules(percent));
                 }
@@ -75,7 +75,7 @@ proptest! {
                     prop_assert!((1..=6).contains(&ejection.times), "{ejection:?}");
                     let (least, most) = if ejection.stage == Stage::Out { (7_000, 40_000) } else { (10_000, 10_000) };
                     prop_assert!((least..=most).contains(&ejection.lasts.as_millis()), "{ejection:?}");
-                    prop_assert!(ejection.since.ns <= world.now().stamp.ns);
+                    prop_assert!(ejection.since.ns <= world.now().ns);
                 }
                 let health = world.model.service("shop").backends[backend].health.clone();
                 prop_assert!(health.is_none_or(|health| health.probe.is_none() && health.report.is_none()));
@@ -83,9 +83,10 @@ proptest! {
         }
         // All is well from here on: everybody is back.
         world.dead.clear();
-        for look in world.looks.values_mut() {
-            look.streaks = super::Streaks::default();
+        for held in world.counts.values_mut() {
+            held.streaks = super::Streaks::default();
         }
+        world.silent.clear();
         // The window that is on may put one out again.
         world.pass(10_000 + 40_000 + 10_000 + 1_000);
         prop_assert_eq!(world.out(), 0);

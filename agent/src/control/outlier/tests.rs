@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Action, Ejector, Limits, Look, Now, Signal, Streaks, Totals, Tried};
+use super::{
+    BackendCounts, Due, OutlierAction, OutlierDetector, OutlierEvent, RecoveryProbe, SignalKind, SignalLimits,
+    StateMachine, Streaks, Totals,
+};
 use crate::model::{
     BackendId, Change, Ejection, HealthReport, HealthUpdate, Rule, ServiceId, Stage, Stamp,
     tests::{World as Model, put},
@@ -15,17 +18,19 @@ pub const SECOND: u64 = 1000;
 /// An agent in small: the state, the machine, and what the kernel would have counted.
 pub struct World {
     pub model: Model,
-    pub ejector: Ejector,
+    pub detector: OutlierDetector,
     /// Time in milliseconds.
     pub time: u64,
-    pub looks: BTreeMap<BackendId, Look>,
-    pub limits: BTreeMap<BackendId, Limits>,
-    /// What a try of each backend finds; others answer.
+    pub counts: BTreeMap<BackendId, BackendCounts>,
+    /// Since when backends have answered nothing: a time in ns.
+    pub silent: BTreeMap<BackendId, u64>,
+    pub limits: BTreeMap<BackendId, SignalLimits>,
+    /// What a recovery probe of each backend finds; others answer.
     pub dead: BTreeMap<BackendId, String>,
     pub commands: Vec<Vec<HealthUpdate>>,
     pub ejected: Vec<Rule>,
     pub spared: Vec<String>,
-    /// What was said and is not taken in yet, while the steering thread is kept busy.
+    /// What was said and is not taken in yet, while the engine is kept busy.
     pub waiting: Option<Vec<HealthUpdate>>,
 }
 
@@ -33,9 +38,10 @@ impl World {
     pub fn new(backends: usize, outlier: Value) -> Self {
         let mut world = Self {
             model: Model::new(),
-            ejector: Ejector::default(),
+            detector: OutlierDetector::default(),
             time: 0,
-            looks: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            silent: BTreeMap::new(),
             limits: BTreeMap::new(),
             dead: BTreeMap::new(),
             commands: Vec::new(),
@@ -60,10 +66,15 @@ impl World {
         self.act();
     }
 
-    pub fn now(&self) -> Now {
-        let stamp = Stamp::test(self.time);
-        // The clocks of a host that was suspended differ.
-        Now { stamp, monotonic: stamp.ns - 500_000_000 }
+    pub fn now(&self) -> Stamp {
+        Stamp::test(self.time)
+    }
+
+    pub fn held(&self, id: BackendId) -> BackendCounts {
+        let mut held = self.counts.get(&id).copied().unwrap_or_default();
+        let since = self.silent.get(&id);
+        held.streaks.unanswered_for = since.map(|since| Duration::from_nanos(self.now().ns - since));
+        held
     }
 
     pub fn id(&self, backend: usize) -> BackendId {
@@ -86,7 +97,7 @@ impl World {
 
     /// The machine as a new agent finds it.
     pub fn restart(&mut self) {
-        self.ejector = Ejector::default();
+        self.detector = OutlierDetector::default();
         self.publish();
         self.act();
     }
@@ -94,7 +105,7 @@ impl World {
     pub fn publish(&mut self) {
         let id = self.model.service("shop").id;
         let service = self.model.state.service_by_id(id).cloned();
-        self.ejector.adopt(id, service.as_ref(), &self.now());
+        self.detector.handle(OutlierEvent::Published(id, service.as_ref()), self.now());
     }
 
     /// Somebody else says that a backend is not ejected.
@@ -109,47 +120,46 @@ impl World {
     pub fn calls(&mut self, backend: usize, results: &[bool]) {
         let id = self.id(backend);
         for success in results {
-            let look = self.looks.entry(id).or_default();
+            let held = self.counts.entry(id).or_default();
             if *success {
-                look.totals.established += 1;
-                look.streaks.failures = 0;
-                look.streaks.unanswered_since = 0;
+                held.totals.established += 1;
+                held.streaks.failures = 0;
+                self.silent.remove(&id);
                 continue;
             }
-            look.totals.failed += 1;
-            look.streaks.failures += 1;
-            self.signal(id, Signal::Failure);
+            held.totals.failed += 1;
+            held.streaks.failures += 1;
+            self.signal(id, SignalKind::Failures);
         }
         self.act();
     }
 
     /// As the programs do it.
-    fn signal(&mut self, id: BackendId, signal: Signal) {
-        let (streaks, limits) = (self.looks.entry(id).or_default().streaks, self.limits[&id]);
+    fn signal(&mut self, id: BackendId, signal: SignalKind) {
+        let (streaks, limits) = (self.held(id).streaks, self.limits[&id]);
         let is_due = match signal {
-            Signal::Failure => limits.failures != 0 && streaks.failures.is_multiple_of(limits.failures),
-            Signal::EarlyReset => {
+            SignalKind::Failures => limits.failures != 0 && streaks.failures.is_multiple_of(limits.failures),
+            SignalKind::EarlyResets => {
                 limits.failures != 0
                     && limits.early_resets != 0
                     && streaks.early_resets.is_multiple_of(limits.early_resets)
             }
-            Signal::Unanswered => limits.failures != 0,
+            SignalKind::Unanswered => limits.failures != 0,
         };
         if is_due {
-            let now = self.now();
-            self.ejector.hear(id, signal, &streaks, &now);
+            self.detector.handle(OutlierEvent::Signalled(id, signal, streaks), self.now());
         }
     }
 
     pub fn early_resets(&mut self, backend: usize, count: u32) {
         let id = self.id(backend);
         for _ in 0..count {
-            let look = self.looks.entry(id).or_default();
-            look.totals.established += 1;
-            look.totals.early_resets += 1;
-            look.streaks.failures = 0;
-            look.streaks.early_resets += 1;
-            self.signal(id, Signal::EarlyReset);
+            let held = self.counts.entry(id).or_default();
+            held.totals.established += 1;
+            held.totals.early_resets += 1;
+            held.streaks.failures = 0;
+            held.streaks.early_resets += 1;
+            self.signal(id, SignalKind::EarlyResets);
         }
         self.act();
     }
@@ -157,58 +167,59 @@ impl World {
     /// A connection that was picked `ago` ms before has sent its SYN again.
     pub fn unanswered(&mut self, backend: usize, ago: u64) {
         let (id, now) = (self.id(backend), self.now());
-        let streaks = &mut self.looks.entry(id).or_default().streaks;
-        streaks.failures += 1;
-        if streaks.unanswered_since == 0 {
-            streaks.unanswered_since = now.monotonic - ago * 1_000_000;
-        }
-        self.signal(id, Signal::Unanswered);
+        self.counts.entry(id).or_default().streaks.failures += 1;
+        self.silent.entry(id).or_insert(now.ns - ago * 1_000_000);
+        self.signal(id, SignalKind::Unanswered);
         self.act();
     }
 
     /// Lets time pass, from one thing that is due to the next.
     pub fn pass(&mut self, millis: u64) {
         let end = self.time + millis;
-        while let Some(due) = self.ejector.next_due() {
+        while let Some(due) = self.detector.poll_timeout() {
             // A thread that sleeps wakes a bit late, never early.
             let due = (due.saturating_sub(Stamp::test(0).ns)).div_ceil(1_000_000).max(self.time);
             if due > end {
                 break;
             }
             self.time = due;
-            let now = self.now();
-            let wanted = self.ejector.wanted(&now);
-            let looks = wanted.iter().map(|id| (*id, self.looks.get(id).copied().unwrap_or_default())).collect();
-            self.ejector.tick(&looks, &now);
-            assert!(self.ejector.next_due().is_none_or(|next| next > now.stamp.ns), "it would spin");
+            self.detector.handle(OutlierEvent::Timeout, self.now());
             self.act();
+            assert!(self.detector.poll_timeout().is_none_or(|next| next > self.now().ns), "it would spin");
         }
         self.time = end;
     }
 
     pub fn act(&mut self) {
         loop {
-            let actions = self.ejector.actions();
-            if actions.is_empty() {
-                return;
-            }
-            let mut updates = Vec::new();
-            for action in actions {
+            let (mut updates, mut is_idle) = (Vec::new(), true);
+            while let Some(action) = self.detector.next_action() {
+                is_idle = false;
                 match action {
-                    Action::Find(update) => {
+                    OutlierAction::Count(wanted) => {
+                        let counts = wanted.iter().map(|id| (*id, self.held(*id))).collect();
+                        self.detector.handle(OutlierEvent::Counted(&counts), self.now());
+                    }
+                    OutlierAction::Update(update) => {
                         assert!(matches!(update.report, HealthReport::Ejection(_)));
                         updates.push(update);
                     }
-                    Action::Ejected { rule, .. } => self.ejected.push(rule),
-                    Action::Spared { backend, .. } => self.spared.push(backend.to_string()),
-                    Action::Restart(id) => self.looks.entry(id).or_default().streaks = Streaks::default(),
-                    Action::Limit(id, limits) => drop(self.limits.insert(id, limits)),
-                    Action::Try(id, _) => {
-                        let tried = self.dead.get(&id).map_or(Tried::Answered, |why| Tried::Failed(why.clone()));
-                        let now = self.now();
-                        self.ejector.tried(id, &tried, &now);
+                    OutlierAction::Ejected { rule, .. } => self.ejected.push(rule),
+                    OutlierAction::Spared { backend, .. } => self.spared.push(backend.to_string()),
+                    OutlierAction::Restart(id) => {
+                        self.counts.entry(id).or_default().streaks = Streaks::default();
+                        self.silent.remove(&id);
+                    }
+                    OutlierAction::Limit(id, limits) => drop(self.limits.insert(id, limits)),
+                    OutlierAction::Probe(id, _) => {
+                        let failed = |why: &String| RecoveryProbe::Failed(why.clone());
+                        let probe = self.dead.get(&id).map_or(RecoveryProbe::Answered, failed);
+                        self.detector.handle(OutlierEvent::Probed(id, &probe), self.now());
                     }
                 }
+            }
+            if is_idle {
+                return;
             }
             if updates.is_empty() {
                 continue;
@@ -240,17 +251,17 @@ fn three_failures_in_a_row_and_it_is_out_tried_on_trial_and_back() {
     let ejection = world.ejection(0).unwrap();
     assert_eq!((ejection.stage, ejection.rule, ejection.times), (Stage::Out, Rule::ConsecutiveFailures, 1));
     assert_eq!((ejection.lasts.as_millis(), ejection.message.as_str()), (30_000, "3 attempts failed in a row"));
-    assert_eq!(world.limits[&world.id(0)], Limits::default());
+    assert_eq!(world.limits[&world.id(0)], SignalLimits::default());
     world.pass(29_999);
     assert_eq!(world.stage(0), Some(Stage::Out));
     world.pass(1);
     let trial = world.ejection(0).unwrap();
     assert_eq!((trial.stage, trial.lasts.as_millis()), (Stage::Trial, 10_000));
     assert_eq!(trial.message, "3 attempts failed in a row; tried again, it answered");
-    assert_eq!(world.limits[&world.id(0)], Limits { failures: 1, early_resets: 1 });
+    assert_eq!(world.limits[&world.id(0)], SignalLimits { failures: 1, early_resets: 1 });
     world.pass(10_000);
     assert_eq!(world.stage(0), None);
-    assert_eq!(world.limits[&world.id(0)], Limits { failures: 3, early_resets: 5 });
+    assert_eq!(world.limits[&world.id(0)], SignalLimits { failures: 3, early_resets: 5 });
     assert_eq!(world.ejected, [Rule::ConsecutiveFailures]);
 }
 
@@ -358,9 +369,9 @@ fn rules_that_are_off_do_nothing() {
     let off =
         json!({"consecutiveFailures": 0, "consecutiveEarlyResets": 0, "unanswered": "0s", "failurePercentage": 0});
     let world = World::new(3, off);
-    assert_eq!(world.limits[&world.id(0)], Limits::default());
+    assert_eq!(world.limits[&world.id(0)], SignalLimits::default());
     let mut world = World::new(3, json!({"consecutiveFailures": 0, "consecutiveEarlyResets": 0}));
-    assert_eq!(world.limits[&world.id(0)], Limits { failures: u32::MAX, early_resets: 0 });
+    assert_eq!(world.limits[&world.id(0)], SignalLimits { failures: u32::MAX, early_resets: 0 });
     world.calls(0, &[false; 50]);
     world.early_resets(0, 50);
     assert_eq!(world.stage(0), None);
@@ -373,7 +384,7 @@ fn windows_judge_what_was_added_since_the_last() {
     let mut world = World::new(3, json!({"consecutiveFailures": 0, "failurePercentage": 50}));
     // Counted before the service had rules, or by an agent before this one.
     let id = world.id(0);
-    world.looks.entry(id).or_default().totals = Totals { failed: 5000, ..Totals::default() };
+    world.counts.entry(id).or_default().totals = Totals { failed: 5000, ..Totals::default() };
     world.pass(SECOND);
     let results: Vec<bool> = (0..120).map(|n| n % 5 == 0).collect();
     world.pass(10 * SECOND);
@@ -393,7 +404,7 @@ fn a_signal_that_was_lost_is_made_up_for_at_the_end_of_the_window() {
     let mut world = three();
     world.pass(SECOND);
     let id = world.id(0);
-    world.looks.entry(id).or_default().streaks.failures = 7;
+    world.counts.entry(id).or_default().streaks.failures = 7;
     world.pass(10 * SECOND);
     assert_eq!(world.ejection(0).unwrap().message, "7 attempts failed in a row");
 }
@@ -428,7 +439,7 @@ fn five_thousand_that_fail_at_once_are_few_commands() {
         world.dead.insert(*id, "did not answer".into());
         for failures in [3, 6] {
             let streaks = Streaks { failures, ..Streaks::default() };
-            world.ejector.hear(*id, Signal::Failure, &streaks, &now);
+            world.detector.handle(OutlierEvent::Signalled(*id, SignalKind::Failures, streaks), now);
         }
     }
     world.act();
@@ -504,7 +515,7 @@ fn a_new_agent_goes_on_from_where_it_was() {
     assert_eq!(world.stage(0), Some(Stage::Trial));
     world.pass(4 * SECOND);
     world.restart();
-    assert_eq!(world.limits[&world.id(0)], Limits { failures: 1, early_resets: 1 });
+    assert_eq!(world.limits[&world.id(0)], SignalLimits { failures: 1, early_resets: 1 });
     world.pass(6 * SECOND);
     assert_eq!(world.stage(0), None);
 }
@@ -525,7 +536,7 @@ fn what_was_over_while_no_agent_ran_is_tried_at_once() {
 fn a_streak_that_grew_while_no_agent_ran_counts() {
     let mut world = three();
     let id = world.id(0);
-    world.looks.entry(id).or_default().streaks.failures = 3;
+    world.counts.entry(id).or_default().streaks.failures = 3;
     world.restart();
     world.pass(0);
     assert_eq!(world.stage(0), Some(Stage::Out));
@@ -537,7 +548,7 @@ fn whoever_restores_it_is_believed() {
     world.calls(0, &[false; 8]);
     world.restore(0);
     assert_eq!(world.stage(0), None);
-    assert_eq!(world.looks[&world.id(0)].streaks, Streaks::default());
+    assert_eq!(world.counts[&world.id(0)].streaks, Streaks::default());
     world.pass(30 * SECOND);
     assert_eq!((world.stage(0), world.commands.len()), (None, 1));
     world.calls(0, &[false; 3]);
@@ -569,21 +580,24 @@ fn a_publication_from_before_is_no_restore() {
 }
 
 #[test]
-fn what_was_not_heard_is_said_again() {
+fn an_ejection_is_told_once_though_it_is_never_published() {
     let mut world = three();
     world.waiting = Some(Vec::new());
     world.calls(0, &[false; 3]);
-    world.waiting = None;
-    world.pass(4_999);
-    assert_eq!(world.stage(0), None);
-    world.pass(1);
+    for _ in 0..29 {
+        world.publish();
+        world.pass(SECOND);
+    }
+    assert_eq!(world.waiting.as_ref().unwrap().len(), 1);
+    let updates = world.waiting.take().unwrap();
+    world.take_in(updates);
     assert_eq!(world.stage(0), Some(Stage::Out));
-    world.pass(25 * SECOND);
-    assert_eq!((world.stage(0), world.ejected.len()), (Some(Stage::Trial), 1));
+    world.pass(SECOND);
+    assert_eq!((world.stage(0), world.commands.len(), world.ejected.len()), (Some(Stage::Trial), 2, 1));
 }
 
 #[test]
-fn a_busy_steering_thread_may_take_several_at_once() {
+fn a_busy_engine_may_take_several_at_once() {
     let mut world = World::new(3, json!({"baseEjectionTime": "100ms", "trial": "100ms"}));
     world.waiting = Some(Vec::new());
     world.calls(0, &[false; 3]);
@@ -607,20 +621,20 @@ fn a_document_without_rules_and_one_with_fewer_backends() {
     assert_eq!(world.out(), 2);
     world.put(5, Value::Null);
     assert_eq!(world.out(), 0);
-    assert!(world.ejector.is_idle());
-    assert!(world.limits.iter().filter(|(id, _)| id.0 < 5).all(|(_, limits)| *limits == Limits::default()));
+    assert!(world.detector.is_idle());
+    assert!(world.limits.iter().filter(|(id, _)| id.0 < 5).all(|(_, limits)| *limits == SignalLimits::default()));
     world.pass(60 * SECOND);
-    assert_eq!(world.ejector.next_due(), None);
+    assert_eq!(world.detector.poll_timeout(), None);
 }
 
 #[test]
 fn a_backend_that_nobody_watches_is_told_to_keep_quiet() {
-    let mut ejector = Ejector::default();
-    let now = Now { stamp: Stamp::test(0), monotonic: 0 };
-    ejector.hear(BackendId(9), Signal::Failure, &Streaks { failures: 3, ..Streaks::default() }, &now);
-    assert_eq!(ejector.actions(), [Action::Limit(BackendId(9), Limits::default())]);
-    ejector.adopt(ServiceId(3), None, &now);
-    assert!(ejector.is_idle() && ejector.next_due().is_none());
+    let mut detector = OutlierDetector::default();
+    let (now, streaks) = (Stamp::test(0), Streaks { failures: 3, ..Streaks::default() });
+    detector.handle(OutlierEvent::Signalled(BackendId(9), SignalKind::Failures, streaks), now);
+    assert_eq!(detector.actions(), [OutlierAction::Limit(BackendId(9), SignalLimits::default())]);
+    detector.handle(OutlierEvent::Published(ServiceId(3), None), now);
+    assert!(detector.is_idle() && detector.poll_timeout().is_none());
 }
 
 #[test]
@@ -636,13 +650,16 @@ fn the_clock_may_be_set() {
     let mut world = three();
     world.calls(0, &[false; 3]);
     let now = world.now();
-    let set = Now { stamp: Stamp { at: now.stamp.at - Duration::from_secs(86_400), ..now.stamp }, ..now };
-    let service: Option<Arc<_>> = world.model.state.service_by_id(ServiceId(world.model.service("shop").id.0)).cloned();
-    let mut ejector = Ejector::default();
-    ejector.adopt(world.model.service("shop").id, service.as_ref(), &set);
+    let set = Stamp { at: now.at - Duration::from_secs(86_400), ..now };
+    let id = world.model.service("shop").id;
+    let service: Option<Arc<_>> = world.model.state.service_by_id(id).cloned();
+    let mut detector = OutlierDetector::default();
+    detector.handle(OutlierEvent::Published(id, service.as_ref()), set);
     // A window is due at once; the end of the stage is due when it was.
-    ejector.tick(&BTreeMap::new(), &set);
-    let ends = Stamp::test(30_000).ns;
-    assert!(ejector.wanted(&Now { stamp: Stamp::test(30_000), ..set }).len() >= 3);
-    assert!(ejector.out.due.iter().any(|(at, due)| *at == ends && matches!(due, super::Due::Stage(_))));
+    detector.handle(OutlierEvent::Counted(&BTreeMap::new()), set);
+    let ends = Stamp { at: set.at, ..Stamp::test(30_000) };
+    assert!(detector.wanted(ends).len() >= 3);
+    let stage = Due::Stage(world.id(0));
+    assert!(detector.agenda.timers.due(ends.ns).any(|due| due == stage));
+    assert!(detector.agenda.timers.due(ends.ns - 1).all(|due| due != stage));
 }

@@ -16,7 +16,7 @@ pub struct Totals {
 
 /// What one backend did in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
+pub struct WindowFigures {
     pub backend: BackendId,
     pub totals: Totals,
 }
@@ -67,9 +67,9 @@ impl Totals {
 }
 
 /// Who breaks a rule, the worst first; each backend once.
-pub fn broken(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
-    let with_volume = |figures: &&Figures| figures.totals.volume() >= u64::from(rules.minimum_volume.max(1));
-    let figures: Vec<Figures> = figures.iter().filter(with_volume).copied().collect();
+pub fn broken(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
+    let with_volume = |figures: &&WindowFigures| figures.totals.volume() >= u64::from(rules.minimum_volume.max(1));
+    let figures: Vec<WindowFigures> = figures.iter().filter(with_volume).copied().collect();
     let mut found = failing(rules, &figures);
     if figures.len() >= rules.minimum_backends.max(2) as usize {
         found.extend(unlike_the_others(rules, &figures));
@@ -80,14 +80,14 @@ pub fn broken(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
     found
 }
 
-fn failing(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
+fn failing(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
     let most = u64::from(rules.failure_percentage);
-    let mut failing: Vec<&Figures> = figures
+    let mut failing: Vec<&WindowFigures> = figures
         .iter()
         .filter(|figures| most != 0 && figures.totals.failures() * 100 >= most * figures.totals.volume())
         .collect();
     failing.sort_by(|a, b| a.totals.success_rate().total_cmp(&b.totals.success_rate()));
-    let broken = |figures: &&Figures| {
+    let broken = |figures: &&WindowFigures| {
         let (failures, volume) = (figures.totals.failures(), figures.totals.volume());
         let message = format!("{failures} of {volume} connections failed in {}: {most} % or more", rules.interval);
         Broken { backend: figures.backend, rule: Rule::FailurePercentage, message }
@@ -99,7 +99,7 @@ fn failing(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
 /// detection: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier#success-rate>. That of
 /// n backends the worst can be at most (n - 1) / sqrt(n) deviations below the mean holds here too: with 5 backends a
 /// factor of 1.79 or more never ejects.
-fn unlike_the_others(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
+fn unlike_the_others(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
     let factor = rules.success_rate_stdev_factor.value();
     if factor == 0.0 {
         return Vec::new();
@@ -109,9 +109,9 @@ fn unlike_the_others(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
     let mean = rates().sum::<f64>() / count;
     let deviation = (rates().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count).sqrt();
     let threshold = (mean - factor * deviation).min(mean - RATE_MARGIN);
-    let mut below: Vec<&Figures> = figures.iter().filter(|one| one.totals.success_rate() < threshold).collect();
+    let mut below: Vec<&WindowFigures> = figures.iter().filter(|one| one.totals.success_rate() < threshold).collect();
     below.sort_by(|a, b| a.totals.success_rate().total_cmp(&b.totals.success_rate()));
-    let broken = |figures: &&Figures| {
+    let broken = |figures: &&WindowFigures| {
         let rate = figures.totals.success_rate();
         let message = format!(
             "{rate:.1} % of its connections succeeded in {}; below {threshold:.1} % it is unlike the {count} backends, \
@@ -123,7 +123,7 @@ fn unlike_the_others(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
     below.iter().map(broken).collect()
 }
 
-fn slow(rules: &Outlier, figures: &[Figures]) -> Vec<Broken> {
+fn slow(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
     let factor = rules.connect_time_factor.value();
     if factor == 0.0 {
         return Vec::new();
@@ -166,11 +166,11 @@ mod tests {
     use super::*;
     use crate::model::span::Decimal;
 
-    fn figures(rows: &[(u64, u64, u64)]) -> Vec<Figures> {
+    fn figures(rows: &[(u64, u64, u64)]) -> Vec<WindowFigures> {
         let one = |(id, (established, failed, millis)): (u32, &(u64, u64, u64))| {
             let connect_us = established * millis * 1000;
             let totals = Totals { established: *established, failed: *failed, early_resets: 0, connect_us };
-            Figures { backend: BackendId(id), totals }
+            WindowFigures { backend: BackendId(id), totals }
         };
         (0..).zip(rows).map(one).collect()
     }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn resets_before_the_first_byte_are_failures() {
         let totals = Totals { established: 100, failed: 0, early_resets: 90, connect_us: 0 };
-        let found = broken(&Outlier::default(), &[Figures { backend: BackendId(1), totals }]);
+        let found = broken(&Outlier::default(), &[WindowFigures { backend: BackendId(1), totals }]);
         assert_eq!(found[0].message, "90 of 100 connections failed in 10s: 85 % or more");
     }
 

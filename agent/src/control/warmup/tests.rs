@@ -39,13 +39,16 @@ impl World {
 
     fn apply(&mut self, change: Change) {
         let applied = self.state.apply(&change, Timestamp::now()).unwrap();
-        self.ramps.follow(&self.state, &applied.state, &applied.touched, &Stamp::test(self.now));
+        let (before, after, touched) = (&self.state, &applied.state, &applied.touched);
+        self.ramps.handle(WarmupEvent::Changed { before, after, touched }, Stamp::test(self.now));
+        self.ramps.actions();
         self.state = applied.state;
     }
 
     fn pass(&mut self, seconds: u64) {
         self.now += seconds * 1000;
-        self.ramps.advance(&self.state, &Stamp::test(self.now));
+        self.ramps.handle(WarmupEvent::Timeout(&self.state), Stamp::test(self.now));
+        self.ramps.actions();
     }
 
     fn id(&self, name: &str) -> BackendId {
@@ -106,7 +109,7 @@ fn what_is_added_restored_or_ready_again_warms_up() {
     world.pass(50);
     assert_eq!(world.part("a"), 500);
     world.pass(60);
-    assert_eq!((world.part("a"), world.ramps.next_due()), (1000, None));
+    assert_eq!((world.part("a"), world.ramps.poll_timeout()), (1000, None));
     for (out, back) in [
         (World::zero as fn(&mut World, &str), World::restore as fn(&mut World, &str)),
         (|world, _| world.zero("node/n1"), |world, _| world.restore("node/n1")),
@@ -132,7 +135,7 @@ fn a_change_that_opens_nothing_leaves_a_ramp_alone() {
     world.apply(service(json!({"duration": "200s"}), &[("a", "n1"), ("b", "n2")]));
     assert_eq!(world.part("a"), 240);
     world.apply(service(Value::Null, &[("a", "n1"), ("b", "n2")]));
-    assert_eq!((world.part("a"), world.ramps.next_due()), (1000, None));
+    assert_eq!((world.part("a"), world.ramps.poll_timeout()), (1000, None));
 }
 
 #[test]
@@ -159,7 +162,7 @@ fn a_removed_backend_leaves_no_ramp() {
     world.apply(service(json!({}), &[("a", "n1"), ("b", "n2")]));
     world.apply(service(json!({}), &[("a", "n1")]));
     world.apply(Change::DeleteService { service: "shop".parse().unwrap(), if_match: None });
-    assert_eq!(world.ramps.next_due(), None);
+    assert_eq!(world.ramps.poll_timeout(), None);
 }
 
 #[test]
@@ -168,10 +171,11 @@ fn a_step_that_comes_late_is_made_up_for() {
     world.apply(service(json!({"duration": "100s"}), &[("a", "n1")]));
     let id = world.id("a");
     // A clock that stands still at the very time of a step makes no second one.
-    let due = world.ramps.next_due().unwrap();
+    let due = world.ramps.poll_timeout().unwrap();
     let now = Stamp { ns: due, ..Stamp::test(0) };
-    assert_eq!(world.ramps.advance(&world.state, &now).stepped, [id]);
-    assert!(world.ramps.next_due().unwrap() > due);
+    world.ramps.handle(WarmupEvent::Timeout(&world.state), now);
+    assert_eq!(world.ramps.actions(), [WarmupAction::Stepped(id)]);
+    assert!(world.ramps.poll_timeout().unwrap() > due);
     world.pass(1000);
     assert_eq!(world.part("a"), 1000);
 }

@@ -1,5 +1,5 @@
-//! What waits on behalf of the steering thread: for programs that may still read a retired table, for connections of
-//! removed backends, and for connections whose end nobody saw.
+//! Waits on behalf of the engine: for programs that may still read a retired table, for connections of removed backends,
+//! and for connections whose end nobody saw.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -53,7 +53,7 @@ fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
     // In the order of their times.
     let mut waiting: VecDeque<(Instant, Retired)> = VecDeque::new();
     loop {
-        let mut quiesced = Retired::default();
+        let mut unseen = Retired::default();
         let next = waiting.front().map_or(PERIOD, |(at, _)| at.saturating_duration_since(Instant::now()));
         match retired.recv_timeout(next) {
             Ok(first) => {
@@ -61,7 +61,7 @@ fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
                     if some.waited {
                         waiting.push_back((Instant::now() + PERIOD, some));
                     } else {
-                        quiesced.extend(some);
+                        unseen.extend(some);
                     }
                 }
             }
@@ -69,9 +69,9 @@ fn wait(retired: &mpsc::Receiver<Retired>, commands: &Sender<Command>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let mut ready = Vec::new();
-        if !quiesced.is_empty() {
+        if !unseen.is_empty() {
             kernel::wait_for_readers();
-            ready.push(quiesced);
+            ready.push(unseen);
         }
         while let Some((_, batch)) = waiting.pop_front_if(|(at, _)| *at <= Instant::now()) {
             ready.push(batch);

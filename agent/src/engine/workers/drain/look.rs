@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::Result;
-use jiff::Timestamp;
 use sluice_common::{
     drain::{Doing, Draining, Inbound, Place, Remains, judge},
     records::CensusRow,
@@ -45,8 +44,6 @@ pub struct DrainJob {
     pub target: Target,
     pub drain: Drain,
     pub backends: Vec<DrainingBackend>,
-    /// The time of the look.
-    pub now: Timestamp,
 }
 
 /// A backend, and what the drain that empties it lets be done to its connections.

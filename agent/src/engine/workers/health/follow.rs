@@ -1,4 +1,4 @@
-//! Following the published state: which backends are to be probed, and whose leases run.
+//! Follows the published state: which backends this agent probes, and whose leases run.
 
 use std::{
     collections::HashSet,
@@ -7,11 +7,15 @@ use std::{
 };
 
 use super::{
-    CONFIRM, ProbedBackend, Review, Scheduler, TICK,
-    timers::{Timer, Wake},
+    ProbedBackend, Scheduler, TICK,
+    timers::{Due, Wake, within},
 };
 use crate::{
-    control::{peers::is_prober, readiness::ReadinessTracker},
+    control::{
+        peers::is_prober,
+        readiness::{ReadinessEvent, ReadinessTracker},
+    },
+    engine::workers::changes::ServiceChange,
     host::clock,
     model::{
         Backend, BackendId, HealthReport, HealthUpdate, ProbeFrom, Readiness, Report, Reported, Service, Span, State,
@@ -29,8 +33,17 @@ const APART: Duration = Duration::from_micros(250);
 /// How late the end of a lease may be noticed after the host has slept: timers sleep with it.
 const LATENESS: Duration = Duration::from_secs(5);
 
+/// A report that has to be renewed.
+pub(super) struct Lease {
+    /// That of its timer.
+    epoch: u64,
+    report: Report,
+    /// Whether the engine was told that it was not renewed in time.
+    lapsed: bool,
+}
+
 /// A backend whose probes are to begin.
-struct New {
+struct NewBackend {
     backend: BackendId,
     epoch: u64,
     period: Duration,
@@ -41,55 +54,44 @@ struct New {
 impl Scheduler {
     pub(super) fn follow(&mut self) {
         let start = Instant::now();
-        let published = self.published.borrow_and_update().clone();
-        let state = &published.state;
-        let is_known =
-            |service: &&Arc<Service>| self.services.get(&service.id).is_some_and(|known| Arc::ptr_eq(known, service));
-        let changed: Vec<_> = state.services().filter(|service| !is_known(service)).cloned().collect();
-        let mut before = Vec::new();
-        for service in &changed {
-            before.extend(self.services.insert(service.id, service.clone()));
-        }
-        if self.services.len() != state.service_count() {
-            let gone = self.services.extract_if(|id, _| state.service_by_id(*id).is_none());
-            before.extend(gone.map(|(_, service)| service));
-        }
-        self.forget(&before, &changed);
+        let state = self.published.borrow_and_update().state.clone();
+        let changes = self.changes.take(&state);
+        self.forget(&changes);
         let mut new = Vec::new();
-        for service in changed.iter().filter(|service| concerns(service)) {
-            service.backends.iter().for_each(|backend| self.take(state, service, backend, &mut new));
+        for service in changes.iter().filter(|change| concerns(change)).filter_map(|change| change.after.as_deref()) {
+            service.backends.iter().for_each(|backend| self.take(&state, service, backend, &mut new));
         }
         self.begin(&new);
         self.follow_at = Instant::now() + start.elapsed() * SHARE;
     }
 
     /// Backends that are gone are not probed any more.
-    fn forget(&mut self, before: &[Arc<Service>], after: &[Arc<Service>]) {
-        if self.probed.is_empty() && self.reviews.is_empty() {
+    fn forget(&mut self, changes: &[ServiceChange]) {
+        if self.probed.is_empty() && self.leases.is_empty() && self.released.is_empty() {
             return;
         }
-        let stay: HashSet<_> = after.iter().flat_map(|service| &service.backends).map(|backend| backend.id).collect();
-        for backend in before.iter().flat_map(|service| &service.backends) {
-            if !stay.contains(&backend.id) {
-                self.probed.remove(&backend.id);
-                self.reviews.remove(&backend.id);
-            }
+        let backends = |service: &Arc<Service>| service.backends.iter().map(|one| one.id).collect::<Vec<_>>();
+        let stay: HashSet<_> = changes.iter().filter_map(|change| change.after.as_ref()).flat_map(backends).collect();
+        let before = changes.iter().filter_map(|change| change.before.as_ref()).flat_map(backends);
+        for backend in before.filter(|backend| !stay.contains(backend)) {
+            self.probed.remove(&backend);
+            self.leases.remove(&backend);
+            self.released.remove(&backend);
         }
     }
 
     /// Sees to one backend of a service that has changed.
-    fn take(&mut self, state: &State, service: &Service, backend: &Backend, new: &mut Vec<New>) {
-        let told = told(backend);
+    fn take(&mut self, state: &State, service: &Service, backend: &Backend, new: &mut Vec<NewBackend>) {
+        let reason = reason(backend);
         let node = state.node_by_id(backend.node).map(|node| node.name.clone());
         let readiness = service.readiness(backend).filter(|readiness| readiness.is_probed());
         let mine = readiness.filter(|readiness| is_mine(&self.probing, state, service, backend, readiness));
-        let release = mine.is_none() && readiness.is_some() && told.is_some();
-        self.plan_review(backend, release);
+        self.hold_lease(backend);
         let Some(readiness) = mine else {
             self.probed.remove(&backend.id);
-            return;
+            return self.release(backend.id, readiness.is_some() && reason.is_some());
         };
-        let known = self.probed.get_mut(&backend.id);
+        self.released.remove(&backend.id);
         let is_same = |subject: &Subject| {
             subject.service == service.name
                 && subject.backend == backend.name
@@ -97,22 +99,13 @@ impl Scheduler {
                 && subject.node == node
                 && *subject.readiness == *readiness
         };
-        let told = match known {
-            Some(known) if is_same(&known.subject) => {
-                // Somebody else's word, such as a change of the kind and back: it goes on from there.
-                known.shown = known.machine.told() == told.as_ref();
-                if !known.shown && !known.confirming {
-                    known.machine.adopt(told);
-                }
-                return;
-            }
-            Some(known) if known.confirming => known.machine.told().cloned(),
-            Some(_) | None => told,
-        };
+        if self.probed.get(&backend.id).is_some_and(|known| is_same(&known.subject)) {
+            return self.track(backend.id, ReadinessEvent::Published(reason));
+        }
         self.epoch += 1;
         let (epoch, period) = (self.epoch, readiness.period.duration());
-        new.push(New { backend: backend.id, epoch, period, serves: told.is_none() });
-        let machine = ReadinessTracker::new(readiness, told, clock::stamp());
+        new.push(NewBackend { backend: backend.id, epoch, period, serves: reason.is_none() });
+        let tracker = ReadinessTracker::new(readiness, reason, clock::stamp());
         let subject = Arc::new(Subject {
             service: service.name.clone(),
             backend: backend.name.clone(),
@@ -120,71 +113,78 @@ impl Scheduler {
             address: backend.address,
             readiness: Arc::new(readiness.clone()),
         });
-        self.probed.insert(
-            backend.id,
-            ProbedBackend { epoch, subject, machine, delaying: false, confirming: false, shown: true },
-        );
+        self.probed.insert(backend.id, ProbedBackend { epoch, subject, tracker, delaying: false });
     }
 
-    /// Those that wait for readiness first.
-    fn begin(&mut self, new: &[New]) {
+    /// Plans the first probes: at once where callers wait for readiness, within a period where the backend serves.
+    fn begin(&mut self, new: &[NewBackend]) {
         let now = Instant::now();
         let waiting = new.iter().filter(|new| !new.serves).count();
         let spread =
             if waiting <= AT_ONCE { Duration::ZERO } else { APART * u32::try_from(waiting).unwrap_or(u32::MAX) };
-        for New { backend, epoch, period, serves } in new {
-            let at = now + self.jitter.within(if *serves { *period } else { spread.min(*period) });
-            self.timers.add(Timer { at, backend: *backend, epoch: *epoch, wake: Wake::Probe });
+        for NewBackend { backend, epoch, period, serves } in new {
+            let at = now + within(if *serves { *period } else { spread.min(*period) });
+            self.timers.add(at, Due { backend: *backend, epoch: *epoch, wake: Wake::Probe });
         }
     }
 
-    fn plan_review(&mut self, backend: &Backend, release: bool) {
-        let report = leased(backend).cloned();
-        if report.is_none() && !release {
-            self.reviews.remove(&backend.id);
+    /// Clears the reason of a backend that others probe now, for nobody else would.
+    fn release(&mut self, backend: BackendId, has_reason: bool) {
+        if !has_reason {
+            self.released.remove(&backend);
+        } else if self.released.insert(backend) {
+            self.send(HealthUpdate { backend, report: HealthReport::Probe(None) });
+        }
+    }
+
+    /// Sees to the lease of a backend's report, if that has one.
+    fn hold_lease(&mut self, backend: &Backend) {
+        let Some(report) = leased(backend) else {
+            self.leases.remove(&backend.id);
             return;
+        };
+        if let Some(known) = self.leases.get_mut(&backend.id) {
+            if known.report == *report {
+                return;
+            }
+            // The timer that it has comes early enough.
+            if !known.lapsed && known.report.lease <= report.lease {
+                known.report = report.clone();
+                return;
+            }
         }
         self.epoch += 1;
-        let lease = |report: &Option<Report>| report.as_ref().and_then(|report| report.lease);
-        let known = self.reviews.get(&backend.id).filter(|known| {
-            // Its timer is early enough.
-            lease(&known.report) <= lease(&report) && known.release == release
-        });
-        let known = known.map(|known| known.epoch);
-        let epoch = known.unwrap_or(self.epoch);
-        self.reviews.insert(backend.id, Review { epoch, report, release });
-        if known.is_none() {
-            self.timers.add(Timer { at: Instant::now(), backend: backend.id, epoch, wake: Wake::Review });
-        }
+        let (backend, epoch) = (backend.id, self.epoch);
+        self.leases.insert(backend, Lease { epoch, report: report.clone(), lapsed: false });
+        self.timers.add(Instant::now(), Due { backend, epoch, wake: Wake::Lease });
     }
 
-    /// Notices the end of a lease, and clears a reason that nobody else would clear.
-    pub(super) fn review(&mut self, backend: BackendId, epoch: u64) {
-        let Some(review) = self.reviews.get(&backend).filter(|review| review.epoch == epoch) else { return };
-        let Review { report, release, .. } = review;
-        let left = report.as_ref().map(|report| {
-            let lease = report.lease.map_or(Duration::ZERO, Span::duration);
-            report.since.left(lease, &clock::stamp())
-        });
-        let lapsed = report.as_ref().filter(|_| left == Some(Duration::ZERO)).map(Report::lapsed);
-        let cleared = release.then_some(HealthReport::Probe(None));
-        // What is told here is told again until it shows.
-        let is_told = lapsed.is_some() || cleared.is_some();
-        let after = if is_told { CONFIRM } else { left.unwrap_or(CONFIRM).min(LATENESS).max(TICK) };
-        for report in lapsed.map(|report| HealthReport::Report(Some(report))).into_iter().chain(cleared) {
-            self.send(HealthUpdate { backend, report });
+    /// Tells the engine of a lease that is over.
+    pub(super) fn check_lease(&mut self, backend: BackendId, epoch: u64) {
+        let Some(lease) = self.leases.get_mut(&backend).filter(|lease| lease.epoch == epoch) else { return };
+        let whole = lease.report.lease.map_or(Duration::ZERO, Span::duration);
+        let left = lease.report.since.left(whole, &clock::stamp());
+        if left.is_zero() {
+            lease.lapsed = true;
+            let report = HealthReport::Report(Some(lease.report.lapsed()));
+            return self.send(HealthUpdate { backend, report });
         }
-        self.timers.add(Timer { at: Instant::now() + after, backend, epoch, wake: Wake::Review });
+        self.timers.add(Instant::now() + left.min(LATENESS).max(TICK), Due { backend, epoch, wake: Wake::Lease });
     }
 }
 
-/// Whether there is anything to do about a service.
-fn concerns(service: &Service) -> bool {
+/// Whether there is anything to do, or was, about a service.
+fn concerns(change: &ServiceChange) -> bool {
     let is_own = |backend: &Backend| backend.own.as_ref().is_some_and(|own| own.readiness.is_some());
-    service.health_policy.readiness.is_some() || service.backends.iter().any(|one| one.health.is_some() || is_own(one))
+    let has_any = |service: &Arc<Service>| {
+        service.health_policy.readiness.is_some()
+            || service.backends.iter().any(|one| one.health.is_some() || is_own(one))
+    };
+    change.before.iter().chain(&change.after).any(has_any)
 }
 
-fn told(backend: &Backend) -> Option<Unready> {
+/// What keeps the backend unready as probes go.
+fn reason(backend: &Backend) -> Option<Unready> {
     backend.health.as_ref().and_then(|health| health.probe.clone())
 }
 

@@ -1,5 +1,5 @@
-//! Looks at backends again and again: follows the published state, begins each probe in its time, and tells the
-//! steering thread what has changed, many updates at a time. Sleeps while nothing is probed.
+//! Probes backends again and again: follows the published state, begins each probe in its time, and tells the engine what
+//! has changed, many updates at a time and each of them once. Sleeps while nothing is probed.
 
 mod follow;
 #[cfg(test)]
@@ -7,7 +7,7 @@ mod tests;
 mod timers;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, mpsc::Sender},
     thread,
     time::{Duration, Instant},
@@ -20,26 +20,30 @@ use tokio::{
     time::sleep_until,
 };
 
+use super::changes::ServiceChanges;
 use crate::{
-    control::readiness::{ReadinessTracker, Told},
+    control::{
+        StateMachine,
+        readiness::{ReadinessEvent, ReadinessTracker},
+        timers::Timers,
+    },
     engine::client::Command,
     host::clock,
-    model::{BackendId, HealthReport, HealthUpdate, ReadinessKind, Report, Service, ServiceId},
+    model::{BackendId, HealthReport, HealthUpdate, ReadinessKind},
     probe::{self, Begun, Found, Means, Subject},
     settings::Probing,
     telemetry::Instruments,
     view::published::Published,
 };
-use timers::{Jitter, Lane, Timer, Timers, Wake};
+use follow::Lease;
+use timers::{Due, Lane, Wake, about};
 
 /// Time for which updates are gathered, and the same while many come: each change is saved, and whoever waits for a
 /// probe has waited for seconds.
 const GATHER: Duration = Duration::from_millis(50);
 const GATHER_MORE: Duration = Duration::from_millis(250);
-/// Findings come in numbers when the last change was so short a time ago.
+/// Updates come in numbers when the last ones were sent so short a time ago.
 const BUSY: Duration = Duration::from_secs(1);
-/// Time after which a update that does not show is told again: it could not be saved.
-const CONFIRM: Duration = Duration::from_secs(5);
 /// Least time between two looks at the timers: what comes due meanwhile is begun in one go.
 const TICK: Duration = Duration::from_millis(5);
 /// Most commands at a time, whatever else is under way: each is a process.
@@ -54,15 +58,15 @@ pub struct HealthScheduler {
     pub mark: u32,
 }
 
-/// Starts the thread, which ends with the steering thread.
+/// Starts the thread, which ends with the engine.
 ///
 /// # Errors
 /// When there is no thread or no epoll to be had.
-pub fn spawn(prober: HealthScheduler) -> Result<()> {
+pub fn spawn(scheduler: HealthScheduler) -> Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("starting to probe")?;
     let run = move || {
         let (results, ended) = mpsc::unbounded_channel();
-        runtime.block_on(Scheduler::new(prober, results).run(ended));
+        runtime.block_on(Scheduler::new(scheduler, results).run(ended));
     };
     thread::Builder::new().name("prober".into()).spawn(run).context("starting the thread that probes")?;
     Ok(())
@@ -74,49 +78,38 @@ struct Scheduler {
     instruments: Arc<Instruments>,
     probing: Probing,
     means: Arc<Means>,
-    /// As they were when they were last followed.
-    services: HashMap<ServiceId, Arc<Service>>,
+    changes: ServiceChanges,
     probed: HashMap<BackendId, ProbedBackend>,
-    reviews: HashMap<BackendId, Review>,
-    timers: Timers,
+    /// Backends with a report that has to be renewed.
+    leases: HashMap<BackendId, Lease>,
+    /// Backends that others probe now, and whose reason this agent has cleared.
+    released: HashSet<BackendId>,
+    timers: Timers<Instant, Due>,
     connections: Lane,
     hooks: Lane,
-    results: mpsc::UnboundedSender<Ended>,
+    results: mpsc::UnboundedSender<EndedProbe>,
     outbox: Vec<HealthUpdate>,
     flush_at: Option<Instant>,
     flushed: Option<Instant>,
-    /// Not before then is the published state looked at again.
+    /// When the published state may be looked at again.
     follow_at: Instant,
+    /// When the timers were looked at last.
     looked: Instant,
     epoch: u64,
-    jitter: Jitter,
 }
 
 /// A backend that this agent probes.
 struct ProbedBackend {
-    /// Timers and probes of another one are of another configuration.
+    /// Timers and probes of another epoch are of another configuration.
     epoch: u64,
     subject: Arc<Subject>,
-    machine: ReadinessTracker,
-    /// A timer waits for it.
+    tracker: ReadinessTracker,
+    /// Whether a timer waits for the end of its delay.
     delaying: bool,
-    confirming: bool,
-    /// The published state says what was told.
-    shown: bool,
-}
-
-/// What is to be said of a backend without a probe.
-struct Review {
-    /// That of its timer.
-    epoch: u64,
-    /// One that has to be renewed.
-    report: Option<Report>,
-    /// Others probe it, and what this agent has said of it is to be cleared.
-    release: bool,
 }
 
 /// A probe that is over.
-struct Ended {
+struct EndedProbe {
     backend: BackendId,
     epoch: u64,
     kind: ReadinessKind,
@@ -125,17 +118,18 @@ struct Ended {
 }
 
 impl Scheduler {
-    fn new(prober: HealthScheduler, results: mpsc::UnboundedSender<Ended>) -> Self {
-        let HealthScheduler { published, commands, instruments, probing, mark } = prober;
+    fn new(scheduler: HealthScheduler, results: mpsc::UnboundedSender<EndedProbe>) -> Self {
+        let HealthScheduler { published, commands, instruments, probing, mark } = scheduler;
         let means = Arc::new(Means { mark, hooks: probing.hooks.clone() });
         Self {
             published,
             commands,
             instruments,
             means,
-            services: HashMap::new(),
+            changes: ServiceChanges::default(),
             probed: HashMap::new(),
-            reviews: HashMap::new(),
+            leases: HashMap::new(),
+            released: HashSet::new(),
             timers: Timers::default(),
             connections: Lane::new(probing.in_flight),
             hooks: Lane::new(probing.in_flight.min(COMMANDS)),
@@ -147,11 +141,10 @@ impl Scheduler {
             follow_at: Instant::now(),
             looked: Instant::now(),
             epoch: 0,
-            jitter: Jitter::new(),
         }
     }
 
-    async fn run(mut self, mut ended: mpsc::UnboundedReceiver<Ended>) {
+    async fn run(mut self, mut ended: mpsc::UnboundedReceiver<EndedProbe>) {
         self.published.mark_changed();
         loop {
             let now = Instant::now();
@@ -182,12 +175,11 @@ impl Scheduler {
         let now = Instant::now();
         if now >= self.looked + TICK {
             self.looked = now;
-            while let Some(Timer { backend, epoch, wake, .. }) = self.timers.due(now) {
+            while let Some((_, Due { backend, epoch, wake })) = self.timers.take_due(now) {
                 match wake {
-                    Wake::Review => self.review(backend, epoch),
+                    Wake::Lease => self.check_lease(backend, epoch),
                     Wake::Probe => self.start(backend, epoch),
                     Wake::Delay => self.end_delay(backend, epoch),
-                    Wake::Confirm => self.confirm(backend, epoch),
                 }
             }
         }
@@ -212,20 +204,20 @@ impl Scheduler {
         }
         let started = Instant::now();
         match probe::begin(&subject, &self.means) {
-            Begun::Done(found) => self.found(Ended { backend, epoch, kind, started, found }),
+            Begun::Done(found) => self.found(EndedProbe { backend, epoch, kind, started, found }),
             Begun::Goes(probe) => {
                 self.lane(kind).enter();
                 let results = self.results.clone();
                 tokio::spawn(async move {
                     let found = probe.await;
                     // Nobody listens once the agent stops.
-                    let _ = results.send(Ended { backend, epoch, kind, started, found });
+                    let _ = results.send(EndedProbe { backend, epoch, kind, started, found });
                 });
             }
         }
     }
 
-    fn ended(&mut self, end: Ended) {
+    fn ended(&mut self, end: EndedProbe) {
         let kind = end.kind;
         self.lane(kind).leave();
         self.found(end);
@@ -234,58 +226,35 @@ impl Scheduler {
         }
     }
 
-    fn found(&mut self, end: Ended) {
-        let Ended { backend, epoch, kind, started, found } = end;
+    fn found(&mut self, end: EndedProbe) {
+        let EndedProbe { backend, epoch, kind, started, found } = end;
         self.instruments.probed(kind.name(), found.is_ok(), started.elapsed());
-        let Some(probed) = self.probed.get_mut(&backend).filter(|probed| probed.epoch == epoch) else { return };
-        let now = clock::stamp();
-        if let Err(failure) = &found {
-            let Subject { service, backend, .. } = &*probed.subject;
-            tracing::debug!(%service, %backend, kind = kind.name(), "a probe failed: {}", failure.message);
-        }
-        let told = probed.machine.saw(found, now);
+        let Some(probed) = self.probed.get(&backend).filter(|probed| probed.epoch == epoch) else { return };
         let period = probed.subject.readiness.period.duration();
-        let next = (started + self.jitter.about(period)).max(Instant::now());
-        self.timers.add(Timer { at: next, backend, epoch, wake: Wake::Probe });
-        if let Some(left) = probed.machine.due(now).filter(|_| !probed.delaying) {
-            probed.delaying = true;
-            self.timers.add(Timer { at: Instant::now() + left, backend, epoch, wake: Wake::Delay });
-        }
-        self.tell(backend, told);
+        let next = (started + about(period)).max(Instant::now());
+        self.timers.add(next, Due { backend, epoch, wake: Wake::Probe });
+        self.track(backend, ReadinessEvent::Probed(found));
     }
 
     fn end_delay(&mut self, backend: BackendId, epoch: u64) {
         let Some(probed) = self.probed.get_mut(&backend).filter(|probed| probed.epoch == epoch) else { return };
-        let now = clock::stamp();
-        let told = probed.machine.look(now);
-        let left = probed.machine.due(now);
-        probed.delaying = left.is_some();
-        if let Some(left) = left {
-            // The clock of the delay goes on while the host sleeps, that of the timers does not: never too early.
-            self.timers.add(Timer { at: Instant::now() + left.max(TICK), backend, epoch, wake: Wake::Delay });
-        }
-        self.tell(backend, told);
+        probed.delaying = false;
+        self.track(backend, ReadinessEvent::Timeout);
     }
 
-    /// What was told and does not show is told again.
-    fn confirm(&mut self, backend: BackendId, epoch: u64) {
-        let Some(probed) = self.probed.get_mut(&backend).filter(|probed| probed.epoch == epoch) else { return };
-        probed.confirming = false;
-        if !probed.shown {
-            let told = probed.machine.told().cloned();
-            self.tell(backend, Some(told));
-        }
-    }
-
-    fn tell(&mut self, backend: BackendId, told: Told) {
-        let Some(told) = told else { return };
-        self.send(HealthUpdate { backend, report: HealthReport::Probe(told) });
+    /// Hands an event to the tracker of a backend that is probed, and does what follows.
+    fn track(&mut self, backend: BackendId, event: ReadinessEvent) {
         let Some(probed) = self.probed.get_mut(&backend) else { return };
-        probed.shown = false;
-        if !probed.confirming {
-            probed.confirming = true;
-            let at = Instant::now() + CONFIRM;
-            self.timers.add(Timer { at, backend, epoch: probed.epoch, wake: Wake::Confirm });
+        let now = clock::stamp();
+        probed.tracker.handle(event, now);
+        if let Some(left) = probed.tracker.time_left(now).filter(|_| !probed.delaying) {
+            probed.delaying = true;
+            // The clock of the delay goes on while the host sleeps, that of the timers does not: never too early.
+            let due = Due { backend, epoch: probed.epoch, wake: Wake::Delay };
+            self.timers.add(Instant::now() + left.max(TICK), due);
+        }
+        for reason in probed.tracker.actions() {
+            self.send(HealthUpdate { backend, report: HealthReport::Probe(reason) });
         }
     }
 

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    model::{Change, Target, tests::World},
+    model::{Change, Report, Target, tests::World},
     view::published::Readiness,
 };
 
 /// Long, for a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A prober, and the state that it follows, changed by hand.
+/// A thread that probes, and the state that it follows, changed by hand.
 struct Probed {
     world: World,
     sender: watch::Sender<Arc<Published>>,
@@ -56,7 +56,7 @@ impl Probed {
         self.sender.send_replace(published(&self.world));
     }
 
-    /// The next change, as the steering thread would get it.
+    /// The next change, as the engine would get it.
     fn next(&self) -> Vec<HealthUpdate> {
         match self.updates.recv_timeout(LIMIT).expect("a update") {
             Command::UpdateHealth(updates) => updates,
@@ -126,22 +126,99 @@ fn what_is_not_probed_any_more_is_left_alone() {
     assert_eq!(probed.probes(), before);
 }
 
+/// A scheduler without its thread, and the state that it follows.
+fn scheduler() -> (Scheduler, World, watch::Sender<Arc<Published>>) {
+    let world = World::new();
+    let (sender, receiver) = watch::channel(published(&world));
+    let instruments = Arc::new(Instruments::new().unwrap());
+    let commands = channel().0;
+    let worker = HealthScheduler { published: receiver, commands, instruments, probing: usual(), mark: 0 };
+    (Scheduler::new(worker, mpsc::unbounded_channel().0), world, sender)
+}
+
 #[test]
-fn what_was_told_and_does_not_show_is_told_again() {
-    let mut probed = Probed::new(usual());
-    probed.put(json!({"kind": "tcp", "period": "1h"}), nobody(1));
-    let first = probed.next();
-    // It is lost.
-    assert_eq!(probed.next(), first);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let open = listener.local_addr().unwrap().to_string();
-    probed.put(json!({"kind": "tcp", "period": "1h"}), [open].into_iter());
-    loop {
-        let updates = probed.next();
-        if updates.iter().any(|update| update.report == HealthReport::Probe(None)) {
-            break;
-        }
+fn an_update_is_sent_once_though_it_is_never_published() {
+    let (mut scheduler, mut world, sender) = scheduler();
+    let service = |weight: u32| {
+        let backends = json!([{"name": "a", "node": "n1", "address": "127.9.0.1:9", "weight": weight}]);
+        json!({"frontends": ["10.0.0.1:80"], "readiness": {"kind": "tcp", "period": "1h"}, "backends": backends})
+    };
+    world.put("s", service(1));
+    sender.send_replace(published(&world));
+    scheduler.follow();
+    let backend = BackendId(world.id("s", "a"));
+    let epoch = scheduler.probed[&backend].epoch;
+    for weight in 2..10 {
+        // The connection is refused within connect().
+        scheduler.start(backend, epoch);
+        assert_eq!(scheduler.outbox.len(), 1, "{:?}", scheduler.outbox);
+        // Other changes are published, and this one is not.
+        world.put("s", service(weight));
+        sender.send_replace(published(&world));
+        scheduler.follow();
     }
+    let late = Instant::now() + Duration::from_secs(24 * 3600);
+    let wakes: BTreeSet<Wake> = scheduler.timers.due(late).map(|due| due.wake).collect();
+    assert_eq!(wakes, BTreeSet::from([Wake::Probe]), "nothing waits to be told again");
+    // Once it is published, what came before is no news either; what somebody else makes of it is.
+    let updates = std::mem::take(&mut scheduler.outbox);
+    world.apply(&Change::UpdateHealth { updates: updates.clone() });
+    sender.send_replace(published(&world));
+    scheduler.follow();
+    scheduler.start(backend, epoch);
+    assert_eq!(scheduler.outbox, []);
+    let ready = HealthUpdate { backend, report: HealthReport::Probe(None) };
+    world.apply(&Change::UpdateHealth { updates: vec![ready] });
+    sender.send_replace(published(&world));
+    scheduler.follow();
+    for _ in 0..3 {
+        scheduler.start(backend, epoch);
+    }
+    assert!(matches!(&scheduler.outbox[..], [HealthUpdate { report: HealthReport::Probe(Some(_)), .. }]));
+    // A document that asks for no probes ends them.
+    let mut without = service(1);
+    without["readiness"] = Value::Null;
+    world.put("s", without);
+    sender.send_replace(published(&world));
+    scheduler.follow();
+    assert!(scheduler.probed.is_empty());
+}
+
+#[test]
+fn the_end_of_a_lease_and_of_a_probers_turn_are_told_once() {
+    let (mut scheduler, mut world, sender) = scheduler();
+    scheduler.probing.peers = vec!["n2".into()];
+    let service = |weight: u32| {
+        let readiness = json!({"kind": "tcp", "from": "peers"});
+        let backends = json!([{"name": "a", "address": "127.9.0.1:9", "weight": weight}]);
+        json!({"frontends": ["10.0.0.1:80"], "readiness": readiness, "backends": backends})
+    };
+    world.put("s", service(1));
+    let backend = BackendId(world.id("s", "a"));
+    let (state, lease) = (crate::model::Reported::Ready, Some(crate::model::Span::millis(1)));
+    let report = Report { since: clock::stamp(), state, message: String::new(), lease, started: None };
+    let update = |report: Report| HealthUpdate { backend, report: HealthReport::Report(Some(report)) };
+    world.apply(&Change::UpdateHealth { updates: vec![update(report.clone())] });
+    thread::sleep(Duration::from_millis(2));
+    for weight in 2..10 {
+        sender.send_replace(published(&world));
+        scheduler.follow();
+        while let Some((_, due)) = scheduler.timers.take_due(Instant::now()) {
+            scheduler.check_lease(due.backend, due.epoch);
+        }
+        world.put("s", service(weight));
+    }
+    let ready = HealthUpdate { backend, report: HealthReport::Probe(None) };
+    assert_eq!(scheduler.outbox, [ready, update(report.lapsed())]);
+    // Renewed, and not in time again.
+    let again = Report { since: report.since.after(Duration::from_millis(1)), ..report };
+    world.apply(&Change::UpdateHealth { updates: vec![update(again.clone())] });
+    sender.send_replace(published(&world));
+    scheduler.follow();
+    while let Some((_, due)) = scheduler.timers.take_due(Instant::now()) {
+        scheduler.check_lease(due.backend, due.epoch);
+    }
+    assert_eq!(scheduler.outbox.last(), Some(&update(again.lapsed())));
 }
 
 #[test]

@@ -1,17 +1,12 @@
-//! When what is to be done, and how much of it at a time.
+//! When the scheduler does what, and how much of it at a time.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-    hash::{BuildHasher, Hasher, RandomState},
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Duration};
 
 use crate::model::BackendId;
 
+/// What a timer of a backend is for. One of another epoch is of another configuration, and means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timer {
-    pub at: Instant,
+pub struct Due {
     pub backend: BackendId,
     pub epoch: u64,
     pub wake: Wake,
@@ -19,33 +14,12 @@ pub struct Timer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wake {
-    /// See to leases, and to reasons of a prober that is none any more.
-    Review,
+    /// The lease of the backend's report may be over.
+    Lease,
+    /// The next probe begins.
     Probe,
     /// The delay of a backend that is ready may be over.
     Delay,
-    /// What was told should show by now.
-    Confirm,
-}
-
-/// Timers in the order of time.
-#[derive(Debug, Default)]
-pub struct Timers(BinaryHeap<Reverse<Timer>>);
-
-impl Timers {
-    pub fn add(&mut self, timer: Timer) {
-        self.0.push(Reverse(timer));
-    }
-
-    pub fn next(&self) -> Option<Instant> {
-        self.0.peek().map(|Reverse(timer)| timer.at)
-    }
-
-    /// Takes out the first one that is due.
-    pub fn due(&mut self, now: Instant) -> Option<Timer> {
-        self.next().filter(|at| *at <= now)?;
-        self.0.pop().map(|Reverse(timer)| timer)
-    }
 }
 
 /// Probes of one sort that are under way, and those that wait for them.
@@ -83,27 +57,14 @@ impl Lane {
     }
 }
 
-/// Spreads what would otherwise march in step. Xorshift (Marsaglia, 2003), another sequence in every agent.
-#[derive(Debug)]
-pub struct Jitter(u64);
+/// From none to `most`: spreads what would otherwise march in step, in every agent in another way.
+pub fn within(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}
 
-impl Jitter {
-    pub fn new() -> Self {
-        Self(RandomState::new().build_hasher().finish() | 1)
-    }
-
-    /// From 0 to `most`.
-    pub fn within(&mut self, most: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        most.mul_f64((self.0 >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-
-    /// Within a tenth of `period`.
-    pub fn about(&mut self, period: Duration) -> Duration {
-        period - period / 10 + self.within(period / 5)
-    }
+/// A time that is within a tenth of `period`.
+pub fn about(period: Duration) -> Duration {
+    period - period / 10 + within(period / 5)
 }
 
 #[cfg(test)]
@@ -112,8 +73,8 @@ mod tests {
 
     #[test]
     fn periods_vary_by_a_tenth_at_most_and_about_equally() {
-        let (mut jitter, period) = (Jitter::new(), Duration::from_secs(10));
-        let periods: Vec<_> = (0..1000).map(|_| jitter.about(period)).collect();
+        let period = Duration::from_secs(10);
+        let periods: Vec<_> = (0..1000).map(|_| about(period)).collect();
         assert!(periods.iter().all(|one| (Duration::from_secs(9)..=Duration::from_secs(11)).contains(one)));
         let early = periods.iter().filter(|one| **one < period).count();
         assert!((350..650).contains(&early), "{early} of 1000 are shorter");

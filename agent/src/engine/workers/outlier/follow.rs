@@ -1,64 +1,49 @@
-//! Follows what is published, and wakes the thread that judges when a service with rules has changed.
+//! Follows the published state, and wakes the thread that ejects when a service with rules has changed.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, mpsc::Sender},
     thread,
 };
 
 use tokio::sync::watch;
 
-use super::News;
+use super::OutlierMessage;
 use crate::{
+    engine::workers::changes::{ServiceChange, ServiceChanges},
     kernel::Waker,
-    model::{Service, ServiceId, State},
+    model::{Service, State},
     view::published::Published,
 };
 
-pub fn spawn(mut published: watch::Receiver<Arc<Published>>, news: Sender<News>, waker: Waker) {
+pub fn spawn(mut published: watch::Receiver<Arc<Published>>, messages: Sender<OutlierMessage>, waker: Waker) {
     thread::spawn(move || {
         let Ok(waiter) = tokio::runtime::Builder::new_current_thread().build() else {
             tracing::error!("no thread can follow the configuration: no backend is ejected");
             return;
         };
-        let mut changes = Changes::default();
+        let mut changes = ServiceChanges::default();
         loop {
             let state = published.borrow_and_update().state.clone();
-            let changed = changes.take(state);
+            let changed = take(&mut changes, &state);
             if !changed.is_empty() {
-                if news.send(News::Published(changed)).is_err() {
+                if messages.send(OutlierMessage::Published(changed)).is_err() {
                     return;
                 }
                 waker.wake();
             }
             if waiter.block_on(published.changed()).is_err() {
-                let _ = news.send(News::Over);
+                let _ = messages.send(OutlierMessage::Over);
                 return waker.wake();
             }
         }
     });
 }
 
-/// What was seen last, and the services among it that have rules.
-#[derive(Default)]
-pub struct Changes {
-    before: Option<State>,
-    watched: BTreeSet<ServiceId>,
-}
-
-impl Changes {
-    /// Services with rules that have changed, and those that have none any more.
-    pub fn take(&mut self, state: State) -> Vec<(ServiceId, Option<Arc<Service>>)> {
-        let before = self.before.take().unwrap_or_else(|| State::new(state.limits()));
-        let mut changed = Vec::new();
-        for id in state.differences(&before) {
-            let service = state.service_by_id(id).filter(|service| service.health_policy.outlier.is_some());
-            let was_watched = if service.is_some() { !self.watched.insert(id) } else { self.watched.remove(&id) };
-            if service.is_some() || was_watched {
-                changed.push((id, service.cloned()));
-            }
-        }
-        self.before = Some(state);
-        changed
-    }
+/// Changes of services that have rules, or had.
+pub(super) fn take(changes: &mut ServiceChanges, state: &State) -> Vec<ServiceChange> {
+    let has_rules =
+        |service: &Option<Arc<Service>>| service.as_ref().is_some_and(|one| one.health_policy.outlier.is_some());
+    let mut changed = changes.take(state);
+    changed.retain(|change| has_rules(&change.before) || has_rules(&change.after));
+    changed
 }

@@ -18,18 +18,27 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use tokio::sync::watch;
 
+use super::changes::ServiceChange;
 use crate::{
-    control::outlier::{Action, Ejector, Limits, Look, Now, Signal, Streaks, Tried},
+    control::{
+        StateMachine,
+        outlier::{
+            BackendCounts, OutlierAction, OutlierDetector, OutlierEvent, RecoveryProbe, SignalKind, SignalLimits,
+            Streaks,
+        },
+    },
     engine::client::Command,
     host::clock,
     kernel::{Meters, Signals, StreakTable},
-    model::{BackendId, HealthUpdate, Service, ServiceId},
+    model::{BackendId, HealthUpdate, Stamp},
     telemetry::Instruments,
     view::published::Published,
 };
 use kernel_source::KernelStreaks;
+use recovery_probe::ProbeTarget;
 
 /// What the thread sees and moves in the kernel. Tests have a few numbers instead.
 trait StreakSource: Send + 'static {
@@ -37,21 +46,25 @@ trait StreakSource: Send + 'static {
     ///
     /// # Errors
     /// When the kernel refuses to wait.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<(BackendId, Signal, Streaks)>>;
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<(BackendId, SignalKind, Streaks)>>;
 
     /// What is counted of each backend, in the order asked for.
     ///
     /// # Errors
     /// When the tables cannot be read.
-    fn look(&self, backends: &[BackendId]) -> anyhow::Result<Vec<Look>>;
+    fn count(&self, backends: &[BackendId]) -> anyhow::Result<Vec<BackendCounts>>;
 
+    /// Begins the streaks of a backend anew.
+    ///
     /// # Errors
     /// When the table has no such entry.
     fn restart(&self, backend: BackendId) -> anyhow::Result<()>;
 
+    /// Sets at which streaks the kernel signals.
+    ///
     /// # Errors
     /// When the table has no such entry.
-    fn limit(&self, backend: BackendId, limits: Limits) -> anyhow::Result<()>;
+    fn limit(&self, backend: BackendId, limits: SignalLimits) -> anyhow::Result<()>;
 }
 
 pub struct OutlierWorker {
@@ -61,14 +74,15 @@ pub struct OutlierWorker {
     pub published: watch::Receiver<Arc<Published>>,
     pub commands: Sender<Command>,
     pub instruments: Arc<Instruments>,
-    /// SO_MARK of the connections by which backends are tried.
+    /// SO_MARK of the connections by which backends are probed.
     pub mark: u32,
 }
 
 /// What other threads have for this one. Whoever sends it wakes the thread then.
-enum News {
-    Published(Vec<(ServiceId, Option<Arc<Service>>)>),
-    Tried(Vec<(BackendId, Tried)>),
+enum OutlierMessage {
+    Published(Vec<ServiceChange>),
+    /// Recovery probes are over.
+    Probed(Vec<(BackendId, RecoveryProbe)>),
     /// Nothing is published any more.
     Over,
 }
@@ -76,31 +90,30 @@ enum News {
 /// The thread.
 struct OutlierLoop<E> {
     source: E,
-    ejector: Ejector,
-    news: Receiver<News>,
+    detector: OutlierDetector,
+    messages: Receiver<OutlierMessage>,
     commands: Sender<Command>,
     instruments: Arc<Instruments>,
-    /// Begins to try backends; what comes of it is news.
-    tries: Box<dyn Fn(Vec<recovery_probe::Wanted>) + Send>,
+    /// Begins recovery probes; what comes of them is a message.
+    probe: Box<dyn Fn(Vec<ProbeTarget>) + Send>,
 }
 
 /// Starts the threads.
-pub fn spawn(outliers: OutlierWorker) {
-    let OutlierWorker { signals, streaks, meters, published, commands, instruments, mark } = outliers;
-    let (sender, news) = mpsc::channel();
+pub fn spawn(worker: OutlierWorker) {
+    let OutlierWorker { signals, streaks, meters, published, commands, instruments, mark } = worker;
+    let (sender, messages) = mpsc::channel();
     let waker = signals.waker();
     follow::spawn(published, sender.clone(), waker.clone());
-    let tries = Box::new(move |backends| recovery_probe::spawn(backends, mark, sender.clone(), waker.clone()));
+    let probe = Box::new(move |backends| recovery_probe::spawn(backends, mark, sender.clone(), waker.clone()));
     let source = KernelStreaks { signals, streaks, meters };
-    let judge = OutlierLoop { source, ejector: Ejector::default(), news, commands, instruments, tries };
-    thread::spawn(move || judge.run());
+    let detector = OutlierDetector::default();
+    thread::spawn(move || OutlierLoop { source, detector, messages, commands, instruments, probe }.run());
 }
 
 impl<E: StreakSource> OutlierLoop<E> {
     fn run(mut self) {
         loop {
-            let timeout =
-                self.ejector.next_due().map(|due| Duration::from_nanos(due.saturating_sub(clock::stamp().ns)));
+            let timeout = self.detector.time_left(clock::stamp());
             let signals = match self.source.wait(timeout) {
                 Ok(signals) => signals,
                 Err(error) => {
@@ -110,7 +123,7 @@ impl<E: StreakSource> OutlierLoop<E> {
                     Vec::new()
                 }
             };
-            if self.turn(&signals, &now()).is_err() {
+            if self.turn(signals, clock::stamp()).is_err() {
                 return;
             }
         }
@@ -118,53 +131,54 @@ impl<E: StreakSource> OutlierLoop<E> {
 
     /// # Errors
     /// When nobody listens any more.
-    fn turn(&mut self, signals: &[(BackendId, Signal, Streaks)], now: &Now) -> Result<(), Stopped> {
-        while let Ok(news) = self.news.try_recv() {
-            match news {
-                News::Published(services) => {
-                    for (id, service) in services {
-                        if let Some(service) = service.as_deref().filter(|s| s.health_policy.outlier.is_some()) {
+    fn turn(&mut self, signals: Vec<(BackendId, SignalKind, Streaks)>, now: Stamp) -> Result<(), Stopped> {
+        while let Ok(message) = self.messages.try_recv() {
+            match message {
+                OutlierMessage::Published(changes) => {
+                    for ServiceChange { id, after, .. } in changes {
+                        if let Some(service) = after.as_deref().filter(|one| one.health_policy.outlier.is_some()) {
                             self.instruments.may_eject(service.name.as_str());
                         }
-                        self.ejector.adopt(id, service.as_ref(), now);
+                        self.detector.handle(OutlierEvent::Published(id, after.as_ref()), now);
                     }
                 }
-                News::Tried(tried) => {
-                    for (backend, tried) in tried {
-                        self.ejector.tried(backend, &tried, now);
+                OutlierMessage::Probed(probes) => {
+                    for (backend, probe) in probes {
+                        self.detector.handle(OutlierEvent::Probed(backend, &probe), now);
                     }
                 }
-                News::Over => return Err(Stopped),
+                OutlierMessage::Over => return Err(Stopped),
             }
-            // Limits and streaks as they are after what came first.
-            self.act()?;
+            // The next message is judged by limits and streaks as this one leaves them.
+            self.act(now)?;
         }
         for (backend, signal, streaks) in signals {
-            self.ejector.hear(*backend, *signal, streaks, now);
+            self.detector.handle(OutlierEvent::Signalled(backend, signal, streaks), now);
         }
-        let wanted = self.ejector.wanted(now);
-        let looks = self.source.look(&wanted).unwrap_or_else(|error| {
-            tracing::warn!("the counts of backends cannot be read: {error:#}");
-            Vec::new()
-        });
-        let looks: BTreeMap<BackendId, Look> = wanted.into_iter().zip(looks).collect();
-        self.ejector.tick(&looks, now);
-        self.act()
+        self.detector.handle(OutlierEvent::Timeout, now);
+        self.act(now)
     }
 
-    fn act(&mut self) -> Result<(), Stopped> {
-        let (mut updates, mut tries): (Vec<HealthUpdate>, Vec<_>) = (Vec::new(), Vec::new());
-        for action in self.ejector.actions() {
+    fn act(&mut self, now: Stamp) -> Result<(), Stopped> {
+        let (mut updates, mut targets): (Vec<HealthUpdate>, Vec<ProbeTarget>) = (Vec::new(), Vec::new());
+        while let Some(action) = self.detector.next_action() {
             let done = match action {
-                Action::Find(update) => {
+                OutlierAction::Count(backends) => {
+                    let counted = self.source.count(&backends);
+                    let (counts, done) = counted.map_or_else(|error| (Vec::new(), Err(error)), |held| (held, Ok(())));
+                    let counts: BTreeMap<BackendId, BackendCounts> = backends.into_iter().zip(counts).collect();
+                    self.detector.handle(OutlierEvent::Counted(&counts), now);
+                    done.context("the counts of backends cannot be read")
+                }
+                OutlierAction::Update(update) => {
                     updates.push(update);
                     Ok(())
                 }
-                Action::Ejected { service, rule } => {
+                OutlierAction::Ejected { service, rule } => {
                     self.instruments.ejected(service.as_str(), rule);
                     Ok(())
                 }
-                Action::Spared { service, backend, rule, message } => {
+                OutlierAction::Spared { service, backend, rule, message } => {
                     tracing::warn!(
                         "{service}/{backend} breaks the rule {} and stays, for no more may be out (maxEjectionPercent): \
                          {message}",
@@ -172,10 +186,10 @@ impl<E: StreakSource> OutlierLoop<E> {
                     );
                     Ok(())
                 }
-                Action::Restart(backend) => self.source.restart(backend),
-                Action::Limit(backend, limits) => self.source.limit(backend, limits),
-                Action::Try(backend, address) => {
-                    tries.push((backend, address));
+                OutlierAction::Restart(backend) => self.source.restart(backend),
+                OutlierAction::Limit(backend, limits) => self.source.limit(backend, limits),
+                OutlierAction::Probe(backend, address) => {
+                    targets.push((backend, address));
                     Ok(())
                 }
             };
@@ -183,8 +197,8 @@ impl<E: StreakSource> OutlierLoop<E> {
                 tracing::warn!("{error:#}");
             }
         }
-        if !tries.is_empty() {
-            (self.tries)(tries);
+        if !targets.is_empty() {
+            (self.probe)(targets);
         }
         if updates.is_empty() {
             return Ok(());
@@ -195,7 +209,3 @@ impl<E: StreakSource> OutlierLoop<E> {
 
 /// The agent is stopping.
 struct Stopped;
-
-fn now() -> Now {
-    Now { stamp: clock::stamp(), monotonic: clock::monotonic_ns() }
-}

@@ -1,4 +1,5 @@
-//! One connection of the agent's own to each backend whose time out is over. It is marked: nothing steers it.
+//! Recovery probes: one connection of the agent's own to each backend whose time out is over. It is marked, so that
+//! nothing steers it.
 
 use std::{
     io::{Error, ErrorKind},
@@ -11,22 +12,22 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{net::TcpSocket, task::JoinSet, time::timeout};
 
-use super::News;
-use crate::{control::outlier::Tried, kernel::Waker, model::BackendId};
+use super::OutlierMessage;
+use crate::{control::outlier::RecoveryProbe, kernel::Waker, model::BackendId};
 
-/// A backend that is to be tried, and where.
-pub type Wanted = (BackendId, SocketAddr);
+/// A backend that is to be probed, and where.
+pub type ProbeTarget = (BackendId, SocketAddr);
 
 /// How long a backend may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Connections at once: a network that is cut leaves thousands to be tried.
+/// Connections at once: a network that is cut leaves thousands to be probed.
 const AT_ONCE: usize = 512;
 
-/// Tries them and ends; what came of it is told in few batches.
-pub fn spawn(backends: Vec<Wanted>, mark: u32, news: Sender<News>, waker: Waker) {
+/// Probes all of them and ends; what came of it is told in few batches.
+pub fn spawn(backends: Vec<ProbeTarget>, mark: u32, messages: Sender<OutlierMessage>, waker: Waker) {
     thread::spawn(move || {
         for some in backends.chunks(AT_ONCE) {
-            if news.send(News::Tried(all(some, mark))).is_err() {
+            if messages.send(OutlierMessage::Probed(probe_all(some, mark))).is_err() {
                 return;
             }
             waker.wake();
@@ -34,34 +35,36 @@ pub fn spawn(backends: Vec<Wanted>, mark: u32, news: Sender<News>, waker: Waker)
     });
 }
 
-pub(super) fn all(backends: &[Wanted], mark: u32) -> Vec<(BackendId, Tried)> {
+pub(super) fn probe_all(backends: &[ProbeTarget], mark: u32) -> Vec<(BackendId, RecoveryProbe)> {
     let ids = || backends.iter().map(|(backend, _)| *backend);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return ids().map(|id| (id, Tried::Failed(format!("could not be tried: {error}")))).collect(),
+        Err(error) => {
+            return ids().map(|id| (id, RecoveryProbe::Failed(format!("could not be probed: {error}")))).collect();
+        }
     };
     runtime.block_on(async {
-        let mut tries = JoinSet::new();
+        let mut probes = JoinSet::new();
         for (backend, address) in backends.iter().copied() {
-            tries.spawn(async move { (backend, one(address, mark).await) });
+            probes.spawn(async move { (backend, probe(address, mark).await) });
         }
-        tries.join_all().await
+        probes.join_all().await
     })
 }
 
-async fn one(address: SocketAddr, mark: u32) -> Tried {
+async fn probe(address: SocketAddr, mark: u32) -> RecoveryProbe {
     let connect = async { socket(address, mark)?.connect(address).await };
     match timeout(PATIENCE, connect).await {
         Ok(Ok(stream)) => {
             // Leaves nothing behind that waits on either side.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            Tried::Answered
+            RecoveryProbe::Answered
         }
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-            Tried::Failed("refused the connection".into())
+            RecoveryProbe::Failed("refused the connection".into())
         }
-        Ok(Err(error)) => Tried::Failed(format!("could not be reached: {error}")),
-        Err(_) => Tried::Failed(format!("did not answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => RecoveryProbe::Failed(format!("could not be reached: {error}")),
+        Err(_) => RecoveryProbe::Failed(format!("did not answer within {} s", PATIENCE.as_secs())),
     }
 }
 
