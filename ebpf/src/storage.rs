@@ -12,57 +12,36 @@ use aya_ebpf::{
 };
 use sluice_common::{
     records::{Connection, MEMBERS, Member},
-    registry::{self, Sizes, Spec},
+    registry::{self, Sizes},
 };
 
 macro_rules! declare {
-    ($($(#[$doc:meta])* $keep:ident $name:ident: $kind:ident<$key:ty => $value:ty>[$($entries:tt)*];)*) => {
-        $(declare!(@$kind $name, $key, $value);)*
-    };
-    (@Array $name:ident, $key:ty, $value:ty) => {
-        #[map]
-        pub static $name: Array<$value> = Array::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
-    };
-    (@PerCpuArray $name:ident, $key:ty, $value:ty) => {
-        #[map]
-        pub static $name: PerCpuArray<$value> =
-            PerCpuArray::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
-    };
-    (@Hash $name:ident, $key:ty, $value:ty) => {
-        #[map]
-        pub static $name: HashMap<$key, $value> =
-            HashMap::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
-    };
-    (@LruHash $name:ident, $key:ty, $value:ty) => {
-        #[map]
-        pub static $name: LruHashMap<$key, $value> =
-            LruHashMap::with_max_entries(entries(&registry::$name.spec), flags(&registry::$name.spec));
-    };
-    (@Ring $name:ident, $key:ty, $value:ty) => {
-        #[map]
-        pub static $name: RingBuf = RingBuf::with_byte_size(entries(&registry::$name.spec), flags(&registry::$name.spec));
-    };
+    (@Array $name:ident, $key:ty, $value:ty) => { declare!(@static $name, Array<$value>, with_max_entries); };
+    (@PerCpuArray $name:ident, $key:ty, $value:ty) => { declare!(@static $name, PerCpuArray<$value>, with_max_entries); };
+    (@Hash $name:ident, $key:ty, $value:ty) => { declare!(@static $name, HashMap<$key, $value>, with_max_entries); };
+    (@LruHash $name:ident, $key:ty, $value:ty) => { declare!(@static $name, LruHashMap<$key, $value>, with_max_entries); };
+    (@Ring $name:ident, $key:ty, $value:ty) => { declare!(@static $name, RingBuf, with_byte_size); };
     (@SocketStorage $name:ident, $key:ty, $value:ty) => {
         #[btf_map]
         pub static $name: SkStorage<$value> = SkStorage::new();
     };
+    (@static $name:ident, $table:ty, $make:ident) => {
+        #[map]
+        pub static $name: $table =
+            <$table>::$make(registry::$name.spec.entries.of(&Sizes::SMALL), registry::$name.spec.kind.flags());
+    };
+    ($($(#[$doc:meta])* $keep:ident $name:ident: $kind:ident<$key:ty => $value:ty>[$($entries:tt)*];)*) => {
+        $(declare!(@$kind $name, $key, $value);)*
+    };
 }
 sluice_common::for_each_table!(declare);
-
-const fn entries(table: &Spec) -> u32 {
-    table.entries.of(&Sizes::SMALL)
-}
-
-const fn flags(table: &Spec) -> u32 {
-    table.kind.flags()
-}
 
 /// Sockets with this SO_MARK pass untouched; 0 is no mark. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static MARK: u32 = 0;
 /// Number of buckets of FRONTENDS less one. Set by the agent before loading.
 #[unsafe(no_mangle)]
-static FRONTENDS_MASK: u32 = entries(&registry::FRONTENDS.spec) - 1;
+static FRONTENDS_MASK: u32 = registry::FRONTENDS.spec.entries.of(&Sizes::SMALL) - 1;
 /// Offsets of [`Member`]s in this kernel. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
