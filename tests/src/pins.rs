@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -18,9 +18,11 @@ use anyhow::{Context, Result, bail, ensure};
 /// Commands of bpf(2), from linux/bpf.h.
 const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
+const OBJECT_PIN: i32 = 6;
 const OBJECT_GET: i32 = 7;
 const PROGRAM_BY_ID: i32 = 13;
 const INFO_BY_FD: i32 = 15;
+const LINK_UPDATE: i32 = 29;
 
 /// `union bpf_attr`, as far as these commands need it; the rest is zero.
 type Attributes = [u64; 16];
@@ -64,6 +66,28 @@ pub fn verified(pin: &Path) -> Result<u64> {
     line.trim().parse().context("reading verified_insns")
 }
 
+/// Pins once more what is open.
+pub fn pin(what: &OwnedFd, pin: &Path) -> Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes()).context("a path with a zero byte")?;
+    let mut attributes = Attributes::default();
+    attributes[0] = address(path.as_ptr().cast_mut());
+    attributes[1] = number(what.as_raw_fd());
+    bpf(OBJECT_PIN, &mut attributes).map(drop).with_context(|| format!("pinning {}", pin.display()))
+}
+
+/// Puts another program under a pinned link.
+pub fn replace(pin: &Path, program: BorrowedFd<'_>) -> Result<()> {
+    let link = open(pin)?;
+    let mut attributes = Attributes::default();
+    attributes[0] = number(link.as_raw_fd()) | number(program.as_raw_fd()) << 32;
+    bpf(LINK_UPDATE, &mut attributes).map(drop).with_context(|| format!("replacing the program of {}", pin.display()))
+}
+
+/// The value of a pinned array at an index.
+pub fn value<T: Copy>(pin: &Path, index: u32) -> Result<T> {
+    element(&open(pin)?, pin, index)
+}
+
 /// Changes a value of a pinned array. `T` is the layout that the array really has.
 pub fn change<T: Copy>(pin: &Path, index: u32, change: impl FnOnce(&mut T)) -> Result<()> {
     let map = open(pin)?;
@@ -101,7 +125,8 @@ fn on_element<T>(map: &OwnedFd, command: i32, index: u32, value: &mut T) -> io::
     bpf(command, &mut attributes).map(drop)
 }
 
-fn open(pin: &Path) -> Result<OwnedFd> {
+/// What is pinned.
+pub fn open(pin: &Path) -> Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes()).context("a path with a zero byte")?;
     let mut attributes = Attributes::default();
     attributes[0] = address(path.as_ptr().cast_mut());

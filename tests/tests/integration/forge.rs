@@ -15,12 +15,16 @@ fn map(agent: &Agent, name: &str) -> PathBuf {
 
 /// Changes the kernel's counters of the backend with this address. What the kernel counts at the same time is lost.
 pub fn counters(agent: &Agent, address: &str, change: impl FnOnce(&mut Counters)) -> Result<()> {
+    pins::change(&map(agent, "COUNTERS"), backend_id(agent, address)?, change)
+}
+
+/// The id that the tables have for the backend with this address.
+pub fn backend_id(agent: &Agent, address: &str) -> Result<u32> {
     let wanted = Endpoint::new(address.parse()?, TCP);
     let found = pins::find::<Backend>(&map(agent, "BACKENDS"), IDS, |backend| {
         backend.address == wanted.address && backend.port == wanted.port
     });
-    let (id, _) = found.with_context(|| format!("looking for the backend {address}"))?;
-    pins::change(&map(agent, "COUNTERS"), id, change)
+    Ok(found.with_context(|| format!("looking for the backend {address}"))?.0)
 }
 
 /// Changes what the tables say about who made them.

@@ -29,5 +29,6 @@ mod sockets;
 mod tracking;
 mod turn;
 mod uninstall;
+mod upgrade;
 mod zero;
 mod zero_load;
