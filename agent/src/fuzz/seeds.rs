@@ -22,7 +22,7 @@ spec:
   minReadyPercent: 40
   backends:
   - {name: n1, address: "10.0.0.1:8080", node: node-1, weight: 75}
-  - {name: n2, address: "10.0.0.2:8080", node: node-2, weight: 25, labels: {zone: b}}
+  - {name: n2, address: "10.0.0.2:8080", node: node-2, weight: 25, warmup: {delay: 1s}}
 "#;
 
 const CANARY: &str = r#"---
@@ -39,7 +39,7 @@ spec:
   panicThreshold: 10
   readiness: {kind: http, path: /healthz, period: 5s, timeout: 1s, failureThreshold: 3, status: ["200-299"]}
   warmup: {duration: 120s, curve: power, exponent: 2, minimumPercent: 1}
-  outlier: {consecutiveConnectFailures: 5, interval: 10s}
+  outlier: {consecutiveFailures: 5, interval: 10s}
   groups: [{name: stable, weight: 95}, {name: next, weight: 5}]
   backends:
     - {name: a, address: "10.0.1.1:8443", group: stable}

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Inputs for each target.
-const INPUTS: u64 = 4000;
+const INPUTS: u64 = 1000;
 
 /// Draws numbers.
 struct Draw(u64);
