@@ -42,6 +42,13 @@ pub fn rounds(number: u64) -> u64 {
     if slowness() > 1 { number.div_ceil(2) } else { number }
 }
 
+/// Stretches the pause between connections of a load on slow machines, where one takes the processor much longer than
+/// [`patience`] assumes: agents that start meanwhile need their part.
+pub fn pace(pause: Duration) -> Duration {
+    let slowness = slowness();
+    if slowness > 1 { pause * slowness * 3 } else { pause }
+}
+
 fn slowness() -> u32 {
     env::var("SLUICE_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }

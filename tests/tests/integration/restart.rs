@@ -9,14 +9,14 @@ use sluice_tests::{
     Agent, Cgroup, Client, Load, Report, World,
     client::Running,
     pins,
-    system::{now, patience, rounds},
+    system::{now, pace, rounds},
 };
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, weighted};
 
-/// Each client's pause between connections, longer on slow machines: the agent needs some of the processor too.
+/// Each client's pause between connections: the agent needs some of the processor too.
 pub fn pause() -> Duration {
-    patience(Duration::from_millis(3))
+    pace(Duration::from_millis(3))
 }
 
 pub fn more(loads: &[Running<'_>]) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use sluice_tests::{
     Client, Load, Options, Report,
     client::Running,
-    system::{now, patience, rounds},
+    system::{now, pace, rounds},
 };
 
 use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered};
@@ -14,9 +14,9 @@ use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered};
 /// Connections between two steps of a test, of each load.
 const SOME: u64 = 10;
 
-/// Each client's pause between connections, longer on slow machines: the agent needs some of the processor too.
+/// Each client's pause between connections: the agent needs some of the processor too.
 pub fn pause() -> Duration {
-    patience(Duration::from_millis(5))
+    pace(Duration::from_millis(5))
 }
 
 /// Waits until every load has done some more.
