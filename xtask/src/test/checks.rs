@@ -8,8 +8,11 @@ use crate::{
     report::{self, Outcome},
 };
 
+/// What runs a stage.
+type Check = fn() -> Result<Outcome>;
+
 /// Names and stages, in the order in which they run.
-pub const STAGES: [(&str, fn() -> Result<Outcome>); 4] = [
+pub const STAGES: [(&str, Check); 4] = [
     ("format", format),
     ("lints", lints),
     ("lints of black-box tests", lints_of_black_box_tests),

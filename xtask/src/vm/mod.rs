@@ -1,10 +1,10 @@
 //! Runs programs of the workspace under another kernel: qemu boots a Debian kernel with an initramfs that holds them.
 //! The guest has two serial ports: the kernel's messages go to the first, what the programs say to the second.
 
+mod black_box;
 mod image;
 mod kernel;
 mod share;
-mod tests;
 
 use std::{
     fs,
@@ -18,10 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub use black_box::{Selection, test};
 pub use kernel::obtain;
 use share::Share;
 pub use share::virtiofsd;
-pub use tests::{Selection, test};
 
 /// The kernels that the tests run under when none is named.
 pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
