@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::dependencies;
 use crate::{
     binaries::statically,
     build::cargo,
@@ -12,11 +13,12 @@ use crate::{
 type Check = fn() -> Result<Outcome>;
 
 /// Names and stages, in the order in which they run.
-pub const STAGES: [(&str, Check); 4] = [
+pub const STAGES: [(&str, Check); 5] = [
     ("format", format),
     ("lints", lints),
     ("lints of black-box tests", lints_of_black_box_tests),
     ("documentation", documentation),
+    ("dependencies", dependencies::check),
 ];
 
 /// Those of the unit tests whose name contains the filter.

@@ -2,6 +2,7 @@
 //! Every stage runs, whatever became of the one before. The last line is the sum.
 
 mod checks;
+mod dependencies;
 mod host;
 
 use std::{
