@@ -94,3 +94,39 @@ fn each_example_says_what_it_is_for_and_is_listed() {
         assert!(listed.contains(&format!("examples/{name}")), "{name} is not listed in documents.md");
     }
 }
+
+/// The rows of a table that begin with a link to a file and go on with names in code: what a walk through the code shows.
+fn steps(page: &Path) -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(page).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| ")).map(|line| line.split(" | ").collect::<Vec<_>>());
+    let step = |cells: Vec<&str>| {
+        let (_, rest) = cells.first()?.split_once("](")?;
+        let file = rest.split_once(')')?.0.to_owned();
+        let names = cells.get(1)?.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        file.ends_with(".rs").then_some((file, names))
+    };
+    rows.filter_map(step).collect()
+}
+
+#[test]
+fn walks_name_what_is_there() {
+    let page = root().join("agent/docs/architecture.md");
+    let steps = steps(&page);
+    assert!(steps.len() > 20, "{} steps", steps.len());
+    let mut missing = Vec::new();
+    for (file, names) in steps {
+        let source = fs::read_to_string(page.parent().unwrap().join(&file)).unwrap();
+        for name in names {
+            // `Type::method` is the method of a type that may be declared elsewhere.
+            let last = name.rsplit("::").next().unwrap();
+            let is_declared = ["fn", "struct", "enum", "trait", "const", "macro_rules!"]
+                .iter()
+                .any(|keyword| source.contains(&format!("{keyword} {last}")));
+            let is_variant = source.lines().any(|line| line.trim_start().starts_with(last));
+            if !is_declared && !is_variant {
+                missing.push(format!("{file}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "names that are not in their files:\n{}", missing.join("\n"));
+}
