@@ -1,6 +1,5 @@
 //! Time is moved by hand.
 
-use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -38,7 +37,7 @@ impl World {
     }
 
     fn apply(&mut self, change: Change) {
-        let applied = self.state.apply(&change, Timestamp::now()).unwrap();
+        let applied = self.state.apply(&change, Stamp::test(self.now).at).unwrap();
         let (before, after, touched) = (&self.state, &applied.state, &applied.touched);
         self.ramps.handle(WarmupEvent::Changed { before, after, touched }, Stamp::test(self.now));
         self.ramps.actions();
@@ -61,8 +60,13 @@ impl World {
     }
 
     fn zero(&mut self, target: &str) {
-        let zero =
-            Zero { owner: String::new(), reason: String::new(), since: Timestamp::now(), expires: None, drain: None };
+        let zero = Zero {
+            owner: String::new(),
+            reason: String::new(),
+            since: Stamp::test(self.now).at,
+            expires: None,
+            drain: None,
+        };
         self.apply(Change::Zero { target: target.parse().unwrap(), zero, drain: None, force: true });
     }
 
