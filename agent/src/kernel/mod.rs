@@ -2,7 +2,7 @@
 //! through [`Meters`].
 
 mod attach;
-pub(crate) mod btf;
+pub mod btf;
 mod census;
 mod drain;
 mod errors;
