@@ -189,7 +189,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     let plan = stage.agent.post("/v1/nodes/n1/drain?dryRun=true", &json!({}))?.expect_status(200).json();
     assert_eq!(plan["dryRun"], true);
     let text = plan["plan"].to_string();
-    assert!(text.contains("node/n1: closed") && text.contains("shop/b1: leaves"), "names, not ids: {plan}");
+    assert!(text.contains("node/n1: closed") && text.contains("shop/b1: drained"), "names, not ids: {plan}");
     assert_eq!(stage.backend("shop", "b1")?["state"], "ready");
     assert_eq!(stage.agent.get("/v1/operations")?.json()["items"], json!([]));
     Ok(())
