@@ -4,7 +4,7 @@
 //! stay in the cache of a processor. Then comes a hash table in an array of cache lines (FRONTENDS). The agent alone writes
 //! them, by stores; programs read them without calling a helper. Nearly every frontend is found in one line: a bucket has room for two frontends, and
 //! of those that found no room in theirs the bucket knows the number, so that one goes on to the next bucket only for
-//! them (as in F14, https://engineering.fb.com/2019/04/25/developer-tools/f14/).
+//! them (as in F14, <https://engineering.fb.com/2019/04/25/developer-tools/f14/>).
 #![allow(unsafe_code)]
 
 use core::ptr;

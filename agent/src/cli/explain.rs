@@ -15,7 +15,7 @@ use crate::view::explain::Explanation;
     after_help = "Examples:\n  sluice explain 10.96.0.10:80\n  sluice explain 10.96.0.10:53/udp\n  sluice explain 10.96.0.10:80 --from pid:4711"
 )]
 pub struct Explain {
-    /// Where to, such as 10.96.0.10:80 or [fd00::1]:53/udp
+    /// Where to, such as 10.96.0.10:80 or `[fd00::1]:53/udp`
     to: String,
     /// Who calls: an IP address that the socket is bound to, pid:NUMBER or cgroup:PATH; several separated by commas
     #[arg(long)]

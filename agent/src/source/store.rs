@@ -85,10 +85,10 @@ impl Store {
         self.identity
     }
 
-    /// Keeps what `touched` names of `state`. On return it is on the disk.
+    /// Keeps one change.
     ///
     /// # Errors
-    /// When it could not be written: the store is as it was before, or will be with the next commit.
+    /// As [`Store::commit_batch`].
     #[cfg(test)]
     pub fn commit(&mut self, state: &State, touched: &Touched) -> Result<()> {
         self.commit_batch(state, Batch { touched: std::slice::from_ref(touched), ..Batch::default() })
@@ -97,14 +97,16 @@ impl Store {
     /// Keeps several changes at the price of one; `state` is the one after the last.
     ///
     /// # Errors
-    /// As [`Store::commit`].
+    /// As [`Store::commit_batch`].
     #[cfg(test)]
     pub fn commit_many(&mut self, state: &State, touched: &[Touched]) -> Result<()> {
         self.commit_batch(state, Batch { touched, ..Batch::default() })
     }
 
+    /// Keeps what `batch` names of `state`. On return it is on the disk.
+    ///
     /// # Errors
-    /// As [`Store::commit`].
+    /// When it could not be written: the store is as it was before, or will be with the next commit.
     pub fn commit_batch(&mut self, state: &State, batch: Batch<'_>) -> Result<()> {
         self.try_commit(state, batch).context("writing the state to the store")
     }
