@@ -1,5 +1,5 @@
-//! Compiles the eBPF programs into `OUT_DIR/sluice-ebpf`, so that plain `cargo build`, `test` and `clippy` work and the
-//! agent carries its programs inside.
+//! Compiles the eBPF programs into `OUT_DIR/sluice-ebpf`, and those that are observed into `OUT_DIR/sluice-ebpf-observed`,
+//! so that plain `cargo build`, `test` and `clippy` work and the agent carries its programs inside.
 
 use std::env;
 use std::error::Error;
@@ -27,12 +27,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     // One directory for every profile: the eBPF object is always a release build. It is not the outer cargo's own
     // directory, whose lock is held while this runs.
     let target_dir = shared_target_dir(&out).join("ebpf");
-    compile(toolchain.build(root, &target_dir))?;
-
-    let object = out.join("sluice-ebpf");
-    fs::copy(Toolchain::object(&target_dir), &object)?;
-    if let Some(objcopy) = &toolchain.objcopy {
-        strip(objcopy, &object)?;
+    for (features, name) in [("", "sluice-ebpf"), ("observe", "sluice-ebpf-observed")] {
+        compile(toolchain.build(root, features, &target_dir))?;
+        let object = out.join(name);
+        fs::copy(Toolchain::object(&target_dir), &object)?;
+        if let Some(objcopy) = &toolchain.objcopy {
+            strip(objcopy, &object)?;
+        }
     }
     Ok(())
 }

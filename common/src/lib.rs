@@ -2,9 +2,10 @@
 //!
 //! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
 //! address and [`pick`] chooses its backend; [`streak`] is what is noticed of one, [`drain`] and [`flight`] are how one is
-//! emptied. [`verdict`] names every program and every way out of one. Nothing here allocates, panics or does I/O.
+//! emptied. [`verdict`] names every program and every way out of one, and [`decision`] is what is told of one to who watches. Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod decision;
 pub mod drain;
 pub mod flight;
 pub mod frontends;

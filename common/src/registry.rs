@@ -66,6 +66,13 @@ macro_rules! for_each_table {
             /// Local ends of steered sockets with a peer that INBOUND has, while some of what was accepted there may be
             /// closed.
             Own CALLERS: Hash<$crate::tables::Endpoint => u32>[Fixed(65536)];
+
+            /// `decision::Decision`s that fit DECISION_FILTER.
+            Observed DECISIONS: Ring<() => ()>[Fixed($crate::decision::DECISIONS_BYTES)];
+            /// Decisions that found no room.
+            Observed DECISIONS_LOST: Array<u32 => u64>[Fixed(1)];
+            /// Written by the agent: what those who watch ask for together.
+            Observed DECISION_FILTER: Array<u32 => $crate::decision::DecisionFilter>[Fixed(1)];
         }
     };
 }
@@ -143,6 +150,9 @@ pub enum Keep {
     Pinned,
     /// It is the agent's own and goes with it.
     Own,
+    /// It belongs to the observed programs: made when the first watcher comes, gone with the last. A pin would let it
+    /// outlive those whom it is for.
+    Observed,
 }
 
 /// Entries of the tables that an operator sizes. They cannot change while the tables are pinned.

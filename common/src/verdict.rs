@@ -81,6 +81,9 @@ index! {
 }
 
 impl Program {
+    /// Those that choose a backend.
+    pub const CHOOSING: [Self; 4] = [Self::Connect4, Self::Connect6, Self::Sendmsg4, Self::Sendmsg6];
+
     /// Attached in this order: what follows and translates before what steers. Detached in the opposite one.
     pub const ORDER: [Self; Self::ALL.len()] = [
         Self::SockRelease,

@@ -30,7 +30,7 @@ pub trait Observer {
     fn finds(&mut self, service_id: u32);
     /// This draw goes to this table: what [`pick::pick`] makes of both follows from what is open.
     fn draws(&mut self, table: Table, draw: u64);
-    /// The call goes to this backend.
+    /// The choice fell on this backend. The call goes there if the caller reaches it.
     fn takes(&mut self, backend_id: u32);
 }
 
@@ -82,6 +82,7 @@ pub fn choose(caller: &impl Caller, observer: &mut impl Observer, service_id: u3
         add(unsafe { &raw mut (*service).no_backend }, 1);
         return Err(if table.pass() { Verdict::Passed } else { Verdict::Refused });
     };
+    observer.takes(id);
     if !caller.reaches(&backend.address) {
         return Err(Verdict::Broken);
     }
@@ -92,7 +93,6 @@ pub fn choose(caller: &impl Caller, observer: &mut impl Observer, service_id: u3
             ptr::write_volatile(&raw mut (*counters).last_pick, time);
         }
     }
-    observer.takes(id);
     Ok(Choice { id, backend, time })
 }
 

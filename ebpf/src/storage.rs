@@ -15,23 +15,39 @@ use sluice_common::{
     registry::{self, Sizes},
 };
 
+// In the object of the observed programs the tables that an agent owns are statics like any other: the four programs use
+// none of them, so that the linker drops them, and the verifier would refuse a program that did.
 macro_rules! declare {
-    (@Array $name:ident, $key:ty, $value:ty) => { declare!(@static $name, Array<$value>, with_max_entries); };
-    (@PerCpuArray $name:ident, $key:ty, $value:ty) => { declare!(@static $name, PerCpuArray<$value>, with_max_entries); };
-    (@Hash $name:ident, $key:ty, $value:ty) => { declare!(@static $name, HashMap<$key, $value>, with_max_entries); };
-    (@LruHash $name:ident, $key:ty, $value:ty) => { declare!(@static $name, LruHashMap<$key, $value>, with_max_entries); };
-    (@Ring $name:ident, $key:ty, $value:ty) => { declare!(@static $name, RingBuf, with_byte_size); };
-    (@SocketStorage $name:ident, $key:ty, $value:ty) => {
+    (@Pinned $kind:ident $($row:tt)*) => { declare!(@$kind [] $($row)*); };
+    (@Own $kind:ident $($row:tt)*) => { declare!(@$kind [not(feature = "observe")] $($row)*); };
+    (@Observed $kind:ident $($row:tt)*) => {
+        #[cfg(feature = "observe")]
+        declare!(@$kind [] $($row)*);
+    };
+    (@Array $when:tt $name:ident, $key:ty, $value:ty) => {
+        declare!(@static $when $name, Array<$value>, with_max_entries);
+    };
+    (@PerCpuArray $when:tt $name:ident, $key:ty, $value:ty) => {
+        declare!(@static $when $name, PerCpuArray<$value>, with_max_entries);
+    };
+    (@Hash $when:tt $name:ident, $key:ty, $value:ty) => {
+        declare!(@static $when $name, HashMap<$key, $value>, with_max_entries);
+    };
+    (@LruHash $when:tt $name:ident, $key:ty, $value:ty) => {
+        declare!(@static $when $name, LruHashMap<$key, $value>, with_max_entries);
+    };
+    (@Ring $when:tt $name:ident, $key:ty, $value:ty) => { declare!(@static $when $name, RingBuf, with_byte_size); };
+    (@SocketStorage [] $name:ident, $key:ty, $value:ty) => {
         #[btf_map]
         pub static $name: SkStorage<$value> = SkStorage::new();
     };
-    (@static $name:ident, $table:ty, $make:ident) => {
-        #[map]
+    (@static [$($when:tt)*] $name:ident, $table:ty, $make:ident) => {
+        #[cfg_attr(all($($when)*), map)]
         pub static $name: $table =
             <$table>::$make(registry::$name.spec.entries.of(&Sizes::SMALL), registry::$name.spec.kind.flags());
     };
     ($($(#[$doc:meta])* $keep:ident $name:ident: $kind:ident<$key:ty => $value:ty>[$($entries:tt)*];)*) => {
-        $(declare!(@$kind $name, $key, $value);)*
+        $(declare!(@$keep $kind $name, $key, $value);)*
     };
 }
 sluice_common::for_each_table!(declare);

@@ -121,6 +121,12 @@ impl Agent {
         self
     }
 
+    /// What it logs, as --log-level has it.
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
     /// Logs what operators see, and keeps the log to itself: for programs that are no tests.
     pub fn quiet(mut self) -> Self {
         self.log_level = "info";

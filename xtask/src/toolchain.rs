@@ -45,11 +45,12 @@ impl Toolchain {
         Ok(Self { compiler, linker, objcopy })
     }
 
-    /// The command that compiles the package `sluice-ebpf` of the workspace at `root`, with `target_dir` for its output.
+    /// The command that compiles the package `sluice-ebpf` of the workspace at `root`, with these features of it and
+    /// `target_dir` for its output.
     ///
     /// It starts from a clean environment: cargo and rustup tell a build script about *their* toolchain and flags, and
     /// all of that would be wrong here.
-    pub fn build(&self, root: &Path, target_dir: &Path) -> Command {
+    pub fn build(&self, root: &Path, features: &str, target_dir: &Path) -> Command {
         let mut command = match self.compiler {
             Compiler::Debian => {
                 let mut command = Command::new(DEBIAN_CARGO);
@@ -80,7 +81,8 @@ impl Toolchain {
             .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
             .env("CARGO_PROFILE_RELEASE_LTO", "true")
             .env("CARGO_PROFILE_RELEASE_STRIP", "none")
-            .args(["--locked", "--release", "--package", "sluice-ebpf", "--target", TARGET, "--target-dir"])
+            .args(["--locked", "--release", "--package", "sluice-ebpf", "--features", features, "--target", TARGET])
+            .arg("--target-dir")
             .arg(target_dir);
         command
     }

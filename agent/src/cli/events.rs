@@ -76,13 +76,13 @@ impl Events {
 
 /// Takes server-sent events apart: gives the data of each that is complete.
 #[derive(Default)]
-struct Reader {
+pub struct Reader {
     pending: Vec<u8>,
     data: String,
 }
 
 impl Reader {
-    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.pending.extend_from_slice(bytes);
         let mut complete = Vec::new();
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {

@@ -174,7 +174,7 @@ fn lost(client: &Client, last: &Operation, since: Duration, why: &str) -> Failur
 }
 
 /// The signal that asks this command to end.
-async fn interrupted() -> anyhow::Result<u8> {
+pub async fn interrupted() -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let kind = tokio::select! {
         _ = interrupt.recv() => SignalKind::interrupt(),

@@ -18,6 +18,7 @@ mod failure;
 mod files;
 mod follow;
 mod get;
+mod monitor;
 mod openapi;
 mod output;
 mod ready;
@@ -88,6 +89,7 @@ enum Verb {
     Explain(explain::Explain),
     Top(top::Top),
     Events(events::Events),
+    Monitor(monitor::Monitor),
     Check(check::Check),
     Uninstall(uninstall::Uninstall),
     Completions(completions::Completions),
@@ -165,6 +167,7 @@ impl Asked {
             Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Monitor(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Check(verb) => verb.run(),
             Verb::Uninstall(verb) => verb.run(connection.socket),
             Verb::Completions(verb) => verb.run(),
@@ -232,6 +235,8 @@ mod tests {
             "sluice explain 10.96.0.10:80 --from pid:1",
             "sluice top --once",
             "sluice events --follow",
+            "sluice monitor",
+            "sluice monitor --service shop --frontend 10.96.0.10:80 --pid 4711 --cgroup /web --all --count 3 -o json",
             "sluice check",
             "sluice uninstall --bpffs /b --state-dir /s --keep-state",
             "sluice completions bash",

@@ -17,6 +17,7 @@ use crate::{
     source::files::FileEvent,
     telemetry::Instruments,
     view::{
+        decisions::{Filter, Told},
         events::EventLog,
         operations::{Operation, Operations},
         published::Published,
@@ -32,6 +33,19 @@ pub struct Handle {
     events: Arc<EventLog>,
     operations: Arc<Operations>,
     instruments: Arc<Instruments>,
+    monitor: Monitor,
+}
+
+/// The door to the thread that shows decisions.
+#[derive(Clone)]
+pub struct Monitor(pub(super) mpsc::Sender<Watch>);
+
+/// What that thread is asked to do.
+pub enum Watch {
+    /// Until nobody takes what is sent any more.
+    Begin { filter: Filter, sender: tokio::sync::mpsc::Sender<Arc<Told>>, reply: oneshot::Sender<anyhow::Result<()>> },
+    /// Ends the thread.
+    Stop,
 }
 
 /// What the engine is asked to do.
@@ -119,6 +133,14 @@ pub enum ChangeError {
     Stopping,
 }
 
+impl Monitor {
+    /// Nobody shows decisions.
+    #[cfg(test)]
+    pub fn absent() -> Self {
+        Self(mpsc::channel().0)
+    }
+}
+
 impl Handle {
     pub fn new(
         commands: mpsc::Sender<Command>,
@@ -127,8 +149,9 @@ impl Handle {
         events: Arc<EventLog>,
         operations: Arc<Operations>,
         instruments: Arc<Instruments>,
+        monitor: Monitor,
     ) -> Self {
-        Self { commands, published, readings, events, operations, instruments }
+        Self { commands, published, readings, events, operations, instruments, monitor }
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -177,6 +200,20 @@ impl Handle {
     pub async fn census(&self) -> anyhow::Result<Census> {
         let readings = self.readings.clone();
         tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
+    }
+
+    /// The decisions of the programs from now on. Who takes them too slowly misses some, and is told how many.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs that tell them.
+    pub async fn watch(&self, filter: Filter) -> anyhow::Result<tokio::sync::mpsc::Receiver<Arc<Told>>> {
+        const AHEAD: usize = 1024;
+        let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
+        let (reply, answer) = oneshot::channel();
+        let asked = self.monitor.0.send(Watch::Begin { filter, sender, reply });
+        asked.ok().context("this agent shows no decisions")?;
+        answer.await.context("the agent is stopping")??;
+        Ok(receiver)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -20,6 +20,7 @@ use super::{
     workers::{
         drain::{self, DrainWorker, Looker, NamespaceCache},
         health::{self, HealthScheduler},
+        monitor::{self, MonitorWorker},
         outlier::{self, OutlierWorker},
         reclaim,
     },
@@ -38,7 +39,7 @@ use crate::{
         store::Store,
         watcher::{FileWatcher, Look, watch},
     },
-    telemetry::Instruments,
+    telemetry::{Instruments, logs},
     view::{
         events::{EventKind, EventLog},
         operations::Operations,
@@ -51,12 +52,14 @@ pub struct Running {
     pub handle: Handle,
     commands: Sender<Command>,
     thread: JoinHandle<()>,
+    monitor: monitor::Running,
     _watches: Vec<FileWatcher>,
 }
 
 impl Running {
-    /// Ends the thread after what it is doing. Engine goes on in the kernel.
+    /// Ends the thread after what it is doing. Steering goes on in the kernel, with the usual programs.
     pub fn stop(self) {
+        self.monitor.stop();
         // A thread that has ended needs no telling.
         let _ = self.commands.send(Command::Stop);
         let _ = self.thread.join();
@@ -87,6 +90,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
     let (commands, requests) = mpsc::channel();
     let (begun, drains) = mpsc::channel();
     let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.streaks());
+    let observation = kernel.take_observation().context("somebody else shows decisions already")?;
     let beginning = EngineParts {
         state,
         machine: kernel,
@@ -156,8 +160,14 @@ pub fn start(settings: &Settings) -> Result<Running> {
         probing: settings.probing.clone(),
         mark: settings.mark,
     })?;
-    let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments);
-    Ok(Running { handle, commands, thread, _watches: watches })
+    let monitor = monitor::spawn(MonitorWorker {
+        observation,
+        published: published.clone(),
+        instruments: instruments.clone(),
+        logs: logs::asks_for_programs(&settings.log_level),
+    })?;
+    let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments, monitor.monitor());
+    Ok(Running { handle, commands, thread, monitor, _watches: watches })
 }
 
 impl<M: DataPlane> Engine<M> {

@@ -48,12 +48,10 @@ pub fn pod(cgroup: &str) -> Option<String> {
 
 /// The processes in a cgroup and below it. Those that cannot be listed are left out.
 pub fn processes(cgroup: &Path) -> Vec<u32> {
-    let (mut found, mut left) = (Vec::new(), vec![cgroup.to_owned()]);
-    while let Some(directory) = left.pop() {
+    let mut found = Vec::new();
+    for directory in within(cgroup) {
         let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-        let below = fs::read_dir(&directory).into_iter().flatten().flatten();
-        left.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
     }
     found
 }
@@ -73,6 +71,40 @@ pub fn id(path: &Path) -> Result<u64> {
     }
     // The id of a cgroup is the inode number of its directory (Linux 5.5 and later, on 64 bit).
     Ok(metadata.ino())
+}
+
+/// The id of a cgroup, and its name as /proc/PID/cgroup has it. `path` as for [`id`].
+///
+/// # Errors
+/// When there is no such cgroup.
+pub fn find(path: &Path) -> Result<(u64, String)> {
+    let (id, root) = (id(path)?, root()?);
+    let name = path.strip_prefix(&root).unwrap_or(path);
+    Ok((id, format!("/{}", name.to_string_lossy().trim_matches('/'))))
+}
+
+/// The name of the cgroup with this id; `None` when it is gone. `pid`: a process that was in it a moment ago, where the
+/// search begins; the whole hierarchy comes after.
+pub fn name_of(wanted: u64, pid: u32) -> Option<String> {
+    let is_it = |name: &String| id(Path::new(name)).is_ok_and(|id| id == wanted);
+    if let Some(name) = name_of_process(pid).filter(is_it) {
+        return Some(name);
+    }
+    let root = root().ok()?;
+    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == wanted);
+    let path = within(&root).find(is_it)?;
+    Some(format!("/{}", path.strip_prefix(&root).ok()?.display()))
+}
+
+/// A cgroup and those in it.
+fn within(cgroup: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let mut left = vec![cgroup.to_owned()];
+    std::iter::from_fn(move || {
+        let directory = left.pop()?;
+        let below = fs::read_dir(&directory).into_iter().flatten().flatten();
+        left.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        Some(directory)
+    })
 }
 
 fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {

@@ -94,7 +94,8 @@ async fn follow(app: App, mut seen: u64, sender: Sender) {
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+/// Returns when the agent stops.
+pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // When nobody can say that it stops any more, it has stopped.
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }

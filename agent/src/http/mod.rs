@@ -15,6 +15,7 @@ mod events;
 mod explain;
 pub mod listen;
 mod meta;
+mod monitor;
 mod nodes;
 mod openapi;
 mod operations;

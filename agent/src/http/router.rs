@@ -5,8 +5,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Access, App, access, apply, backends, connections, drain, events, explain, meta, nodes, openapi::Description,
-    operations, problem::Problem, ready, services, zero,
+    Access, App, access, apply, backends, connections, drain, events, explain, meta, monitor, nodes,
+    openapi::Description, operations, problem::Problem, ready, services, zero,
 };
 use crate::telemetry::Source;
 
@@ -31,6 +31,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(connections::list))
         .routes(routes!(explain::explain))
         .routes(routes!(events::stream))
+        .routes(routes!(monitor::stream))
         .routes(routes!(meta::metrics))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))

@@ -27,7 +27,7 @@ use super::{Access, App, router::router};
 use crate::{
     engine::{
         Handle,
-        client::{ChangeError, Command, Done, Options},
+        client::{ChangeError, Command, Done, Monitor, Options},
     },
     host::clock,
     kernel::{gauges::UNUSED, readings::Readings, sockets::Census},
@@ -111,7 +111,9 @@ impl Agent {
         let steering =
             Steering { publish, readings: readings.clone(), events: events.clone(), instruments: instruments.clone() };
         thread::spawn(move || steering.run(&asked));
-        let handle = Handle::new(commands, published.clone(), readings.clone(), events, Arc::default(), instruments);
+        let monitor = Monitor::absent();
+        let handle =
+            Handle::new(commands, published.clone(), readings.clone(), events, Arc::default(), instruments, monitor);
         let (stop, stopping) = watch::channel(false);
         Self { app: App::new(handle, stopping), readings, stop, published }
     }

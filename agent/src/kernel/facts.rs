@@ -15,6 +15,8 @@ use crate::host::clock;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+/// Those that choose a backend once more, observed. They need to know nothing of the kernel.
+pub static OBSERVED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf-observed"));
 
 pub struct Facts {
     offsets: [u32; MEMBERS],
@@ -75,31 +77,43 @@ fn with_destroy(object: &[u8], function: u32) -> Vec<u8> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use sluice_common::registry::{self, Sizes};
+    use sluice_common::registry::{self, Keep, Sizes};
 
     use super::*;
 
-    #[test]
-    fn the_object_has_the_tables_of_the_registry_and_no_others() {
-        type Shape = (u32, u32, u32, u32, u32);
-        let object = aya_obj::Object::parse(OBJECT).unwrap();
-        let found: BTreeMap<&str, Shape> = object
-            .maps
-            .iter()
-            // Sections of constants become tables too.
-            .filter(|(name, _)| !name.starts_with('.'))
+    type Shape = (u32, u32, u32, u32, u32);
+
+    /// The tables of an object. Sections of constants become tables too, and are none.
+    fn tables(object: &[u8]) -> BTreeMap<String, Shape> {
+        let object = aya_obj::Object::parse(object).unwrap();
+        let tables = object.maps.iter().filter(|(name, _)| !name.starts_with('.'));
+        tables
             .map(|(name, map)| {
                 let sizes = (map.key_size(), map.value_size(), map.max_entries());
-                (name.as_str(), (map.map_type(), sizes.0, sizes.1, sizes.2, map.map_flags()))
+                (name.clone(), (map.map_type(), sizes.0, sizes.1, sizes.2, map.map_flags()))
             })
-            .collect();
-        let expected: BTreeMap<&str, Shape> = registry::ALL
-            .iter()
+            .collect()
+    }
+
+    fn registered(kept: impl Fn(Keep) -> bool) -> BTreeMap<String, Shape> {
+        let tables = registry::ALL.iter().filter(|table| kept(table.keep));
+        tables
             .map(|table| {
                 let entries = table.entries.of(&Sizes::SMALL);
-                (table.name, (table.kind.number(), table.key, table.value, entries, table.kind.flags()))
+                (table.name.to_owned(), (table.kind.number(), table.key, table.value, entries, table.kind.flags()))
             })
-            .collect();
-        assert_eq!(found, expected);
+            .collect()
+    }
+
+    #[test]
+    fn the_object_has_the_tables_of_the_registry_and_no_others() {
+        assert_eq!(tables(OBJECT), registered(|keep| keep != Keep::Observed));
+    }
+
+    #[test]
+    fn observed_programs_share_what_is_pinned_and_own_the_rest() {
+        let mut found = tables(OBSERVED);
+        assert!(found.remove("AYA_LOGS").is_some(), "the ring of aya-log: {found:?}");
+        assert_eq!(found, registered(|keep| keep != Keep::Own));
     }
 }

@@ -10,7 +10,7 @@ use sluice_common::{
     verdict::{self, Program, Verdict},
 };
 
-use super::{census::CensusProgram, memory::Tables, signals::Lost, streaks::StreakTable, turns::TurnTable};
+use super::{census::CensusProgram, memory::Tables, ring::Lost, streaks::StreakTable, turns::TurnTable};
 use crate::{
     kernel::{gauges, readings::Readings, sockets::Census},
     model::{BackendId, ServiceId},

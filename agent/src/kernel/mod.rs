@@ -12,10 +12,12 @@ mod frontends;
 pub mod gauges;
 mod memory;
 mod meters;
+pub mod monitor;
 mod object;
 mod pins;
 mod programs;
 pub mod readings;
+mod ring;
 mod signals;
 pub mod sock_diag;
 pub mod sockets;
@@ -30,14 +32,16 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result};
 use sluice_common::{
     drain::Draining,
-    registry::DRAINING,
+    registry::{DRAINING, SIGNALS_LOST},
     tables::{Counters, Table},
 };
 
 pub use drain::Passes;
 pub use meters::Meters;
+pub use monitor::{Observation, Observed};
 pub use pins::uninstall;
-pub use signals::{Signals, Waker};
+pub use ring::Waker;
+pub use signals::Signals;
 pub use sluice_common::registry::Sizes;
 pub use streaks::StreakTable;
 
@@ -50,7 +54,7 @@ use frontends::Frontends;
 use memory::Tables;
 use object::Object;
 use programs::Programs;
-use signals::Lost;
+use ring::Lost;
 use turns::TurnTable;
 use upgrade::Upgrade;
 
@@ -80,6 +84,7 @@ pub struct Kernel {
     /// Until somebody takes them.
     passes: Option<Passes>,
     signals: Option<Signals>,
+    observation: Option<Observation>,
     /// Held as long as this agent owns the pins and steers the cgroup.
     _locks: Vec<pins::Lock>,
 }
@@ -120,13 +125,19 @@ impl Kernel {
         let tables = Arc::new(Tables::map(&object)?);
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
-        let (streaks, lost) = (StreakTable::map(&object)?, Lost::map(&object)?);
+        let (streaks, lost) = (StreakTable::map(&object)?, Lost::map(&object, &SIGNALS_LOST)?);
         streaks.measure_nothing();
         let turns = TurnTable::map(&object)?;
-        let signals = Some(Signals::new(&mut object)?);
+        let signals = Some(signals::open(&mut object)?);
         let mut programs = Programs::load(&mut object, directory, cgroup.directory(), &config.cgroup)?;
         upgrade.finish(&tables)?;
         programs.hooks.attach().with_context(|| format!("attaching to {}", config.cgroup.display()))?;
+        let observation = Observation {
+            config: config.clone(),
+            directory: directory.clone(),
+            cgroup: cgroup.directory().try_clone().context("duplicating a descriptor")?,
+            usual: programs.hooks,
+        };
         let meters = Arc::new(Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone()));
         Ok(Self {
             tables,
@@ -139,6 +150,7 @@ impl Kernel {
             meters,
             passes: Some(programs.passes),
             signals,
+            observation: Some(observation),
             _locks: vec![cgroup],
         })
     }
@@ -161,6 +173,11 @@ impl Kernel {
     /// The signals of the programs: for one thread.
     pub fn take_signals(&mut self) -> Option<Signals> {
         self.signals.take()
+    }
+
+    /// What shows decisions as they happen: for one thread.
+    pub fn take_observation(&mut self) -> Option<Observation> {
+        self.observation.take()
     }
 
     /// Begins or ends the measuring of a backend's turn times.

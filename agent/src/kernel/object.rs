@@ -12,6 +12,7 @@ use aya::{
     maps::{Map as AyaMap, MapData, RingBuf},
     programs::{Program as AyaProgram, ProgramFd},
 };
+use aya_log::EbpfLogger;
 use sluice_common::{
     registry::{self, Keep, Spec, TableOf},
     verdict::Program,
@@ -21,7 +22,7 @@ use super::{
     Config,
     attach::{Hook, hook},
     errors,
-    facts::Facts,
+    facts::{Facts, OBSERVED},
     sys::{Hash, Map},
 };
 
@@ -51,22 +52,32 @@ impl Object {
     pub fn load(config: &Config, pin: impl Fn(&Spec) -> PathBuf) -> Result<Self> {
         let types = kernel_types()?;
         let facts = Facts::find(&types)?;
-        let mask = registry::FRONTENDS.spec.entries.of(&config.sizes) - 1;
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(VerifierLogLevel::DISABLE)
-            .override_global("MARK", &config.mark, true)
-            .override_global("FRONTENDS_MASK", &mask, true);
-        for table in registry::ALL {
-            loader.map_max_entries(table.name, table.entries.of(&config.sizes));
-            match table.keep {
-                Keep::Pinned => loader.map_pin_path(table.name, pin(table)),
-                Keep::Own => &mut loader,
-            };
-        }
+        let mask = mask(config);
+        let mut loader = loader(config, &mask, pin);
         facts.tell(&mut loader);
         let ebpf = loader.load(&facts.object()).map_err(errors::explain)?;
         Ok(Self { ebpf, types, facts })
+    }
+
+    /// The observed programs, on the tables of those that they stand in for. `logs`: they log at level debug.
+    ///
+    /// # Errors
+    /// As [`Object::load`].
+    pub fn observed(config: &Config, pin: impl Fn(&Spec) -> PathBuf, logs: bool) -> Result<Self> {
+        let types = kernel_types()?;
+        let facts = Facts::find(&types)?;
+        let (mask, level) = (mask(config), if logs { aya_log::Level::Debug as u8 } else { 0 });
+        let mut loader = loader(config, &mask, pin);
+        let ebpf = loader.override_global(aya_log::LEVEL, &level, true).load(OBSERVED).map_err(errors::explain)?;
+        Ok(Self { ebpf, types, facts })
+    }
+
+    /// Takes the ring of the programs' own messages, which go to this process's log.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn take_log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).context("mapping the ring of messages")
     }
 
     /// Makes small tables that nobody finds, for a look at what the kernel accepts; the verifier says why it does not.
@@ -148,6 +159,27 @@ impl Object {
         iterator.load(over, &self.types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
         Ok(iterator.fd()?.try_clone()?)
     }
+}
+
+fn mask(config: &Config) -> u32 {
+    registry::FRONTENDS.spec.entries.of(&config.sizes) - 1
+}
+
+fn loader<'a>(config: &'a Config, mask: &'a u32, pin: impl Fn(&Spec) -> PathBuf) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::DISABLE).override_global("MARK", &config.mark, true).override_global(
+        "FRONTENDS_MASK",
+        mask,
+        true,
+    );
+    for table in registry::ALL {
+        loader.map_max_entries(table.name, table.entries.of(&config.sizes));
+        match table.keep {
+            Keep::Pinned => loader.map_pin_path(table.name, pin(table)),
+            Keep::Own | Keep::Observed => &mut loader,
+        };
+    }
+    loader
 }
 
 fn descriptor(map: &AyaMap) -> Result<BorrowedFd<'_>> {

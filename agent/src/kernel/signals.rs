@@ -1,115 +1,15 @@
-//! The signals of the programs: for one thread, which sleeps until there is one.
+//! The signals of the programs. What was said before this agent started is not in them: [`super::StreakTable`] has how
+//! things stand.
 #![allow(unsafe_code)]
 
-use std::{
-    io::{self, Error, ErrorKind, PipeReader, PipeWriter, Read, Write},
-    mem::size_of,
-    os::fd::AsRawFd,
-    ptr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use anyhow::Result;
+use sluice_common::{registry::SIGNALS, streak::Signal};
 
-use anyhow::{Context, Result};
-use aya::maps::{MapData, RingBuf};
-use sluice_common::{
-    registry::{SIGNALS, SIGNALS_LOST},
-    streak::Signal,
-};
+use super::{object::Object, ring::Ring};
 
-use super::{memory::Window, object::Object};
+pub type Signals = Ring<Signal>;
 
-/// The reader of SIGNALS. What was said before this agent started is not in it: [`super::StreakTable`] has how things stand.
-pub struct Signals {
-    ring: RingBuf<MapData>,
-    woken: PipeReader,
-    waker: Waker,
-}
-
-/// Ends a [`Signals::wait`] early, from any thread.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<PipeWriter>);
-
-/// How many signals found no room.
-#[derive(Clone)]
-pub(super) struct Lost(Arc<Window<u64>>);
-
-impl Signals {
-    pub(super) fn new(object: &mut Object) -> Result<Self> {
-        let ring = object.take_ring(&SIGNALS.spec)?;
-        let (woken, waker) = io::pipe().context("making a pipe")?;
-        set_nonblocking(woken.as_raw_fd()).context("making a pipe")?;
-        set_nonblocking(waker.as_raw_fd()).context("making a pipe")?;
-        Ok(Self { ring, woken, waker: Waker(Arc::new(waker)) })
-    }
-
-    /// What ends a wait of this reader early.
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-
-    /// Sleeps until there are signals, and takes them all; nothing when the waker was used or `timeout` (`None`: for
-    /// ever) is over. The kernel wakes once for a batch that comes while this thread is busy.
-    ///
-    /// # Errors
-    /// When the kernel refuses to wait.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Signal>> {
-        let found = self.take();
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [wait_for(self.ring.as_raw_fd()), wait_for(self.woken.as_raw_fd())];
-        // Rounded up: a thread that waits for the rest of a millisecond must not spin.
-        let millis = timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
-        // SAFETY: an array of as many entries as is said.
-        if unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, millis) } < 0 {
-            let error = Error::last_os_error();
-            return if error.kind() == ErrorKind::Interrupted { Ok(Vec::new()) } else { Err(error) };
-        }
-        if fds[1].revents != 0 {
-            // What is left, if anything, ends the next wait.
-            let _ = self.woken.read(&mut [0; 64]);
-        }
-        Ok(self.take())
-    }
-
-    fn take(&mut self) -> Vec<Signal> {
-        let mut found = Vec::new();
-        while let Some(item) = self.ring.next() {
-            if item.len() >= size_of::<Signal>() {
-                // SAFETY: integers, as many bytes as the type has; no alignment is asked for.
-                found.push(unsafe { ptr::read_unaligned(item.as_ptr().cast()) });
-            }
-        }
-        found
-    }
-}
-
-impl Waker {
-    /// Ends the wait that is on, or the next one.
-    pub fn wake(&self) {
-        // A full pipe wakes as well.
-        let _ = (&*self.0).write(&[1]);
-    }
-}
-
-impl Lost {
-    pub(super) fn map(object: &Object) -> Result<Self> {
-        Ok(Self(Arc::new(Window::whole(object, &SIGNALS_LOST)?)))
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        // SAFETY: an aligned word of a live mapping.
-        self.0.at(0).map_or(0, |at| unsafe { AtomicU64::from_ptr(at) }.load(Ordering::Relaxed))
-    }
-}
-
-fn set_nonblocking(fd: i32) -> io::Result<()> {
-    // SAFETY: system calls without pointers on a descriptor that the caller owns.
-    let result = unsafe { libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK) };
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+pub(super) fn open(object: &mut Object) -> Result<Signals> {
+    // SAFETY: `Signal`s are integers, and all that the programs write there.
+    unsafe { Ring::new(object, &SIGNALS.spec) }
 }

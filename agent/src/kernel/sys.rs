@@ -292,6 +292,19 @@ pub fn run_iterator(link: &OwnedFd) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Sleeps until there is something to read.
+pub fn wait_readable(fd: i32) -> io::Result<()> {
+    let mut wait = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, as is said.
+    match unsafe { libc::poll(&raw mut wait, 1, -1) } {
+        ..0 => Err(Error::last_os_error()).or_else(|error| match error.kind() {
+            ErrorKind::Interrupted => Ok(()),
+            _ => Err(error),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// `membarrier(MEMBARRIER_CMD_GLOBAL)`.
 pub fn membarrier_global() -> io::Result<()> {
     const GLOBAL: i32 = 1;

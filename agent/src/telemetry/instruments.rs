@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use super::names::{self, Family};
@@ -49,6 +50,9 @@ pub struct Instruments {
     probes: IntCounterVec,
     probe_times: HistogramVec,
     late_probes: IntCounter,
+    watchers: IntGauge,
+    decisions: IntCounter,
+    lost_decisions: IntCounter,
 }
 
 impl Instruments {
@@ -96,6 +100,12 @@ impl Instruments {
         registry.register(Box::new(ejections.clone()))?;
         let kernel = IntCounter::with_opts(opts(names::KERNEL_ERRORS_TOTAL)).context("a counter")?;
         registry.register(Box::new(kernel.clone()))?;
+        let watchers = IntGauge::with_opts(opts(names::MONITOR_WATCHERS)).context("a gauge")?;
+        registry.register(Box::new(watchers.clone()))?;
+        let decisions = IntCounter::with_opts(opts(names::MONITOR_DECISIONS_TOTAL)).context("a counter")?;
+        registry.register(Box::new(decisions.clone()))?;
+        let lost_decisions = IntCounter::with_opts(opts(names::MONITOR_LOST_TOTAL)).context("a counter")?;
+        registry.register(Box::new(lost_decisions.clone()))?;
         Ok(Self {
             registry,
             apply,
@@ -109,6 +119,9 @@ impl Instruments {
             probes,
             probe_times,
             late_probes,
+            watchers,
+            decisions,
+            lost_decisions,
         })
     }
 
@@ -168,6 +181,17 @@ impl Instruments {
     /// A probe had to wait for others.
     pub fn late_probe(&self) {
         self.late_probes.inc();
+    }
+
+    /// So many watch decisions now.
+    pub fn watched_by(&self, watchers: usize) {
+        self.watchers.set(i64::try_from(watchers).unwrap_or(i64::MAX));
+    }
+
+    /// The programs told so many decisions, and so many found no room.
+    pub fn decided(&self, told: u64, lost: u64) {
+        self.decisions.inc_by(told);
+        self.lost_decisions.inc_by(lost);
     }
 
     /// Everything in the text format of Prometheus.

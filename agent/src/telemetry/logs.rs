@@ -8,6 +8,18 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::settings::LogFormat;
 
+/// The programs in the kernel, as a part of this program.
+const PROGRAMS: &str = "sluice_ebpf";
+
+/// Whether `level` asks for the messages of the programs by their name: `sluice_ebpf=debug`. A level for everything does
+/// not, because it takes other programs to say something.
+pub fn asks_for_programs(level: &str) -> bool {
+    let parts = level.split(',').filter_map(|word| word.split_once('='));
+    let wanted =
+        parts.filter(|(part, _)| part.trim() == PROGRAMS || part.trim().starts_with(PROGRAMS) && part.contains("::"));
+    wanted.filter_map(|(_, level)| level.trim().parse().ok()).any(|level: LevelFilter| level >= LevelFilter::DEBUG)
+}
+
 /// Starts logging for the whole process. `level` is `error`, `warn`, `info`, `debug` or `trace`, or a list such as
 /// `info,sluice=debug`.
 ///
@@ -28,4 +40,19 @@ pub fn start(format: LogFormat, level: &str) -> Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
     };
     started.map_err(|error| anyhow!("starting to log: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_speak_when_they_are_named() {
+        for level in ["sluice_ebpf=debug", "info,sluice_ebpf=trace", "warn, sluice_ebpf::observe=debug"] {
+            assert!(asks_for_programs(level), "{level}");
+        }
+        for level in ["debug", "trace", "sluice=debug", "sluice_ebpf=info", "sluice_ebpf"] {
+            assert!(!asks_for_programs(level), "{level}");
+        }
+    }
 }

@@ -147,6 +147,18 @@ pub const SIGNALS_LOST_TOTAL: Family = family(
     Kind::Counter,
     "Signals of failing backends that found no room on their way to the agent, which then learns of them by a look.",
 );
+pub const MONITOR_WATCHERS: Family =
+    family("sluice_monitor_watchers", Kind::Gauge, "Who watches decisions now (sluice monitor).");
+pub const MONITOR_DECISIONS_TOTAL: Family = family(
+    "sluice_monitor_decisions_total",
+    Kind::Counter,
+    "Decisions that the programs told, after their own filter, while somebody watched.",
+);
+pub const MONITOR_LOST_TOTAL: Family = family(
+    "sluice_monitor_lost_total",
+    Kind::Counter,
+    "Decisions that found no room on their way to the agent, or from there to a watcher.",
+);
 // Labels: program, verdict.
 pub const VERDICTS_TOTAL: Family =
     family("sluice_verdicts_total", Kind::Counter, "Ways out of the eBPF programs that were taken.");

@@ -3,6 +3,7 @@
 
 pub mod batches;
 pub mod connections;
+pub mod decisions;
 pub mod events;
 pub mod explain;
 pub mod health;

@@ -1,77 +1,62 @@
-//! The programs of a cgroup: an entry point for each hook, and what the kernel is told for each verdict.
+//! The programs of a cgroup: an entry point for each hook, and what the kernel is told for each verdict. Those that choose
+//! a backend are here, those that follow and translate in `follow`.
 
 mod call;
 mod connect;
 mod datagram;
+#[cfg(not(feature = "observe"))]
+mod follow;
 mod peer;
 pub mod sockops;
 mod streaks;
 
-use aya_ebpf::{
-    helpers::generated::bpf_set_retval,
-    macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockContext, SockOpsContext},
-};
+use aya_ebpf::{helpers::generated::bpf_set_retval, macros::cgroup_sock_addr, programs::SockAddrContext};
 use sluice_common::verdict::{Program, Verdict};
 
-use crate::{counters::count, lookup::Unobserved};
+use crate::counters::count;
+#[cfg(not(feature = "observe"))]
+use crate::lookup::Unobserved;
+#[cfg(feature = "observe")]
+use crate::observe::Observed;
 use call::{Call, Family, V4, V6};
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    run(Call::<V4>::new(ctx, Program::Connect4), |call| connect::connect(call, &mut Unobserved))
+    decide(Call::<V4>::new(ctx, Program::Connect4), connect::connect)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    run(Call::<V6>::new(ctx, Program::Connect6), |call| connect::connect(call, &mut Unobserved))
+    decide(Call::<V6>::new(ctx, Program::Connect6), connect::connect)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    run(Call::<V4>::new(ctx, Program::Sendmsg4), |call| datagram::sendmsg(call, &mut Unobserved))
+    decide(Call::<V4>::new(ctx, Program::Sendmsg4), datagram::sendmsg)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    run(Call::<V6>::new(ctx, Program::Sendmsg6), |call| datagram::sendmsg(call, &mut Unobserved))
+    decide(Call::<V6>::new(ctx, Program::Sendmsg6), datagram::sendmsg)
 }
 
-#[cgroup_sock_addr(recvmsg4)]
-pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    run(Call::<V4>::new(ctx, Program::Recvmsg4), datagram::recvmsg)
+/// Runs a program that chooses a backend, as [`run`].
+#[cfg(not(feature = "observe"))]
+#[inline(always)]
+fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Unobserved) -> Verdict) -> i32 {
+    run(call, |call| program(call, &mut Unobserved))
 }
 
-#[cgroup_sock_addr(recvmsg6)]
-pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    run(Call::<V6>::new(ctx, Program::Recvmsg6), datagram::recvmsg)
-}
-
-#[cgroup_sock_addr(getpeername4)]
-pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    run(Call::<V4>::new(ctx, Program::Getpeername4), peer::getpeername)
-}
-
-#[cgroup_sock_addr(getpeername6)]
-pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    run(Call::<V6>::new(ctx, Program::Getpeername6), peer::getpeername)
-}
-
-#[sock_ops]
-pub fn sock_ops(ctx: SockOpsContext) -> u32 {
-    if let Some(verdict) = sockops::sock_ops(&ctx) {
-        count(Program::SockOps, verdict);
-    }
-    // 0 would be a veto: it takes the answers of every other sock_ops program on the way to the root away.
-    1
-}
-
-#[cgroup_sock(sock_release)]
-pub fn sock_release(ctx: SockContext) -> i32 {
-    if let Some(verdict) = sockops::sock_release(&ctx) {
-        count(Program::SockRelease, verdict);
-    }
-    1
+/// Runs a program that chooses a backend, as [`run`], and tells those who watch.
+#[cfg(feature = "observe")]
+#[inline(always)]
+fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Observed) -> Verdict) -> i32 {
+    run(call, |call| {
+        let mut observed = Observed::new(call.destination());
+        let verdict = program(call, &mut observed);
+        observed.tell(call.program(), verdict);
+        verdict
+    })
 }
 
 /// Runs a program on a socket call, counts how it ended, and tells the kernel.

@@ -20,6 +20,7 @@ mod exact;
 mod gauge;
 mod hash;
 mod matrix;
+mod monitor;
 mod outlier;
 mod outside;
 mod programs;

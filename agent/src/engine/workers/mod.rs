@@ -4,5 +4,6 @@
 mod changes;
 pub mod drain;
 pub mod health;
+pub mod monitor;
 pub mod outlier;
 pub mod reclaim;

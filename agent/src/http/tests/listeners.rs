@@ -67,6 +67,7 @@ async fn over_tcp_reads_are_free_and_writes_need_the_token() {
         (Method::PATCH, "/v1/services/shop"),
         (Method::POST, "/v1/nodes/node-1/zero"),
         (Method::POST, "/v1/apply?dryRun=true"),
+        (Method::GET, "/v1/monitor?pid=1"),
         (Method::POST, "/v1/nothing"),
     ] {
         let (status, ..) = agent.send_as(reads.clone(), method.clone(), path, &[], "").await;

@@ -291,6 +291,7 @@ async fn health_readiness_and_the_description_are_served() {
         ("/v1/services/{service}/backends/{backend}", "patch"),
         ("/v1/nodes/{node}/zero", "post"),
         ("/v1/events", "get"),
+        ("/v1/monitor", "get"),
         ("/metrics", "get"),
     ] {
         assert!(openapi["paths"][path][method]["responses"].is_object(), "{method} {path}");

@@ -41,11 +41,14 @@ pub fn open(path: &Path) -> Result<File> {
 }
 
 impl Hooks {
+    /// `programs` in the order in which they are to be attached; those that are no cgroup's are left out.
+    ///
     /// # Errors
     /// When the kernel refuses one of them: half of them would steer what nobody follows.
-    pub fn load(object: &mut Object, directory: &Directory, cgroup: &File) -> Result<Self> {
+    pub fn load(object: &mut Object, directory: &Directory, cgroup: &File, programs: &[Program]) -> Result<Self> {
+        let wanted = programs;
         let mut programs = Vec::new();
-        for program in Program::ORDER {
+        for &program in wanted {
             match hook(program) {
                 Hook::Cgroup(attach_type) => programs.push((program, attach_type, object.program(program)?)),
                 Hook::Tracepoint(_) => {}

@@ -48,7 +48,7 @@ pub enum Attachment {
 impl Attachment {
     /// The programs of a cgroup, loaded.
     pub fn cgroup(object: &mut Object, directory: &Directory, cgroup: &std::fs::File) -> Self {
-        Hooks::load(object, directory, cgroup).map_or_else(Self::Absent, Self::Cgroup)
+        Hooks::load(object, directory, cgroup, &Program::ORDER).map_or_else(Self::Absent, Self::Cgroup)
     }
 
     /// A program of a tracepoint, loaded.

@@ -11,6 +11,8 @@ const MAGIC: &[u8] = b"\x7fELF\x02\x01\x01";
 const MACHINE: usize = 18;
 /// Functions that programs call are here.
 const SHARED: &str = ".text";
+/// A program that the object of the observed ones does not have.
+const FOLLOWING: &str = "sock_ops";
 
 /// A program, or a function that programs share.
 #[derive(Debug)]
@@ -20,13 +22,20 @@ pub struct Function {
     pub code: Code,
 }
 
-/// Finds the object in the agent's program, and in it every function.
+/// Finds the objects in the agent's program, and every function of the one that steers while nobody watches.
 pub fn functions(binary: &[u8]) -> Result<Vec<Function>> {
     let machine = EM_BPF.to_le_bytes();
     let is_object = |at: &usize| binary[*at..].starts_with(MAGIC) && binary[*at + MACHINE..].starts_with(&machine);
-    let starts: Vec<usize> = (0..binary.len().saturating_sub(MACHINE + 2)).filter(is_object).collect();
-    let [start] = starts[..] else { bail!("{} eBPF objects in the agent instead of one", starts.len()) };
-    let object = ElfFile64::<object::Endianness>::parse(&binary[start..]).context("reading the eBPF object")?;
+    let starts = (0..binary.len().saturating_sub(MACHINE + 2)).filter(is_object);
+    let objects = starts.map(|start| functions_of(&binary[start..])).collect::<Result<Vec<_>>>()?;
+    let is_whole = |functions: &Vec<Function>| functions.iter().any(|function| function.program == FOLLOWING);
+    let whole: Vec<_> = objects.into_iter().filter(is_whole).collect();
+    let [_] = whole[..] else { bail!("{} eBPF objects with {FOLLOWING} in the agent instead of one", whole.len()) };
+    Ok(whole.into_iter().flatten().collect())
+}
+
+fn functions_of(object: &[u8]) -> Result<Vec<Function>> {
+    let object = ElfFile64::<object::Endianness>::parse(object).context("reading the eBPF object")?;
     let mut functions = Vec::new();
     for symbol in object.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0) {
         let index = symbol.section_index().context("a function without a section")?;
