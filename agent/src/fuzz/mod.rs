@@ -20,8 +20,11 @@ use crate::{
 
 pub use seeds::seeds;
 
+/// What takes any bytes, and panics when a promise is broken.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+pub const TARGETS: [(&str, Target); 5] =
     [("yaml", yaml), ("json", json), ("btf", kernel::btf::fuzz), ("netlink", netlink), ("flight", flight)];
 
 /// Files: what is accepted means the same when it is written out and read again.

@@ -91,9 +91,15 @@ impl Readings for Numbers {
     }
 }
 
+impl Default for Agent {
+    fn default() -> Self {
+        Self::with_limits(Limits { services: 64, backends: 256, nodes: 64, frontends: 256 })
+    }
+}
+
 impl Agent {
     pub fn new() -> Self {
-        Self::with_limits(Limits { services: 64, backends: 256, nodes: 64, frontends: 256 })
+        Self::default()
     }
 
     pub fn with_limits(limits: Limits) -> Self {

@@ -1,4 +1,5 @@
 //! Tables in memory, with a fault at a chosen write: what the tests of the engine steer with.
+#![allow(clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -27,6 +27,8 @@ const CGROUPS: usize = 4096;
 /// What a watcher is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
+// Shared by all who watch: what the small one wastes is wasted once.
+#[allow(clippy::large_enum_variant)]
 pub enum Told {
     Decision(Decision),
     Lost(Lost),

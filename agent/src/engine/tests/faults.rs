@@ -75,7 +75,7 @@ fn what_a_document_was_refused_is_tried_again_after_a_fault_too() {
     assert!(steering.state.service("shop").is_none(), "its frontend is another's");
     // The frontend is free now, and the document's own commit meets a full disk.
     let delete = Change::DeleteService { service: Name::new("other").unwrap(), if_match: None };
-    steering.change(&[delete.clone()], Options { dry_run: true, received: Instant::now() }).unwrap();
+    steering.change(std::slice::from_ref(&delete), Options { dry_run: true, received: Instant::now() }).unwrap();
     let next = steering.next(&[delete]).unwrap();
     steering.store.commit_batch(&next.state, Batch { touched: &[next.touched], ..Batch::default() }).unwrap();
     steering.state = next.state;

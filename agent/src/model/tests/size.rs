@@ -1,4 +1,5 @@
 //! What a large state costs. Times are printed; the bounds asserted are wide, for slow machines and debug builds.
+#![allow(clippy::disallowed_methods)]
 
 use std::time::Instant;
 
