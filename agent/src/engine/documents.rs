@@ -15,7 +15,7 @@ use crate::{
     plan::DataPlane,
     source::{
         files::FileEvent,
-        reconcile::{Excluded, Outcome, Problem, Reconciler},
+        reconcile::{DocumentProblem, Excluded, Reconciled, Reconciler},
         store::Store,
     },
 };
@@ -56,7 +56,7 @@ impl<M: DataPlane> Engine<M> {
     /// knew before.
     fn apply_documents(
         &mut self,
-        mut reconcile: impl FnMut(&mut Reconciler, &Store, &State, &Excluded) -> Result<Outcome>,
+        mut reconcile: impl FnMut(&mut Reconciler, &Store, &State, &Excluded) -> Result<Reconciled>,
     ) -> Result<()> {
         let before = self.reconciler.clone();
         let mut excluded = Excluded::new();
@@ -87,8 +87,8 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Returns the problems, to be told once the rest is in force.
-    fn commit_documents(&mut self, outcome: Outcome) -> Result<Vec<Problem>, ChangeError> {
-        let Outcome { state, touched, marks, problems } = outcome;
+    fn commit_documents(&mut self, outcome: Reconciled) -> Result<Vec<DocumentProblem>, ChangeError> {
+        let Reconciled { state, touched, marks, problems } = outcome;
         if touched.is_empty() && marks.is_empty() {
             return Ok(problems);
         }

@@ -33,7 +33,7 @@ use crate::{
     view::{
         events::{EventKind, EventLog},
         operations::Operations,
-        published::{ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+        published::{AgentReadiness, ProgrammedBackend, ProgrammedService, Published, ZeroProof},
     },
 };
 
@@ -83,7 +83,7 @@ pub struct Engine<M> {
     pub(super) unapplied: BTreeMap<PathBuf, String>,
     /// Whether the restore at work is that of a zero whose time has come.
     pub(super) expiring: bool,
-    pub(super) readiness: Readiness,
+    pub(super) readiness: AgentReadiness,
     published: watch::Sender<Arc<Published>>,
     pub(super) slots: u32,
 }
@@ -107,7 +107,7 @@ pub struct EngineParts<M> {
 impl<M: DataPlane> Engine<M> {
     pub fn new(beginning: EngineParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
         let EngineParts { state, machine, store, events, operations, instruments, begun, commands, slots } = beginning;
-        let readiness = Readiness::NotReady("the tables are not compared with the configuration yet".into());
+        let readiness = AgentReadiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
             programmed: imbl::OrdMap::new(),
@@ -272,7 +272,7 @@ impl<M: DataPlane> Engine<M> {
     pub(super) fn recover(&mut self) {
         self.retry_at = None;
         match self.reconcile() {
-            Ok(()) => self.readiness = Readiness::Ready,
+            Ok(()) => self.readiness = AgentReadiness::Ready,
             Err(error) => self.failed(&error),
         }
         if self.is_behind {
@@ -289,7 +289,7 @@ impl<M: DataPlane> Engine<M> {
         tracing::error!("the tables could not be written: {error:#}");
         self.instruments.kernel_failed();
         self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
-        self.readiness = Readiness::NotReady(format!("{error:#}"));
+        self.readiness = AgentReadiness::NotReady(format!("{error:#}"));
         self.retry_at = Some(Instant::now() + RETRY);
     }
 
@@ -370,10 +370,10 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Whether all that is desired is in force, as far as the tables and the watched files say.
-    fn ready(&self) -> Readiness {
+    fn ready(&self) -> AgentReadiness {
         match (&self.readiness, self.unapplied.first_key_value()) {
-            (Readiness::Ready, Some((file, why))) => {
-                Readiness::NotReady(format!("{} is not in force yet: {why}", file.display()))
+            (AgentReadiness::Ready, Some((file, why))) => {
+                AgentReadiness::NotReady(format!("{} is not in force yet: {why}", file.display()))
             }
             (readiness, _) => readiness.clone(),
         }

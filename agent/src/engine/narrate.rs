@@ -6,7 +6,7 @@ use super::event_loop::Engine;
 use crate::{
     model::{Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, quiet},
     plan::DataPlane,
-    source::{reconcile::Problem, store::AppliedMark},
+    source::{reconcile::DocumentProblem, store::AppliedMark},
     telemetry::Source,
     view::events::EventKind,
 };
@@ -70,7 +70,7 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Tells which documents of files are not in force, and why.
-    pub(super) fn tell_problems(&self, problems: Vec<Problem>) {
+    pub(super) fn tell_problems(&self, problems: Vec<DocumentProblem>) {
         for problem in problems {
             let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
             let message = format!("{}{place}: {}", problem.file.display(), problem.message);

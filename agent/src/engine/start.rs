@@ -37,13 +37,13 @@ use crate::{
     source::{
         files::{FileEvent, Files},
         store::Store,
-        watcher::{FileWatcher, Look, watch},
+        watcher::{FileWatcher, LookResult, watch},
     },
     telemetry::{Instruments, logs},
     view::{
         events::{EventKind, EventLog},
         operations::Operations,
-        published::Readiness,
+        published::AgentReadiness,
     },
 };
 
@@ -118,8 +118,8 @@ pub fn start(settings: &Settings) -> Result<Running> {
             let (reply, answer) = oneshot::channel();
             // Nobody answers once the agent stops.
             match commands.send(Command::Files { events, reply }).map(|()| answer.blocking_recv()) {
-                Ok(Ok(Ok(()))) => ControlFlow::Continue(Look::TakenIn),
-                Ok(Ok(Err(_))) => ControlFlow::Continue(Look::Failed),
+                Ok(Ok(Ok(()))) => ControlFlow::Continue(LookResult::TakenIn),
+                Ok(Ok(Err(_))) => ControlFlow::Continue(LookResult::Failed),
                 Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
             }
         })
@@ -194,7 +194,7 @@ impl<M: DataPlane> Engine<M> {
         self.reconcile()?;
         self.load_proofs(adopted)?;
         self.load_operations()?;
-        self.readiness = Readiness::Ready;
+        self.readiness = AgentReadiness::Ready;
         self.publish();
         let message = if adopted { "took over the tables of an earlier agent" } else { "began with empty tables" };
         self.note(if adopted { EventKind::Adopted } else { EventKind::AgentStarted }, None, message);

@@ -22,7 +22,7 @@ use super::{
     problem::{Problem, ReadProblems},
     views::List,
 };
-use crate::view::events::{Batch, Event, EventKind};
+use crate::view::events::{Event, EventBatch, EventKind};
 
 /// Events read from the log at once.
 const AT_ONCE: usize = 256;
@@ -100,7 +100,7 @@ pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-fn frames(batch: &Batch) -> impl Iterator<Item = sse::Event> {
+fn frames(batch: &EventBatch) -> impl Iterator<Item = sse::Event> {
     // It has no id of its own: whoever loses the connection here resumes where it did before.
     let missed = batch.missed.then(|| {
         sse::Event::default()

@@ -14,7 +14,7 @@ use super::{
     problem::{Problem, ReadProblems},
     stream,
 };
-use crate::{telemetry::scrape::Scrape, view::published::Readiness};
+use crate::{telemetry::scrape::Scrape, view::published::AgentReadiness};
 
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -30,8 +30,8 @@ pub async fn healthz() -> &'static str {
         (status = 503, description = "Not yet, or not any more", body = Problem, content_type = "application/problem+json")))]
 pub async fn readyz(State(app): State<App>) -> Response {
     match &app.handle.published().ready {
-        Readiness::Ready => "ready\n".into_response(),
-        Readiness::NotReady(why) => {
+        AgentReadiness::Ready => "ready\n".into_response(),
+        AgentReadiness::NotReady(why) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")).into_response()
         }
     }

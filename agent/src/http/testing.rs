@@ -35,7 +35,7 @@ use crate::{
     telemetry::Instruments,
     view::{
         events::{EventKind, EventLog},
-        published::{Before, ProgrammedBackend, ProgrammedService, Published, Readiness, ZeroProof},
+        published::{AgentReadiness, Before, ProgrammedBackend, ProgrammedService, Published, ZeroProof},
     },
 };
 
@@ -111,7 +111,7 @@ impl Agent {
             programmed: imbl::OrdMap::new(),
             ramps: Default::default(),
             zeros: imbl::OrdMap::new(),
-            ready: Readiness::Ready,
+            ready: AgentReadiness::Ready,
         }));
         let instruments = Arc::new(Instruments::new().unwrap());
         let steering =

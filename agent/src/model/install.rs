@@ -9,7 +9,7 @@ use super::{
     Backend, BackendId, Node, NodeId, Refusal, Service, ServiceId, State, Touched,
     capacity::shares,
     service::Protocol,
-    state::{Endpoint, Holder},
+    state::{FrontendKey, Holder},
 };
 
 impl State {
@@ -81,14 +81,14 @@ impl State {
 
     fn index_addresses(&mut self, difference: &Difference<'_>, old: Option<&Service>, new: Option<&Service>) {
         for (backend, protocol) in pairs(&difference.gone, old) {
-            let key = Endpoint::new(backend.address, protocol).hash();
+            let key = FrontendKey::new(backend.address, protocol).hash();
             match self.addresses.get_mut(&key) {
                 Some(count) if *count > 1 => *count -= 1,
                 Some(_) | None => drop(self.addresses.remove(&key)),
             }
         }
         for (backend, protocol) in pairs(&difference.come, new) {
-            *self.addresses.entry(Endpoint::new(backend.address, protocol).hash()).or_insert(0) += 1;
+            *self.addresses.entry(FrontendKey::new(backend.address, protocol).hash()).or_insert(0) += 1;
         }
     }
 
@@ -102,11 +102,11 @@ impl State {
     ) -> Result<(), Refusal> {
         let kept = |frontends: Option<&Service>, frontend| frontends.is_some_and(|s| s.frontends.contains(frontend));
         for frontend in old.iter().flat_map(|old| &old.frontends).filter(|frontend| !kept(new, frontend)) {
-            self.frontends.remove(&Endpoint::from(frontend));
+            self.frontends.remove(&FrontendKey::from(frontend));
         }
         let Some(new) = new else { return Ok(()) };
         for (index, frontend) in new.frontends.iter().enumerate().filter(|(_, frontend)| !kept(old, frontend)) {
-            let endpoint = Endpoint::from(frontend);
+            let endpoint = FrontendKey::from(frontend);
             if let Some(other) = self.frontends.insert(endpoint, id).and_then(|other| self.service_by_id(other)) {
                 let message = format!("{frontend} is a frontend of {} already: remove it there first", other.name);
                 return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
@@ -121,7 +121,7 @@ impl State {
             return Err(Refusal::invalid("spec.frontends", message));
         }
         for (backend, protocol) in pairs(&difference.come, Some(new)) {
-            if let Some(other) = self.frontends.get(&Endpoint::new(backend.address, protocol)) {
+            if let Some(other) = self.frontends.get(&FrontendKey::new(backend.address, protocol)) {
                 let index = new.backends.iter().position(|other| other.id == backend.id).unwrap_or_default();
                 let whose = self.service_by_id(*other).map_or(&new.name, |other| &other.name);
                 let message =
@@ -169,7 +169,7 @@ impl State {
     }
 
     /// `SERVICE/BACKEND` of one backend with this address. Looks through all only when the hash is there.
-    fn backend_at(&self, endpoint: Endpoint, new: &Service) -> Option<String> {
+    fn backend_at(&self, endpoint: FrontendKey, new: &Service) -> Option<String> {
         self.addresses.get(&endpoint.hash())?;
         let others = self.services.iter().map(|(_, service)| &**service).filter(|service| service.id != new.id);
         let mut all = std::iter::once(new).chain(others).flat_map(|service| {
@@ -177,7 +177,7 @@ impl State {
             backends.map(move |(backend, protocol)| (service, backend, protocol))
         });
         let (service, backend, _) =
-            all.find(|(_, backend, protocol)| Endpoint::new(backend.address, *protocol) == endpoint)?;
+            all.find(|(_, backend, protocol)| FrontendKey::new(backend.address, *protocol) == endpoint)?;
         Some(format!("{}/{}", service.name, backend.name))
     }
 }

@@ -38,7 +38,7 @@ pub struct State {
     pub(super) nodes_by_name: OrdMap<Name, NodeId>,
     /// The service of each backend.
     pub(super) owners: Table<ServiceId>,
-    pub(super) frontends: OrdMap<Endpoint, ServiceId>,
+    pub(super) frontends: OrdMap<FrontendKey, ServiceId>,
     /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
     /// of the memory, and what is found is looked at again anyway, to say whose it is.
     pub(super) addresses: OrdMap<u32, u32>,
@@ -65,14 +65,14 @@ pub(super) enum Holder {
 
 /// An address and protocol as a key: 20 bytes instead of the 36 of a [`Frontend`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Endpoint {
+pub(super) struct FrontendKey {
     /// IPv4 as a mapped address.
     ip: [u8; 16],
     port: u16,
     protocol: Protocol,
 }
 
-impl Endpoint {
+impl FrontendKey {
     pub fn new(address: SocketAddr, protocol: Protocol) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -90,7 +90,7 @@ impl Endpoint {
     }
 }
 
-impl From<&Frontend> for Endpoint {
+impl From<&Frontend> for FrontendKey {
     fn from(frontend: &Frontend) -> Self {
         Self::new(frontend.address, frontend.protocol)
     }
@@ -185,7 +185,7 @@ impl State {
 
     /// The service that has this frontend.
     pub fn frontend(&self, frontend: &Frontend) -> Option<ServiceId> {
-        self.frontends.get(&Endpoint::from(frontend)).copied()
+        self.frontends.get(&FrontendKey::from(frontend)).copied()
     }
 
     pub fn frontend_count(&self) -> usize {

@@ -55,7 +55,7 @@ pub struct Files {
 #[derive(Debug, Default)]
 struct Known {
     /// Tells whether to read it again. `None`: read it at the next look.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     /// Documents of the last good content.
     keys: Vec<String>,
     error: Option<String>,
@@ -65,7 +65,7 @@ struct Known {
 
 /// Differs when a file was written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -161,7 +161,7 @@ impl Files {
     fn judge(
         &mut self,
         contents: BTreeMap<PathBuf, Result<Vec<Parsed>, String>>,
-        listed: &BTreeMap<PathBuf, Stamp>,
+        listed: &BTreeMap<PathBuf, FileStamp>,
     ) -> Vec<FileEvent> {
         let mut claims: BTreeMap<String, PathBuf> = BTreeMap::new();
         for (file, known) in self.known.iter().filter(|(file, _)| listed.contains_key(*file)) {
@@ -198,7 +198,7 @@ impl Files {
         events
     }
 
-    fn list(&self) -> Result<BTreeMap<PathBuf, Stamp>> {
+    fn list(&self) -> Result<BTreeMap<PathBuf, FileStamp>> {
         let mut files = BTreeSet::new();
         if self.is_directory {
             let listing = || format!("listing {}", self.path.display());
@@ -212,12 +212,12 @@ impl Files {
             files.insert(self.path.clone());
         }
         // A file that goes between the listing and here is away.
-        let stamped = files.into_iter().filter_map(|file| Some((Stamp::of(&fs::metadata(&file).ok()?)?, file)));
+        let stamped = files.into_iter().filter_map(|file| Some((FileStamp::of(&fs::metadata(&file).ok()?)?, file)));
         Ok(stamped.map(|(stamp, file)| (file, stamp)).collect())
     }
 }
 
-impl Stamp {
+impl FileStamp {
     /// `None` for what is no regular file.
     fn of(metadata: &fs::Metadata) -> Option<Self> {
         metadata.is_file().then(|| Self {

@@ -24,16 +24,16 @@ const ROUNDS: u32 = 16;
 
 /// What events came to. `touched` and `marks` belong into one transaction of the store.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Reconciled {
     pub state: State,
     pub touched: Touched,
     pub marks: Vec<AppliedMark>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<DocumentProblem>,
 }
 
 /// A file or one of its documents that could not be applied; what was there before stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct DocumentProblem {
     pub file: PathBuf,
     /// The document's key, as in `service/shop`. `None`: the file as a whole.
     pub document: Option<String>,
@@ -54,7 +54,7 @@ pub struct Reconciler {
 
 /// One document's part.
 #[derive(Debug)]
-struct Step {
+struct DocumentStep {
     /// To be kept once the change is made.
     mark: AppliedMark,
     /// `None`: there is nothing to do but to keep the mark.
@@ -74,15 +74,19 @@ impl Reconciler {
         state: &State,
         excluded: &Excluded,
         now: Timestamp,
-    ) -> Result<Outcome> {
-        let mut outcome = Outcome::new(state);
+    ) -> Result<Reconciled> {
+        let mut outcome = Reconciled::new(state);
         let mut contents = Vec::new();
         for event in events {
             match event {
                 FileEvent::Changed { file, documents } => contents.push((file, documents.as_slice())),
                 FileEvent::Removed { file } => contents.push((file, [].as_slice())),
                 FileEvent::Failed { file, error } => {
-                    outcome.problems.push(Problem { file: file.clone(), document: None, message: error.clone() });
+                    outcome.problems.push(DocumentProblem {
+                        file: file.clone(),
+                        document: None,
+                        message: error.clone(),
+                    });
                 }
             }
         }
@@ -103,7 +107,7 @@ impl Reconciler {
             let listed: BTreeSet<_> = documents.iter().map(|parsed| parsed.document.key()).collect();
             for key in applied.keys().filter(|key| !listed.contains(*key)) {
                 let change = if coming.contains(key) { None } else { self.removal(state, file, key) };
-                going.push(Step { mark: mark(file, key.clone(), None), change });
+                going.push(DocumentStep { mark: mark(file, key.clone(), None), change });
             }
             puts.extend(documents.iter().filter_map(|parsed| step(state, &applied, file, parsed)));
         }
@@ -111,7 +115,7 @@ impl Reconciler {
         going.append(&mut puts);
         let refused = outcome.run(going, excluded, now);
         self.remember(&contents, &refused);
-        outcome.problems.extend(refused.into_iter().map(|(mark, refusal)| Problem {
+        outcome.problems.extend(refused.into_iter().map(|(mark, refusal)| DocumentProblem {
             file: mark.file,
             document: Some(mark.document),
             message: refusal.to_string(),
@@ -123,13 +127,13 @@ impl Reconciler {
     }
 
     /// Tries again what was refused. Free when there is nothing of that kind.
-    pub fn retry(&mut self, state: &State, excluded: &Excluded, now: Timestamp) -> Outcome {
-        let mut outcome = Outcome::new(state);
+    pub fn retry(&mut self, state: &State, excluded: &Excluded, now: Timestamp) -> Reconciled {
+        let mut outcome = Reconciled::new(state);
         self.retry_into(&mut outcome, excluded, now);
         outcome
     }
 
-    fn retry_into(&mut self, outcome: &mut Outcome, excluded: &Excluded, now: Timestamp) {
+    fn retry_into(&mut self, outcome: &mut Reconciled, excluded: &Excluded, now: Timestamp) {
         for (file, mut documents) in std::mem::take(&mut self.refused) {
             // They were reported when they came.
             let refused = outcome.run(documents.iter().map(|parsed| put(&file, parsed)).collect(), excluded, now);
@@ -138,7 +142,7 @@ impl Reconciler {
                 self.refused.insert(file, documents);
             }
         }
-        let solved = |problem: &Problem| match (&problem.document, self.refused.get(&problem.file)) {
+        let solved = |problem: &DocumentProblem| match (&problem.document, self.refused.get(&problem.file)) {
             (Some(key), Some(refused)) => refused.iter().all(|parsed| parsed.document.key() != *key),
             (Some(_), None) => true,
             (None, _) => false,
@@ -177,7 +181,7 @@ impl Reconciler {
     }
 }
 
-impl Outcome {
+impl Reconciled {
     fn new(state: &State) -> Self {
         Self { state: state.clone(), touched: Touched::default(), marks: Vec::new(), problems: Vec::new() }
     }
@@ -188,7 +192,12 @@ impl Outcome {
     }
 
     /// Makes the changes that can be made; returns why the others were refused.
-    fn run(&mut self, mut steps: Vec<Step>, excluded: &Excluded, now: Timestamp) -> Vec<(AppliedMark, Refusal)> {
+    fn run(
+        &mut self,
+        mut steps: Vec<DocumentStep>,
+        excluded: &Excluded,
+        now: Timestamp,
+    ) -> Vec<(AppliedMark, Refusal)> {
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
             let before = steps.len();
@@ -226,16 +235,16 @@ fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> AppliedMark
 }
 
 /// What there is to do for a document that the file has, if anything.
-fn step(state: &State, applied: &BTreeMap<String, ContentHash>, file: &Path, parsed: &Parsed) -> Option<Step> {
+fn step(state: &State, applied: &BTreeMap<String, ContentHash>, file: &Path, parsed: &Parsed) -> Option<DocumentStep> {
     let key = parsed.document.key();
     if applied.get(&key) != Some(&parsed.hash) {
         return Some(put(file, parsed));
     }
     let change = claim(state, file, &parsed.document)?;
-    Some(Step { mark: mark(file, key, Some(parsed.hash)), change: Some(change) })
+    Some(DocumentStep { mark: mark(file, key, Some(parsed.hash)), change: Some(change) })
 }
 
-fn put(file: &Path, parsed: &Parsed) -> Step {
+fn put(file: &Path, parsed: &Parsed) -> DocumentStep {
     let change = match &parsed.document {
         Document::Service(document) => {
             let (document, origin) = (document.clone(), Origin::File(file.to_owned()));
@@ -243,7 +252,7 @@ fn put(file: &Path, parsed: &Parsed) -> Step {
         }
         Document::Node(document) => Change::PutNode { document: document.clone() },
     };
-    Step { mark: mark(file, parsed.document.key(), Some(parsed.hash)), change: Some(change) }
+    DocumentStep { mark: mark(file, parsed.document.key(), Some(parsed.hash)), change: Some(change) }
 }
 
 /// An unchanged document whose service went to another file and came back: it is this file's again, as it is.

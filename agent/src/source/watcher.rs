@@ -42,7 +42,7 @@ enum Message {
 
 /// What became of the events of one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum LookResult {
     TakenIn,
     /// Nothing of it was taken in.
     Failed,
@@ -55,7 +55,7 @@ pub enum Look {
 /// When the thread cannot be started.
 pub fn watch(
     files: Files,
-    sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), Look> + Send + 'static,
+    sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), LookResult> + Send + 'static,
 ) -> Result<FileWatcher> {
     let (messages, received) = mpsc::channel();
     let sender = messages.clone();
@@ -77,11 +77,11 @@ impl Drop for FileWatcher {
 
 fn run(
     mut files: Files,
-    mut sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), Look>,
+    mut sink: impl FnMut(Vec<FileEvent>) -> ControlFlow<(), LookResult>,
     sender: &Sender<Message>,
     received: &Receiver<Message>,
 ) {
-    let mut place = Place { watcher: None, watched: None, said: false };
+    let mut place = WatchedDirectory { watcher: None, watched: None, said: false };
     loop {
         // Before the look, so that nothing can happen in between unseen.
         place.follow(&files, sender);
@@ -89,8 +89,8 @@ fn run(
         if !events.is_empty() {
             let seen = events.iter().map(|event| event.file().to_owned()).collect();
             match sink(events) {
-                ControlFlow::Continue(Look::TakenIn) => {}
-                ControlFlow::Continue(Look::Failed) => files.look_again(seen),
+                ControlFlow::Continue(LookResult::TakenIn) => {}
+                ControlFlow::Continue(LookResult::Failed) => files.look_again(seen),
                 ControlFlow::Break(()) => return,
             }
         }
@@ -146,13 +146,13 @@ fn note(event: &notify::Event, unfinished: &mut BTreeSet<PathBuf>) -> bool {
 }
 
 /// The directory under watch, which may be replaced by another of the same name.
-struct Place {
+struct WatchedDirectory {
     watcher: Option<RecommendedWatcher>,
     watched: Option<(u64, u64)>,
     said: bool,
 }
 
-impl Place {
+impl WatchedDirectory {
     fn follow(&mut self, files: &Files, sender: &Sender<Message>) {
         let directory = files.directory();
         let found = fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()));

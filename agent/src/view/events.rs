@@ -93,7 +93,7 @@ struct Ring {
 
 /// Events after some id, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
+pub struct EventBatch {
     /// Whether there were others in between that are no longer held.
     pub missed: bool,
     pub events: Vec<Arc<Event>>,
@@ -141,17 +141,17 @@ impl EventLog {
     }
 
     /// At most `limit` of the events after `id`; 0 stands for the oldest held.
-    pub fn after(&self, id: u64, limit: usize) -> Batch {
+    pub fn after(&self, id: u64, limit: usize) -> EventBatch {
         let ring = self.ring();
         let start = ring.events.partition_point(|event| event.id <= id);
-        Batch {
+        EventBatch {
             missed: id != 0 && id < ring.gone,
             events: ring.events.iter().skip(start).take(limit).cloned().collect(),
         }
     }
 
     /// As [`EventLog::after`], and waits until there is at least one.
-    pub async fn wait_after(&self, id: u64, limit: usize) -> Batch {
+    pub async fn wait_after(&self, id: u64, limit: usize) -> EventBatch {
         let mut newest = self.newest.subscribe();
         loop {
             let batch = self.after(id, limit);
@@ -225,7 +225,7 @@ mod tests {
         log.record(EventKind::ServiceChanged, Some("service/shop".into()), message).id
     }
 
-    fn messages(batch: &Batch) -> Vec<&str> {
+    fn messages(batch: &EventBatch) -> Vec<&str> {
         batch.events.iter().map(|event| event.message.as_str()).collect()
     }
 

@@ -20,11 +20,11 @@ pub struct Published {
     pub zeros: imbl::OrdMap<Target, Arc<ZeroProof>>,
     /// Backends that are warming up.
     pub ramps: Ramps,
-    pub ready: Readiness,
+    pub ready: AgentReadiness,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub enum AgentReadiness {
     Ready,
     /// With what is missing.
     NotReady(String),

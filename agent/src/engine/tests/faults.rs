@@ -11,7 +11,7 @@ use crate::{
     view::{
         events::EventKind,
         operations::{Gone, Operation},
-        published::Readiness,
+        published::AgentReadiness,
     },
 };
 
@@ -37,7 +37,7 @@ fn weight(steering: &Engine<Fake>, service: &str) -> Option<u32> {
     Some(steering.state.service(service)?.backends[0].weight)
 }
 
-fn ready(steering: &Engine<Fake>) -> Readiness {
+fn ready(steering: &Engine<Fake>) -> AgentReadiness {
     steering.as_published(steering.state.clone()).ready.clone()
 }
 
@@ -59,9 +59,9 @@ fn a_files_change_that_meets_a_fault_is_said_to_have_failed_and_is_taken_in_by_t
         fault(&mut steering);
         assert!(steering.documents(&lighter()).is_err());
         assert_eq!(weight(&steering, "shop"), Some(100));
-        assert!(matches!(ready(&steering), Readiness::NotReady(why) if why.contains("/a is not in force yet")));
+        assert!(matches!(ready(&steering), AgentReadiness::NotReady(why) if why.contains("/a is not in force yet")));
         assert!(steering.documents(&lighter()).is_ok());
-        assert_eq!((weight(&steering, "shop"), ready(&steering)), (Some(5), Readiness::Ready));
+        assert_eq!((weight(&steering, "shop"), ready(&steering)), (Some(5), AgentReadiness::Ready));
         steering.documents(&[changed("/a", &[document("shop", 1, &[100, 100])])]).unwrap();
     }
 }
@@ -102,7 +102,7 @@ fn a_table_that_finds_no_room_keeps_its_own_document_out_and_no_other() {
     let events = steering.events.after(0, 100).events;
     let told: Vec<_> = events.iter().filter(|event| event.kind == EventKind::SourceFailed).collect();
     assert!(told.len() == 1 && told[0].message.contains("--max-slots"), "{told:?}");
-    assert_eq!(ready(&steering), Readiness::Ready, "it is refused, not pending");
+    assert_eq!(ready(&steering), AgentReadiness::Ready, "it is refused, not pending");
     // Whatever changes, it is tried again, and fits once it asks for less.
     steering.documents(&[changed("/a", &[document("odd", 1, &[1, 1]), document("small", 2, &[1, 1])])]).unwrap();
     assert_eq!(weight(&steering, "odd"), Some(1));

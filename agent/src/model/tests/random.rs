@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{
     Backend, BackendId, NodeId, ServiceId,
     capacity::Capacity,
-    state::{Endpoint, Holder},
+    state::{FrontendKey, Holder},
 };
 
 /// What happens in one step. Small numbers, so that steps meet.
@@ -140,13 +140,13 @@ fn check_indexes(state: &State) {
         assert!(names.insert(service.name.clone(), service.id).is_none(), "two services {}", service.name);
         let protocols: BTreeSet<_> = service.frontends.iter().map(|frontend| frontend.protocol).collect();
         for frontend in &service.frontends {
-            assert!(frontends.insert(Endpoint::from(frontend), service.id).is_none(), "{frontend} twice");
+            assert!(frontends.insert(FrontendKey::from(frontend), service.id).is_none(), "{frontend} twice");
         }
         let (mut total, mut open) = (0, 0);
         for backend in &service.backends {
             assert!(owners.insert(backend.id.0, service.id).is_none(), "backend {:?} twice", backend.id);
             for protocol in &protocols {
-                let endpoint = Endpoint::new(backend.address, *protocol);
+                let endpoint = FrontendKey::new(backend.address, *protocol);
                 *addresses.entry(endpoint.hash()).or_insert(0u32) += 1;
                 endpoints.insert(endpoint);
             }

@@ -13,7 +13,7 @@ use crate::{
     },
     source::{
         files::FileEvent,
-        reconcile::{Excluded, Outcome, Reconciler},
+        reconcile::{Excluded, Reconciled, Reconciler},
     },
 };
 
@@ -46,7 +46,7 @@ impl Scene {
         self.keep(outcome)
     }
 
-    fn keep(&mut self, outcome: Outcome) -> Vec<String> {
+    fn keep(&mut self, outcome: Reconciled) -> Vec<String> {
         for mark in outcome.marks {
             let marks = self.marks.entry(mark.file.to_str().unwrap().to_owned()).or_default();
             match mark.hash {
@@ -55,7 +55,7 @@ impl Scene {
             }
         }
         self.state = outcome.state;
-        let shown = |p: crate::source::reconcile::Problem| {
+        let shown = |p: crate::source::reconcile::DocumentProblem| {
             let document = p.document.unwrap_or_default();
             format!("{} {document}: {}", p.file.display(), p.message)
         };

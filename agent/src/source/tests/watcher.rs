@@ -13,7 +13,7 @@ use std::{
 use super::yaml;
 use crate::source::{
     files::{FileEvent, Files},
-    watcher::{FileWatcher, Look, watch},
+    watcher::{FileWatcher, LookResult, watch},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(10);
 fn start(path: &Path) -> (FileWatcher, Receiver<FileEvent>) {
     let (sender, events) = mpsc::channel();
     let sink = move |batch: Vec<FileEvent>| match batch.into_iter().try_for_each(|event| sender.send(event)) {
-        Ok(()) => ControlFlow::Continue(Look::TakenIn),
+        Ok(()) => ControlFlow::Continue(LookResult::TakenIn),
         Err(_) => ControlFlow::Break(()),
     };
     (watch(Files::new(path, []).unwrap(), sink).unwrap(), events)
@@ -116,7 +116,7 @@ fn a_look_that_came_to_nothing_is_made_again() {
     let mut failures = 2;
     let sink = move |batch: Vec<FileEvent>| {
         sender.send(batch).unwrap();
-        let look = if failures > 0 { Look::Failed } else { Look::TakenIn };
+        let look = if failures > 0 { LookResult::Failed } else { LookResult::TakenIn };
         failures -= i32::from(failures > 0);
         ControlFlow::Continue(look)
     };

@@ -250,7 +250,7 @@ mod tests {
             Change, DrainRequest,
             tests::{World, force, restore},
         },
-        view::published::{Readiness, ZeroProof},
+        view::published::{AgentReadiness, ZeroProof},
     };
 
     const TARGET: &str = "shop/a";
@@ -333,7 +333,7 @@ mod tests {
             programmed: imbl::OrdMap::new(),
             zeros: zeroed.collect(),
             ramps: Ramps::default(),
-            ready: Readiness::Ready,
+            ready: AgentReadiness::Ready,
         })
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     model::{Change, Report, Target, tests::World},
-    view::published::Readiness,
+    view::published::AgentReadiness,
 };
 
 /// Long, for a machine that is busy.
@@ -28,7 +28,7 @@ fn published(world: &World) -> Arc<Published> {
         programmed: imbl::OrdMap::new(),
         zeros: imbl::OrdMap::new(),
         ramps: Default::default(),
-        ready: Readiness::Ready,
+        ready: AgentReadiness::Ready,
     })
 }
 
