@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The steps of one decision.
-pub struct Observed {
+pub struct Recorder {
     frontend: Endpoint,
     service_id: u32,
     backend_id: u32,
@@ -36,7 +36,7 @@ pub struct Observed {
     draw: u64,
 }
 
-impl Observer for Observed {
+impl Observer for Recorder {
     #[inline(always)]
     fn finds(&mut self, service_id: u32) {
         self.service_id = service_id;
@@ -56,7 +56,7 @@ impl Observer for Observed {
     }
 }
 
-impl Observed {
+impl Recorder {
     /// Before the call is decided: afterwards it may have another destination.
     #[inline(always)]
     pub fn new(frontend: Endpoint) -> Self {

@@ -12,7 +12,7 @@ use super::{
     follow::interrupted,
     output::{self, Format, Output},
 };
-use crate::view::decisions::{Decision, Lost, Skipped, Told};
+use crate::view::decisions::{Decision, LostDecisions, Skipped, Told};
 
 /// Characters of a line.
 const WIDTH: usize = 80;
@@ -93,7 +93,7 @@ impl Monitor {
                 match &told {
                     Told::Decision(_) if self.count.is_some_and(|count| shown.decisions >= count) => break,
                     Told::Decision(_) => shown.decisions += 1,
-                    Told::Lost(Lost { lost }) => shown.lost += lost,
+                    Told::Lost(LostDecisions { lost }) => shown.lost += lost,
                 }
                 self.show(&told)?;
             }
@@ -108,7 +108,7 @@ impl Monitor {
             }
             (Format::Yaml, told) => output::print(&format!("---\n{}", output::yaml(told)?)),
             (Format::Table | Format::Wide, Told::Decision(decision)) => output::print(&text(decision)),
-            (Format::Table | Format::Wide, Told::Lost(Lost { lost })) => {
+            (Format::Table | Format::Wide, Told::Lost(LostDecisions { lost })) => {
                 output::print(&format!("... {lost} decisions lost: they came faster than they were shown\n"))
             }
         }
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_can_be_read() {
-        for told in [Told::Decision(decision()), Told::Lost(Lost { lost: 3 })] {
+        for told in [Told::Decision(decision()), Told::Lost(LostDecisions { lost: 3 })] {
             let text = serde_json::to_string(&told).unwrap();
             assert_eq!(serde_json::from_str::<Told>(&text).unwrap(), told);
         }

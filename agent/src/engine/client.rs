@@ -17,7 +17,7 @@ use crate::{
     source::files::FileEvent,
     telemetry::Instruments,
     view::{
-        decisions::{Filter, Told},
+        decisions::{MonitorFilter, Told},
         events::EventLog,
         operations::{Operation, Operations},
         published::Published,
@@ -38,12 +38,16 @@ pub struct Handle {
 
 /// The door to the thread that shows decisions.
 #[derive(Clone)]
-pub struct Monitor(pub(super) mpsc::Sender<Watch>);
+pub struct Monitor(pub(super) mpsc::Sender<MonitorRequest>);
 
 /// What that thread is asked to do.
-pub enum Watch {
+pub enum MonitorRequest {
     /// Until nobody takes what is sent any more.
-    Begin { filter: Filter, sender: tokio::sync::mpsc::Sender<Arc<Told>>, reply: oneshot::Sender<anyhow::Result<()>> },
+    Begin {
+        filter: MonitorFilter,
+        sender: tokio::sync::mpsc::Sender<Arc<Told>>,
+        reply: oneshot::Sender<anyhow::Result<()>>,
+    },
     /// Ends the thread.
     Stop,
 }
@@ -206,11 +210,11 @@ impl Handle {
     ///
     /// # Errors
     /// When the kernel refuses the programs that tell them.
-    pub async fn watch(&self, filter: Filter) -> anyhow::Result<tokio::sync::mpsc::Receiver<Arc<Told>>> {
+    pub async fn watch(&self, filter: MonitorFilter) -> anyhow::Result<tokio::sync::mpsc::Receiver<Arc<Told>>> {
         const AHEAD: usize = 1024;
         let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
         let (reply, answer) = oneshot::channel();
-        let asked = self.monitor.0.send(Watch::Begin { filter, sender, reply });
+        let asked = self.monitor.0.send(MonitorRequest::Begin { filter, sender, reply });
         asked.ok().context("this agent shows no decisions")?;
         answer.await.context("the agent is stopping")??;
         Ok(receiver)

@@ -52,7 +52,7 @@ pub struct Running {
     pub handle: Handle,
     commands: Sender<Command>,
     thread: JoinHandle<()>,
-    monitor: monitor::Running,
+    monitor: monitor::MonitorThread,
     _watches: Vec<FileWatcher>,
 }
 

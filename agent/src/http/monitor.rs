@@ -20,7 +20,7 @@ use super::{
 use crate::{
     host::cgroups,
     model::Frontend,
-    view::decisions::{Filter, Told},
+    view::decisions::{MonitorFilter, Told},
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -60,7 +60,7 @@ pub async fn stream(
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-async fn filter(app: &App, query: MonitorQuery) -> Result<Filter, Problem> {
+async fn filter(app: &App, query: MonitorQuery) -> Result<MonitorFilter, Problem> {
     let MonitorQuery { service, frontend, pid, cgroup, all } = query;
     if let Some(service) = &service {
         let name = parameters::service(service)?;
@@ -79,7 +79,7 @@ async fn filter(app: &App, query: MonitorQuery) -> Result<Filter, Problem> {
             Some(found.map_err(|error| Problem::bad_request(format!("{error:#}")).at("cgroup"))?)
         }
     };
-    Ok(Filter { service, frontend, pid, cgroup, all })
+    Ok(MonitorFilter { service, frontend, pid, cgroup, all })
 }
 
 type Sender = tokio::sync::mpsc::Sender<Result<Event, Infallible>>;

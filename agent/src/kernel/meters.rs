@@ -10,7 +10,7 @@ use sluice_common::{
     verdict::{self, Program, Verdict},
 };
 
-use super::{census::CensusProgram, memory::Tables, ring::Lost, streaks::StreakTable, turns::TurnTable};
+use super::{census::CensusProgram, memory::Tables, ring::Losses, streaks::StreakTable, turns::TurnTable};
 use crate::{
     kernel::{gauges, readings::Readings, sockets::Census},
     model::{BackendId, ServiceId},
@@ -21,7 +21,7 @@ pub struct Meters {
     tables: Arc<Tables>,
     census: CensusProgram,
     streaks: StreakTable,
-    lost: Lost,
+    lost: Losses,
     turns: TurnTable,
     /// TALLY is for one at a time.
     tally: Mutex<()>,
@@ -32,7 +32,7 @@ impl Meters {
         tables: Arc<Tables>,
         census: CensusProgram,
         streaks: StreakTable,
-        lost: Lost,
+        lost: Losses,
         turns: TurnTable,
     ) -> Self {
         Self { tables, census, streaks, lost, turns, tally: Mutex::default() }

@@ -38,7 +38,7 @@ use sluice_common::{
 
 pub use drain::Passes;
 pub use meters::Meters;
-pub use monitor::{Observation, Observed};
+pub use monitor::{Observation, ObservedPrograms};
 pub use pins::uninstall;
 pub use ring::Waker;
 pub use signals::Signals;
@@ -54,7 +54,7 @@ use frontends::Frontends;
 use memory::Tables;
 use object::Object;
 use programs::Programs;
-use ring::Lost;
+use ring::Losses;
 use turns::TurnTable;
 use upgrade::Upgrade;
 
@@ -125,7 +125,7 @@ impl Kernel {
         let tables = Arc::new(Tables::map(&object)?);
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
-        let (streaks, lost) = (StreakTable::map(&object)?, Lost::map(&object, &SIGNALS_LOST)?);
+        let (streaks, lost) = (StreakTable::map(&object)?, Losses::map(&object, &SIGNALS_LOST)?);
         streaks.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(signals::open(&mut object)?);

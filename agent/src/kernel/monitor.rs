@@ -20,7 +20,7 @@ use super::{
     memory::Window,
     object::Object,
     pins::Directory,
-    ring::{Lost, Ring},
+    ring::{Losses, Ring},
     sys,
 };
 
@@ -34,10 +34,10 @@ pub struct Observation {
 }
 
 /// The observed programs at work.
-pub struct Observed {
+pub struct ObservedPrograms {
     decisions: Ring<Decision>,
     filter: Window<DecisionFilter>,
-    lost: Lost,
+    lost: Losses,
 }
 
 impl Observation {
@@ -46,12 +46,12 @@ impl Observation {
     ///
     /// # Errors
     /// When the kernel refuses them; the usual ones are in place then.
-    pub fn begin(&mut self, logs: bool) -> Result<Observed> {
+    pub fn begin(&mut self, logs: bool) -> Result<ObservedPrograms> {
         let mut object = Object::observed(&self.config, |table| self.directory.map(table.name), logs)?;
         // SAFETY: `Decision`s are integers, and all that the programs write there.
         let decisions = unsafe { Ring::new(&mut object, &DECISIONS.spec) }?;
         let filter = Window::whole(&object, &DECISION_FILTER)?;
-        let observed = Observed { decisions, filter, lost: Lost::map(&object, &DECISIONS_LOST)? };
+        let observed = ObservedPrograms { decisions, filter, lost: Losses::map(&object, &DECISIONS_LOST)? };
         observed.ask(&DecisionFilter::OFF);
         let hooks = Hooks::load(&mut object, &self.directory, &self.cgroup, &Program::CHOOSING)?;
         if logs {
@@ -68,13 +68,13 @@ impl Observation {
     ///
     /// # Errors
     /// When the kernel refuses a link: the observed programs go on under it, and steer as the others would.
-    pub fn end(&mut self, observed: Observed) -> Result<()> {
+    pub fn end(&mut self, observed: ObservedPrograms) -> Result<()> {
         observed.ask(&DecisionFilter::OFF);
         self.usual.attach()
     }
 }
 
-impl Observed {
+impl ObservedPrograms {
     /// Which decisions are told from now on.
     pub fn ask(&self, filter: &DecisionFilter) {
         if let Some(at) = self.filter.at(0) {

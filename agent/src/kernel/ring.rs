@@ -34,7 +34,7 @@ pub struct Waker(Arc<PipeWriter>);
 
 /// How many records found no room in a ring.
 #[derive(Clone)]
-pub(super) struct Lost(Arc<Window<u64>>);
+pub(super) struct Losses(Arc<Window<u64>>);
 
 impl<T: Copy> Ring<T> {
     /// # Safety
@@ -98,7 +98,7 @@ impl Waker {
     }
 }
 
-impl Lost {
+impl Losses {
     pub(super) fn map(object: &Object, table: &TableOf<u32, u64>) -> Result<Self> {
         Ok(Self(Arc::new(Window::whole(object, table)?)))
     }

@@ -31,12 +31,12 @@ const CGROUPS: usize = 4096;
 #[allow(clippy::large_enum_variant)]
 pub enum Told {
     Decision(Decision),
-    Lost(Lost),
+    Lost(LostDecisions),
 }
 
 /// Decisions that this watcher was not told of: they came faster than they were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Lost {
+pub struct LostDecisions {
     pub lost: u64,
 }
 
@@ -95,7 +95,7 @@ pub enum Why {
 
 /// What somebody wants to see; what is not set does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct MonitorFilter {
     pub service: Option<String>,
     pub frontend: Option<Frontend>,
     pub pid: Option<u32>,
@@ -138,7 +138,7 @@ impl Why {
     }
 }
 
-impl Filter {
+impl MonitorFilter {
     /// The same for the programs. The id of a service changes when it is deleted and made anew.
     pub fn for_kernel(&self, state: &State) -> DecisionFilter {
         let mut filter = DecisionFilter::ON;
@@ -182,14 +182,14 @@ impl Filter {
 }
 
 /// The names behind the ids, as they are published now.
-pub struct Names {
+pub struct DecisionNames {
     published: Arc<Published>,
     /// Backends that take no connection, by service.
     out: HashMap<ServiceId, Arc<[(BackendId, Skipped)]>>,
     cgroups: HashMap<u64, Option<Arc<str>>>,
 }
 
-impl Names {
+impl DecisionNames {
     pub fn new(published: Arc<Published>) -> Self {
         Self { published, out: HashMap::new(), cgroups: HashMap::new() }
     }

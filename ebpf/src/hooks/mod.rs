@@ -17,7 +17,7 @@ use crate::counters::count;
 #[cfg(not(feature = "observe"))]
 use crate::lookup::Unobserved;
 #[cfg(feature = "observe")]
-use crate::observe::Observed;
+use crate::observe::Recorder;
 use call::{Call, Family, V4, V6};
 
 #[cgroup_sock_addr(connect4)]
@@ -50,11 +50,11 @@ fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Unobserv
 /// Runs a program that chooses a backend, as [`run`], and tells those who watch.
 #[cfg(feature = "observe")]
 #[inline(always)]
-fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Observed) -> Verdict) -> i32 {
+fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Recorder) -> Verdict) -> i32 {
     run(call, |call| {
-        let mut observed = Observed::new(call.destination());
-        let verdict = program(call, &mut observed);
-        observed.tell(call.program(), verdict);
+        let mut recorder = Recorder::new(call.destination());
+        let verdict = program(call, &mut recorder);
+        recorder.tell(call.program(), verdict);
         verdict
     })
 }

@@ -15,11 +15,11 @@ use sluice_common::decision::{self, DecisionFilter};
 use tokio::sync::watch;
 
 use crate::{
-    engine::client::{Monitor, Watch},
-    kernel::{Observation, Observed},
+    engine::client::{Monitor, MonitorRequest},
+    kernel::{Observation, ObservedPrograms},
     telemetry::Instruments,
     view::{
-        decisions::{Filter, Lost, Names, Told},
+        decisions::{DecisionNames, LostDecisions, MonitorFilter, Told},
         published::Published,
     },
 };
@@ -36,13 +36,13 @@ pub struct MonitorWorker {
 }
 
 /// The thread. It ends when everybody has let go of the other end of its channel, or when it is told.
-pub struct Running {
+pub struct MonitorThread {
     monitor: Monitor,
     thread: JoinHandle<()>,
 }
 
 struct Watcher {
-    filter: Filter,
+    filter: MonitorFilter,
     /// The same for the programs, as names are now.
     own: DecisionFilter,
     sender: tokio::sync::mpsc::Sender<Arc<Told>>,
@@ -54,13 +54,13 @@ struct Watcher {
 ///
 /// # Errors
 /// When there is none to be had.
-pub fn spawn(worker: MonitorWorker) -> Result<Running> {
+pub fn spawn(worker: MonitorWorker) -> Result<MonitorThread> {
     let (monitor, requests) = mpsc::channel();
     let thread = thread::Builder::new().name("monitor".into()).spawn(move || worker.run(&requests));
-    Ok(Running { monitor: Monitor(monitor), thread: thread.context("starting the thread that shows decisions")? })
+    Ok(MonitorThread { monitor: Monitor(monitor), thread: thread.context("starting the thread that shows decisions")? })
 }
 
-impl Running {
+impl MonitorThread {
     /// Where watchers ask.
     pub fn monitor(&self) -> Monitor {
         self.monitor.clone()
@@ -69,13 +69,13 @@ impl Running {
     /// Ends the thread; the usual programs are in place then.
     pub fn stop(self) {
         // A thread that has ended needs no telling.
-        let _ = self.monitor.0.send(Watch::Stop);
+        let _ = self.monitor.0.send(MonitorRequest::Stop);
         let _ = self.thread.join();
     }
 }
 
 impl MonitorWorker {
-    fn run(mut self, requests: &Receiver<Watch>) {
+    fn run(mut self, requests: &Receiver<MonitorRequest>) {
         // In place all the time, if at all.
         let mut observed = None;
         if self.logs {
@@ -86,7 +86,7 @@ impl MonitorWorker {
         }
         let stays = observed.is_some();
         while let Ok(request) = requests.recv() {
-            let Watch::Begin { filter, sender, reply } = request else { break };
+            let MonitorRequest::Begin { filter, sender, reply } = request else { break };
             let begun = match observed.take() {
                 Some(begun) => Ok(begun),
                 None => self.observation.begin(false),
@@ -118,15 +118,20 @@ impl MonitorWorker {
         }
     }
 
-    fn end(&mut self, observed: Observed) {
+    fn end(&mut self, observed: ObservedPrograms) {
         if let Err(error) = self.observation.end(observed) {
             tracing::warn!("the usual programs cannot be put back, the observed ones steer in their place: {error:#}");
         }
     }
 
     /// Until the last watcher has gone; `false`: the agent stops.
-    fn show(&self, observed: &mut Observed, watchers: &mut Vec<Watcher>, requests: &Receiver<Watch>) -> bool {
-        let mut names = Names::new(self.published.borrow().clone());
+    fn show(
+        &self,
+        observed: &mut ObservedPrograms,
+        watchers: &mut Vec<Watcher>,
+        requests: &Receiver<MonitorRequest>,
+    ) -> bool {
+        let mut names = DecisionNames::new(self.published.borrow().clone());
         let mut lost = observed.lost();
         loop {
             names.refresh(self.published.borrow().clone());
@@ -152,7 +157,7 @@ impl MonitorWorker {
             }
             watchers.retain(|watcher| !watcher.sender.is_closed());
             for request in requests.try_iter() {
-                let Watch::Begin { filter, sender, reply } = request else { return false };
+                let MonitorRequest::Begin { filter, sender, reply } = request else { return false };
                 watchers.push(Watcher::new(filter, sender));
                 let _ = reply.send(Ok(()));
             }
@@ -164,7 +169,7 @@ impl MonitorWorker {
 }
 
 /// Tells everybody who wants to know of it; returns how many could not be told.
-fn tell(names: &mut Names, watchers: &mut [Watcher], decision: &decision::Decision) -> u64 {
+fn tell(names: &mut DecisionNames, watchers: &mut [Watcher], decision: &decision::Decision) -> u64 {
     let cgroup = names.cgroup(decision.cgroup, decision.pid);
     let mut wanted =
         watchers.iter_mut().filter(|watcher| watcher.filter.fits(&watcher.own, decision, cgroup.as_deref())).peekable();
@@ -176,7 +181,7 @@ fn tell(names: &mut Names, watchers: &mut [Watcher], decision: &decision::Decisi
 }
 
 impl Watcher {
-    fn new(filter: Filter, sender: tokio::sync::mpsc::Sender<Arc<Told>>) -> Self {
+    fn new(filter: MonitorFilter, sender: tokio::sync::mpsc::Sender<Arc<Told>>) -> Self {
         Self { filter, own: DecisionFilter::OFF, sender, lost: 0 }
     }
 
@@ -191,7 +196,7 @@ impl Watcher {
 
     /// Tells what it missed, if anything; `false`: there still is no room.
     fn tell_lost(&mut self) -> bool {
-        let lost = Arc::new(Told::Lost(Lost { lost: self.lost }));
+        let lost = Arc::new(Told::Lost(LostDecisions { lost: self.lost }));
         if self.lost == 0 || self.sender.try_send(lost).is_ok() {
             self.lost = 0;
             return true;
@@ -209,8 +214,8 @@ mod tests {
     #[test]
     fn who_is_too_slow_learns_how_much_it_missed() {
         let (sender, mut receiver) = mpsc::channel(2);
-        let mut watcher = Watcher::new(Filter::default(), sender);
-        let news = |lost| Arc::new(Told::Lost(Lost { lost }));
+        let mut watcher = Watcher::new(MonitorFilter::default(), sender);
+        let news = |lost| Arc::new(Told::Lost(LostDecisions { lost }));
         let told: Vec<bool> = (0..5).map(|_| watcher.tell(news(0))).collect();
         assert_eq!((told, watcher.lost), (vec![true, true, false, false, false], 3));
         assert!(receiver.try_recv().is_ok() && watcher.tell_lost());
