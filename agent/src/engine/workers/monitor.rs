@@ -146,6 +146,8 @@ impl MonitorWorker {
                     return true;
                 }
             };
+            // What was published before a decision was made is what its names stand for.
+            names.refresh(self.published.borrow().clone());
             let lost_now = observed.lost();
             let more = lost_now.wrapping_sub(lost);
             lost = lost_now;
