@@ -130,3 +130,15 @@ fn walks_name_what_is_there() {
     }
     assert!(missing.is_empty(), "names that are not in their files:\n{}", missing.join("\n"));
 }
+
+#[test]
+fn every_table_is_in_the_architecture() {
+    let registry = fs::read_to_string(root().join("common/src/registry.rs")).unwrap();
+    let page = fs::read_to_string(root().join("agent/docs/architecture.md")).unwrap();
+    let rows = registry.lines().map(str::trim).filter(|line| line.contains("=>") && line.ends_with("];"));
+    let tables: Vec<&str> = rows.filter_map(|row| row.split_whitespace().nth(1)?.strip_suffix(':')).collect();
+    assert!(tables.len() > 20, "{tables:?}");
+    let words: BTreeSet<&str> = page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let missing: Vec<_> = tables.iter().filter(|table| !words.contains(**table)).collect();
+    assert!(missing.is_empty(), "tables that the architecture does not name: {missing:?}");
+}

@@ -118,5 +118,12 @@ fn host_commands_in_pages_exist() -> Result<()> {
         }
     }
     assert!(helps.len() > 10, "{:?}", helps.keys());
+    // And the other way round: a verb that nobody is told of is missing.
+    let help = run(&stage, &["--help"]);
+    let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let verbs = verbs.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    for verb in verbs.filter(|verb| *verb != "help") {
+        assert!(pages()?["commands.md"].contains(&format!("| `sluice {verb}")), "commands.md has no {verb}");
+    }
     Ok(())
 }
