@@ -1,6 +1,6 @@
 //! Where desired state comes from: the embedded store that keeps it, and the files that bring it.
 //! A source never changes the state itself: the store answers what was kept, files send events that become changes.
-//! DeferredWrites sources (etcd, Kubernetes) emit events of the same kind.
+//! Later sources (etcd, Kubernetes) emit events of the same kind.
 
 pub mod files;
 pub mod reconcile;
