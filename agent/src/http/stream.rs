@@ -24,7 +24,7 @@ const AHEAD: usize = 4;
 /// Answers with what `produce` writes. It runs as fast as the caller reads, and ends when the caller goes away.
 ///
 /// # Errors
-/// When it fails before the first piece. DeferredWrites the answer breaks off, which the caller can tell from an end.
+/// When it fails before the first piece. Later the answer breaks off, which the caller can tell from an end.
 pub async fn respond(
     media_type: &'static str,
     produce: impl FnOnce(&mut Pieces) -> Result<()> + Send + 'static,
