@@ -182,3 +182,64 @@ impl Iterator for Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+    use crate::{Namespace, Server};
+
+    /// Answers the first request with these pieces, with a moment between them.
+    fn answering(pieces: &'static [&'static str]) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).unwrap();
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Endpoint::Tcp(address)
+    }
+
+    #[test]
+    fn lines_of_an_answer_without_an_end_come_as_they_are_said() {
+        const PIECES: [&str; 4] = [
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "4\r\nid: \r\n",
+            "6\r\n1\nid: \r\n",
+            "3\r\n2\nx\r\n",
+        ];
+        let endpoint = answering(&PIECES);
+        let mut lines = endpoint.stream("/", &Request::new()).unwrap();
+        assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], ["id: 1", "id: 2"]);
+        assert!(lines.next().unwrap().is_err(), "it broke off");
+        assert!(answering(&["HTTP/1.1 503 No\r\n\r\n"]).stream("/", &Request::new()).is_err());
+    }
+
+    #[test]
+    fn a_broken_answer_is_an_error() {
+        for pieces in [&["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"], &[""], &["hello"]] as [&'static [_]; 3] {
+            assert!(answering(pieces).request("GET", "/", &Request::new()).is_err(), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_answers_with_its_name_and_its_status() {
+        let server = Server::http(&Namespace::host().unwrap(), "127.0.0.1:0".parse().unwrap(), "web").unwrap();
+        let endpoint = Endpoint::Tcp(server.address());
+        let answer = endpoint.request("GET", "/sleep/20", &Request::new()).unwrap().expect_status(200);
+        assert_eq!((answer.text().as_str(), answer.header("server")), ("web\n", Some("web")));
+        server.set_status(503);
+        let large = Request::new().body("text/plain", vec![b'x'; 1 << 20]);
+        endpoint.request("POST", "/x", &large).unwrap().expect_status(503);
+        assert_eq!((server.requests(), server.accepted()), (2, 2));
+    }
+}
