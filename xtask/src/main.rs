@@ -6,6 +6,7 @@ mod binaries;
 mod build;
 mod compare;
 mod demo;
+mod fuzz;
 mod report;
 mod rights;
 mod setup;
@@ -37,6 +38,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Runs every test: format, lints, units, and black-box tests here and under other kernels
     Test(test::Arguments),
+    /// Looks for bytes that break what reads them
+    Fuzz(fuzz::Arguments),
     /// Measures what steering costs
     Bench(bench::Arguments),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Build(arguments) => build::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
     };
     match result {
