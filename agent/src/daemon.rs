@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::Running,
+    engine::RunningEngine,
     http::{self, App, Bound},
     settings::Settings,
 };
@@ -26,7 +26,7 @@ pub fn runtime() -> Result<Runtime> {
 ///
 /// # Errors
 /// When a listener fails, or signals cannot be heard.
-pub async fn serve(settings: &Settings, bound: Bound, running: &Running) -> Result<()> {
+pub async fn serve(settings: &Settings, bound: Bound, running: &RunningEngine) -> Result<()> {
     let address = bound.address().map_or("off".to_owned(), |address| address.to_string());
     tracing::info!(
         socket = %bound.socket().display(),

@@ -5,7 +5,7 @@ use crate::tables::Endpoint;
 /// Record of DECISIONS: one call, and what became of it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct DecisionRecord {
     /// CLOCK_MONOTONIC ns.
     pub time: u64,
     /// Id of the cgroup (v2) of the process.
@@ -28,15 +28,15 @@ pub struct Decision {
     /// Number of draws that fell on a slot whose backend was closed.
     pub skips: u32,
     /// The first `skips` of them say which; one may come twice.
-    pub skipped: [Skipped; SKIPPED],
+    pub skipped: [SkippedRecord; SKIPPED],
 }
 
 /// A backend that a draw fell on and that was closed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedRecord {
     pub backend_id: u32,
-    /// Bits of [`crate::tables::Backend::closed`]; [`NODE`] when its node is closed.
+    /// Bits of [`crate::tables::BackendEntry::closed`]; [`NODE`] when its node is closed.
     pub why: u32,
 }
 
@@ -55,7 +55,7 @@ pub struct DecisionFilter {
 
 /// No service and no backend has this id.
 pub const NONE: u32 = u32::MAX;
-/// In [`Skipped::why`]: the backend's node is closed.
+/// In [`SkippedRecord::why`]: the backend's node is closed.
 pub const NODE: u32 = 1 << 31;
 /// Places for what was skipped: the first draw and those that follow it.
 pub const SKIPPED: usize = crate::pick::REDRAWS as usize + 1;
@@ -107,8 +107,8 @@ impl DecisionFilter {
 }
 
 const _: () = {
-    assert!(size_of::<Skipped>() == 8);
-    assert!(size_of::<Decision>() == 168);
+    assert!(size_of::<SkippedRecord>() == 8);
+    assert!(size_of::<DecisionRecord>() == 168);
     assert!(size_of::<DecisionFilter>() == 40);
     assert!(DECISIONS_BYTES.is_power_of_two());
 };

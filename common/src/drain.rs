@@ -3,7 +3,7 @@
 
 use crate::{
     flight::{Activity, Side},
-    records::{Connection, Phase},
+    records::{ConnectionRecord, Phase},
     tables::TCP,
 };
 
@@ -74,7 +74,7 @@ pub struct Inbound {
 /// NAMESPACES, by the cookie of a network namespace: where closable sockets are.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NamespaceEntry {
     /// A process that made such a socket, in the initial pid namespace.
     pub pid: u32,
     pub closable: u32,
@@ -88,7 +88,7 @@ const _: () = {
     assert!(size_of::<Draining>() == 8);
     assert!(size_of::<Remains>() == 64);
     assert!(size_of::<Inbound>() == 24);
-    assert!(size_of::<Place>() == 8);
+    assert!(size_of::<NamespaceEntry>() == 8);
 };
 
 impl Draining {
@@ -121,7 +121,7 @@ pub enum Doing {
 /// connections only.
 #[inline(always)]
 pub fn judge(
-    record: &Connection,
+    record: &ConnectionRecord,
     activity: impl FnOnce() -> Option<Activity>,
     draining: &Draining,
     pass: &Remains,

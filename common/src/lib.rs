@@ -16,7 +16,7 @@ pub mod streak;
 pub mod tables;
 pub mod verdict;
 
-/// Version of every layout in this crate. A change of any `repr(C)` type, of the packing of [`tables::Table`] or of
+/// Version of every layout in this crate. A change of any `repr(C)` type, of the packing of [`tables::TableWord`] or of
 /// the meaning of a table raises it. An agent takes over pinned tables of this version and of [`FORMER_ABI_VERSION`].
 pub const ABI_VERSION: u32 = 3;
 /// The version from which an agent upgrades in place.

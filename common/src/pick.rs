@@ -3,7 +3,7 @@
 
 use core::borrow::Borrow;
 
-use crate::tables::{Backend, Table};
+use crate::tables::{BackendEntry, TableWord};
 
 /// Slots drawn anew when the first one is closed: keeps the weights of what is left while a table is stale.
 pub const REDRAWS: u32 = 8;
@@ -11,7 +11,7 @@ pub const REDRAWS: u32 = 8;
 /// Read access to the tables that a pick needs.
 pub trait Tables {
     /// An entry of BACKENDS: by reference in the kernel, by value in the agent.
-    type Entry: Borrow<Backend>;
+    type Entry: Borrow<BackendEntry>;
     /// Backend id in SLOTS.
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Self::Entry>;
@@ -19,12 +19,12 @@ pub trait Tables {
     fn node_is_open(&self, id: u32) -> bool;
 
     /// [`pick_open`], which the kernel side keeps out of the way of the common case.
-    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+    fn pick_open(&self, table: TableWord, draw: u64) -> Option<u32> {
         pick_open(self, table, draw)
     }
 
     /// The first open backend of a list. (The kernel side has its own loop, because its verifier wants one.)
-    fn first_open(&self, list: List) -> Option<u32> {
+    fn first_open(&self, list: BackendList) -> Option<u32> {
         (0..list.length).find_map(|i| list.open_at(self, i))
     }
 }
@@ -32,7 +32,7 @@ pub trait Tables {
 /// The list of distinct backends that follows the slots of a table, begun somewhere inside.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct List {
+pub struct BackendList {
     /// Index in SLOTS of the first entry.
     pub base: u32,
     pub length: u32,
@@ -40,7 +40,7 @@ pub struct List {
     pub start: u32,
 }
 
-impl List {
+impl BackendList {
     /// The `i`-th backend from `start` on, around the end, if it is open.
     #[inline(always)]
     pub fn open_at<T: Tables + ?Sized>(&self, tables: &T, i: u32) -> Option<u32> {
@@ -66,7 +66,7 @@ pub fn open<T: Tables + ?Sized>(tables: &T, id: u32) -> Option<T::Entry> {
 /// `draw` is the service's sequence (spread), a random number (random) or the client's hash (hash). A slot whose
 /// backend or node is closed is skipped, see [`pick_open`]. `None`: nothing is open, or the table is empty.
 #[inline(always)]
-pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::Entry)> {
+pub fn pick<T: Tables>(tables: &T, table: TableWord, draw: u64) -> Option<(u32, T::Entry)> {
     let length = table.length();
     if length == 0 {
         return None;
@@ -84,7 +84,7 @@ pub fn pick<T: Tables>(tables: &T, table: Table, draw: u64) -> Option<(u32, T::E
 /// of what is left and sends each client of `hash` to a place of its own, then the list of distinct backends, which
 /// finds the last open one.
 #[inline(always)]
-pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: Table, draw: u64) -> Option<u32> {
+pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: TableWord, draw: u64) -> Option<u32> {
     let mut again = draw;
     for _ in 0..REDRAWS {
         again = mix(again.wrapping_add(1));
@@ -98,7 +98,7 @@ pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: Table, draw: u64) -> Opt
         return None;
     }
     let start = scale(mix(again), length);
-    tables.first_open(List { base: table.base() + table.length(), length, start })
+    tables.first_open(BackendList { base: table.base() + table.length(), length, start })
 }
 
 /// `0..length` from the high bits of a hash: multiply and shift, no division.
@@ -119,7 +119,7 @@ pub const fn mix(mut x: u64) -> u64 {
 
 /// What tells callers apart for `balance: hash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientIdentity {
     /// Cookie of the network namespace.
     pub netns: u64,
     /// Id of the cgroup (v2) of the calling process.
@@ -128,7 +128,7 @@ pub struct Client {
     pub source: [u32; 4],
 }
 
-impl Client {
+impl ClientIdentity {
     /// The `draw` of [`pick`] for `balance: hash`.
     #[inline(always)]
     pub fn draw(&self) -> u64 {

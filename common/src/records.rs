@@ -2,7 +2,7 @@
 
 use crate::{
     flight::Activity,
-    tables::{Backend, Endpoint},
+    tables::{BackendEntry, Endpoint},
 };
 
 /// How far a recorded connection has come.
@@ -26,7 +26,7 @@ pub enum Phase {
 /// between: a reader compares `backend` with the socket's real peer before it trusts the record.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
-pub struct Connection {
+pub struct ConnectionRecord {
     /// What the application asked for.
     pub frontend: [u32; 4],
     /// Where it was sent.
@@ -85,7 +85,7 @@ pub const FLOW_IDLE: u64 = 30_000_000_000;
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct CensusRow {
-    pub connection: Connection,
+    pub connection: ConnectionRecord,
     pub cookie: u64,
     pub netns: u64,
     /// Local and remote address as the socket has them.
@@ -122,7 +122,7 @@ pub struct CensusRow {
 /// kernels: the agent reads them from the kernel's BTF and hands them over as constants, indexed by this.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
+pub enum KernelMember {
     SkErr = 0,
     Family,
     State,
@@ -161,14 +161,14 @@ pub enum Member {
     SegmentFlags,
 }
 
-/// Number of [`Member`]s.
+/// Number of [`KernelMember`]s.
 pub const MEMBERS: usize = 32;
 /// The offset of a member that the kernel does not have.
 pub const NO_MEMBER: u32 = u32::MAX;
 
 const _: () = {
-    assert!(Member::SegmentFlags as usize + 1 == MEMBERS);
-    assert!(size_of::<Connection>() == 64);
+    assert!(KernelMember::SegmentFlags as usize + 1 == MEMBERS);
+    assert!(size_of::<ConnectionRecord>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<CensusRow>() == 184);
@@ -203,12 +203,12 @@ impl CensusRow {
     }
 }
 
-impl Connection {
+impl ConnectionRecord {
     /// The record of a choice that is being made.
     #[inline(always)]
     pub fn picked(
         frontend: &Endpoint,
-        backend: &Backend,
+        backend: &BackendEntry,
         service_id: u32,
         backend_id: u32,
         pid: u32,

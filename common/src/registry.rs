@@ -10,7 +10,7 @@ use crate::{
     tables::SLOTS_PER_ENTRY,
 };
 
-/// Calls the macro `$then` with a row for every table: `Keep NAME: Kind<key => value>[Entries];`.
+/// Calls the macro `$then` with a row for every table: `Keep NAME: TableKind<key => value>[EntryCount];`.
 #[macro_export]
 macro_rules! for_each_table {
     ($then:ident) => {
@@ -18,13 +18,13 @@ macro_rules! for_each_table {
             /// Version of the layouts and identity of the agent's store.
             Pinned META: Array<u32 => $crate::tables::Meta>[Fixed(1)];
             /// By node id.
-            Pinned NODES: Array<u32 => $crate::tables::Node>[Nodes];
+            Pinned NODES: Array<u32 => $crate::tables::NodeEntry>[Nodes];
             /// By backend id.
-            Pinned BACKENDS: Array<u32 => $crate::tables::Backend>[Backends];
+            Pinned BACKENDS: Array<u32 => $crate::tables::BackendEntry>[Backends];
             /// Backend ids, in the tables of services.
             Pinned SLOTS: Array<u32 => [u32; $crate::tables::SLOTS_PER_ENTRY as usize]>[Slots];
             /// By service id.
-            Pinned SERVICES: Array<u32 => $crate::tables::Service>[Services];
+            Pinned SERVICES: Array<u32 => $crate::tables::ServiceEntry>[Services];
             /// By backend id.
             Pinned COUNTERS: Array<u32 => $crate::tables::Counters>[Backends];
             /// By backend id.
@@ -36,7 +36,7 @@ macro_rules! for_each_table {
             /// peers, so its flows cannot live in the socket; one that is evicted while in use is picked anew.
             Pinned FLOWS: LruHash<$crate::records::FlowKey => $crate::records::Flow>[Fixed(65536)];
             /// The records of steered connections, each in its socket.
-            Pinned CONNECTIONS: SocketStorage<i32 => $crate::records::Connection>[Sockets];
+            Pinned CONNECTIONS: SocketStorage<i32 => $crate::records::ConnectionRecord>[Sockets];
             /// By `frontends::filter_bit`, 64 bits an entry.
             Pinned FILTER: Array<u32 => u64>[Fixed($crate::frontends::FILTER_ENTRIES)];
             /// By hash of the frontend.
@@ -62,12 +62,12 @@ macro_rules! for_each_table {
             /// By the address of a backend: what one pass found on the accepting side.
             Own INBOUND: Hash<$crate::tables::Endpoint => $crate::drain::Inbound>[Backends];
             /// By the cookie of a network namespace: where closable sockets are.
-            Own NAMESPACES: Hash<u64 => $crate::drain::Place>[Fixed(65536)];
+            Own NAMESPACES: Hash<u64 => $crate::drain::NamespaceEntry>[Fixed(65536)];
             /// Local ends of steered sockets with a peer that INBOUND has, while some of what was accepted there may be
             /// closed.
             Own CALLERS: Hash<$crate::tables::Endpoint => u32>[Fixed(65536)];
 
-            /// `decision::Decision`s that fit DECISION_FILTER.
+            /// `decision::DecisionRecord`s that fit DECISION_FILTER.
             Observed DECISIONS: Ring<() => ()>[Fixed($crate::decision::DECISIONS_BYTES)];
             /// Decisions that found no room.
             Observed DECISIONS_LOST: Array<u32 => u64>[Fixed(1)];
@@ -82,7 +82,7 @@ macro_rules! describe {
         $(
             $(#[$doc])*
             pub const $name: TableOf<$key, $value> =
-                TableOf::new(stringify!($name), Kind::$kind, Entries::$($entries)*, Keep::$keep);
+                TableOf::new(stringify!($name), TableKind::$kind, EntryCount::$($entries)*, Keep::$keep);
         )*
 
         /// Every table.
@@ -103,17 +103,17 @@ pub struct TableOf<K, V> {
 pub struct Spec {
     /// Name in the eBPF object and of the pin.
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: TableKind,
     /// Bytes of a key and of a value.
     pub key: u32,
     pub value: u32,
-    pub entries: Entries,
+    pub entries: EntryCount,
     pub keep: Keep,
 }
 
 /// How the kernel keeps a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TableKind {
     /// Mapped into the agent: a change is a store, not a system call.
     Array,
     /// An array for each CPU.
@@ -129,7 +129,7 @@ pub enum Kind {
 
 /// How many entries a table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entries {
+pub enum EntryCount {
     /// As many on every host; of a ring, bytes.
     Fixed(u32),
     Services,
@@ -166,13 +166,13 @@ pub struct Sizes {
 }
 
 impl<K, V> TableOf<K, V> {
-    const fn new(name: &'static str, kind: Kind, entries: Entries, keep: Keep) -> Self {
+    const fn new(name: &'static str, kind: TableKind, entries: EntryCount, keep: Keep) -> Self {
         let (key, value) = (size_of::<K>() as u32, size_of::<V>() as u32);
         Self { spec: Spec { name, kind, key, value, entries, keep }, types: PhantomData }
     }
 }
 
-impl Kind {
+impl TableKind {
     /// `enum bpf_map_type` of linux/bpf.h.
     pub const fn number(self) -> u32 {
         match self {
@@ -197,7 +197,7 @@ impl Kind {
     }
 }
 
-impl Entries {
+impl EntryCount {
     /// Entries that the kernel is asked for.
     pub const fn of(self, sizes: &Sizes) -> u32 {
         match self {
@@ -211,7 +211,7 @@ impl Entries {
         }
     }
 
-    /// So many entries in the unit of [`Entries::flag`].
+    /// So many entries in the unit of [`EntryCount::flag`].
     pub const fn in_units_of_flag(self, entries: u32) -> u32 {
         match self {
             Self::Frontends => entries / BUCKETS_EACH,

@@ -109,7 +109,7 @@ pub enum Balance {
 /// | 63 | present: an all-zero word is "no such service", never "nothing left" |
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Table(pub u64);
+pub struct TableWord(pub u64);
 
 /// Slots in one entry of SLOTS. The kernel rounds the entries of an array up to eight bytes: with one slot in each, half
 /// of the memory would be padding, and a mapping of it would not be a plain sequence of slots.
@@ -121,7 +121,7 @@ pub const MAX_TABLE: u32 = (1 << 15) - 1;
 /// Largest number of distinct backends in one table.
 pub const MAX_DISTINCT: u32 = (1 << 14) - 1;
 
-impl Table {
+impl TableWord {
     pub const fn new(base: u32, length: u32, distinct: u32, balance: Balance, pass: bool) -> Self {
         Self(
             (base & (MAX_SLOTS - 1)) as u64
@@ -161,8 +161,8 @@ impl Table {
 /// Entry of SERVICES, by service id. A cache line of its own: the sequence is written by every pick.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub struct Service {
-    /// A [`Table`]; replaced by one store of the agent.
+pub struct ServiceEntry {
+    /// A [`TableWord`]; replaced by one store of the agent.
     pub table: u64,
     /// Steps through the slots (`spread`). The agent sets it once, to a random value, when the service is made.
     pub sequence: u64,
@@ -176,7 +176,7 @@ pub struct Service {
 /// Entry of BACKENDS, by backend id. Address and port never change while the id is in use.
 #[repr(C, align(32))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backend {
+pub struct BackendEntry {
     pub address: [u32; 4],
     pub port: u16,
     pub padding: u16,
@@ -190,7 +190,7 @@ pub struct Backend {
 /// Entry of NODES, by node id.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeEntry {
     /// 0 is open; else the reasons, [`CLOSED_ZERO`].
     pub closed: u32,
     pub padding: u32,
@@ -216,7 +216,7 @@ pub const DURATION_BUCKETS: usize = 16;
 /// Why a connection was never established, or how an established one ended. Index of [`Counters::failed`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Failure {
+pub enum ConnectionFailure {
     /// The backend answered the SYN with a reset.
     Refused = 0,
     /// No answer until the kernel gave up.
@@ -255,7 +255,7 @@ pub struct Counters {
     /// Connections whose end was never seen, as found by a census; added by the agent.
     pub lost: u64,
 
-    /// Not established, by [`Failure`].
+    /// Not established, by [`ConnectionFailure`].
     pub failed: [u64; FAILURES],
     /// Sum of smoothed round-trip times, us, of `rtt_samples` readings: at the handshake and at the end.
     pub rtt_sum: u64,
@@ -283,9 +283,9 @@ pub struct Meta {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Service>() == 64);
-    assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Node>() == 8);
+    assert!(size_of::<ServiceEntry>() == 64);
+    assert!(size_of::<BackendEntry>() == 32);
+    assert!(size_of::<NodeEntry>() == 8);
     assert!(size_of::<Counters>() == 256);
     assert!(size_of::<Meta>() == 32);
 };
@@ -296,13 +296,13 @@ mod tests {
 
     #[test]
     fn a_table_word_gives_back_what_was_packed() {
-        let t = Table::new(MAX_SLOTS - 1, MAX_TABLE, MAX_DISTINCT, Balance::Hash, true);
+        let t = TableWord::new(MAX_SLOTS - 1, MAX_TABLE, MAX_DISTINCT, Balance::Hash, true);
         assert_eq!(
             (t.base(), t.length(), t.distinct(), t.balance(), t.pass(), t.present()),
             (MAX_SLOTS - 1, MAX_TABLE, MAX_DISTINCT, 2, true, true)
         );
-        let empty = Table::new(0, 0, 0, Balance::Spread, false);
-        assert!(empty.present() && !Table(0).present());
+        let empty = TableWord::new(0, 0, 0, Balance::Spread, false);
+        assert!(empty.present() && !TableWord(0).present());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! From an address to a backend: the service, its table, a draw, a slot, a backend that is open. No hook is known here:
-//! who asks is a [`Caller`].
+//! who asks is a [`Requester`].
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop};
 use sluice_common::{
     frontends::{self, Bucket, Buckets, filter_bit},
-    pick::{self, Client, List, Tables},
-    tables::{Backend, Balance, Endpoint, SLOTS_PER_ENTRY, Service, Table},
+    pick::{self, BackendList, ClientIdentity, Tables},
+    tables::{BackendEntry, Balance, Endpoint, SLOTS_PER_ENTRY, ServiceEntry, TableWord},
     verdict::Verdict,
 };
 
@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// Who asks for a backend.
-pub trait Caller {
+pub trait Requester {
     /// Whether it can speak with this address.
     fn reaches(&self, address: &[u32; 4]) -> bool;
     /// What tells it from other callers.
-    fn client(&self) -> Client;
+    fn client(&self) -> ClientIdentity;
 }
 
 /// Learns how a decision comes about, step by step.
@@ -29,7 +29,7 @@ pub trait Observer {
     /// The address that is asked for is a frontend of this service.
     fn finds(&mut self, service_id: u32);
     /// This draw goes to this table: what [`pick::pick`] makes of both follows from what is open.
-    fn draws(&mut self, table: Table, draw: u64);
+    fn draws(&mut self, table: TableWord, draw: u64);
     /// The choice fell on this backend. The call goes there if the caller reaches it.
     fn takes(&mut self, backend_id: u32);
 }
@@ -41,7 +41,7 @@ impl Observer for Unobserved {
     #[inline(always)]
     fn finds(&mut self, _: u32) {}
     #[inline(always)]
-    fn draws(&mut self, _: Table, _: u64) {}
+    fn draws(&mut self, _: TableWord, _: u64) {}
     #[inline(always)]
     fn takes(&mut self, _: u32) {}
 }
@@ -49,7 +49,7 @@ impl Observer for Unobserved {
 /// A backend, chosen for a call and counted.
 pub struct Choice {
     pub id: u32,
-    pub backend: &'static Backend,
+    pub backend: &'static BackendEntry,
     /// Read before the backend was seen to be open.
     pub time: u64,
 }
@@ -61,23 +61,23 @@ pub fn service_of(frontend: &Endpoint) -> Option<u32> {
     if FILTER.get(bit / 64)? >> (bit % 64) & 1 == 0 {
         return None;
     }
-    frontends::find(&Kernel, frontend)
+    frontends::find(&KernelTables, frontend)
 }
 
 /// Chooses a backend that the caller reaches, and counts the choice; `Err` says why there is none.
 #[inline(always)]
-pub fn choose(caller: &impl Caller, observer: &mut impl Observer, service_id: u32) -> Result<Choice, Verdict> {
+pub fn choose(caller: &impl Requester, observer: &mut impl Observer, service_id: u32) -> Result<Choice, Verdict> {
     let service = SERVICES.get_ptr_mut(service_id).ok_or(Verdict::Broken)?;
     // Before the state is read: see `Counters::last_pick`.
     let time = time_of_pick(service);
     // SAFETY: a live map value; one aligned 64-bit load, so that the word is the old or the new one.
-    let table = Table(unsafe { ptr::read_volatile(&raw const (*service).table) });
+    let table = TableWord(unsafe { ptr::read_volatile(&raw const (*service).table) });
     if !table.present() {
         return Err(Verdict::Broken);
     }
     let draw = draw(caller, service, table);
     observer.draws(table, draw);
-    let Some((id, backend)) = pick::pick(&Kernel, table, draw) else {
+    let Some((id, backend)) = pick::pick(&KernelTables, table, draw) else {
         // SAFETY: as above.
         add(unsafe { &raw mut (*service).no_backend }, 1);
         return Err(if table.pass() { Verdict::Passed } else { Verdict::Refused });
@@ -97,7 +97,7 @@ pub fn choose(caller: &impl Caller, observer: &mut impl Observer, service_id: u3
 }
 
 #[inline(always)]
-fn draw(caller: &impl Caller, service: *mut Service, table: Table) -> u64 {
+fn draw(caller: &impl Requester, service: *mut ServiceEntry, table: TableWord) -> u64 {
     if table.balance() == Balance::Spread as u32 {
         // SAFETY: a live map value.
         next(unsafe { &raw mut (*service).sequence })
@@ -113,7 +113,7 @@ fn draw(caller: &impl Caller, service: *mut Service, table: Table) -> u64 {
 ///
 /// On x86, whoever reads an old `exact_until` does so before the agent's store, and the clock was read before that too.
 #[inline(always)]
-fn time_of_pick(service: *mut Service) -> u64 {
+fn time_of_pick(service: *mut ServiceEntry) -> u64 {
     // SAFETY: helpers without arguments; live map values, aligned words.
     unsafe {
         let tick = bpf_ktime_get_coarse_ns();
@@ -129,10 +129,10 @@ fn time_of_pick(service: *mut Service) -> u64 {
 }
 
 /// The kernel's tables as [`sluice_common::pick`] wants them.
-pub struct Kernel;
+pub struct KernelTables;
 
-impl Tables for Kernel {
-    type Entry = &'static Backend;
+impl Tables for KernelTables {
+    type Entry = &'static BackendEntry;
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
@@ -140,7 +140,7 @@ impl Tables for Kernel {
         entry.get((index % SLOTS_PER_ENTRY) as usize).copied()
     }
     #[inline(always)]
-    fn backend(&self, id: u32) -> Option<&'static Backend> {
+    fn backend(&self, id: u32) -> Option<&'static BackendEntry> {
         BACKENDS.get(id)
     }
     #[inline(always)]
@@ -148,12 +148,12 @@ impl Tables for Kernel {
         NODES.get(id).is_some_and(|node| node.closed == 0)
     }
     #[inline(always)]
-    fn pick_open(&self, table: Table, draw: u64) -> Option<u32> {
+    fn pick_open(&self, table: TableWord, draw: u64) -> Option<u32> {
         let id = skip_closed(table.0, draw);
         (id != NONE).then_some(id)
     }
     #[inline(always)]
-    fn first_open(&self, list: List) -> Option<u32> {
+    fn first_open(&self, list: BackendList) -> Option<u32> {
         let mut scan = Scan { list, found: NONE };
         // SAFETY: the callback has the signature that the helper calls, and `scan` outlives the loop.
         unsafe { bpf_loop(list.length, scan_step as *mut c_void, (&raw mut scan).cast(), 0) };
@@ -167,12 +167,12 @@ const NONE: u32 = u32::MAX;
 /// Out of line: it runs only between a zero and the next table.
 #[inline(never)]
 fn skip_closed(table: u64, draw: u64) -> u32 {
-    pick::pick_open(&Kernel, Table(table), draw).unwrap_or(NONE)
+    pick::pick_open(&KernelTables, TableWord(table), draw).unwrap_or(NONE)
 }
 
 #[repr(C)]
 struct Scan {
-    list: List,
+    list: BackendList,
     found: u32,
 }
 
@@ -180,7 +180,7 @@ struct Scan {
 extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     // SAFETY: `bpf_loop` passes what `first_open` gave it.
     let scan = unsafe { &mut *scan };
-    match scan.list.open_at(&Kernel, index) {
+    match scan.list.open_at(&KernelTables, index) {
         Some(id) => {
             scan.found = id;
             1
@@ -189,7 +189,7 @@ extern "C" fn scan_step(index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
-impl Buckets for Kernel {
+impl Buckets for KernelTables {
     #[inline(always)]
     fn bucket(&self, index: u32) -> Option<*const Bucket> {
         FRONTENDS.get_ptr(index)
@@ -207,5 +207,5 @@ impl Buckets for Kernel {
 /// Out of line: few frontends are not in their home, and of other addresses nearly none comes here.
 #[inline(never)]
 fn look_further(frontend: &Endpoint) -> u32 {
-    frontends::further(&Kernel, frontend)
+    frontends::further(&KernelTables, frontend)
 }

@@ -13,17 +13,17 @@ use aya_ebpf::helpers::generated::{
 use aya_log_ebpf::debug;
 use sluice_common::{
     decision::{
-        BY_CGROUP, BY_FRONTEND, BY_PID, BY_SERVICE, Decision, DecisionFilter, FOREIGN, NODE, NONE, SKIPPED, Skipped,
-        WANTED,
+        BY_CGROUP, BY_FRONTEND, BY_PID, BY_SERVICE, DecisionFilter, DecisionRecord, FOREIGN, NODE, NONE, SKIPPED,
+        SkippedRecord, WANTED,
     },
     pick::{Tables, mix, scale},
-    tables::{Endpoint, Table},
+    tables::{Endpoint, TableWord},
     verdict::{Program, Verdict},
 };
 
 use crate::{
     counters::add,
-    lookup::{Kernel, Observer},
+    lookup::{KernelTables, Observer},
     storage::{BACKENDS, DECISION_FILTER, DECISIONS, DECISIONS_LOST},
 };
 
@@ -32,7 +32,7 @@ pub struct Recorder {
     frontend: Endpoint,
     service_id: u32,
     backend_id: u32,
-    table: Table,
+    table: TableWord,
     draw: u64,
 }
 
@@ -44,7 +44,7 @@ impl Observer for Recorder {
     }
 
     #[inline(always)]
-    fn draws(&mut self, table: Table, draw: u64) {
+    fn draws(&mut self, table: TableWord, draw: u64) {
         (self.table, self.draw) = (table, draw);
         debug!((), "draw {} of {} slots from {} on", draw, table.length(), table.base());
     }
@@ -60,7 +60,7 @@ impl Recorder {
     /// Before the call is decided: afterwards it may have another destination.
     #[inline(always)]
     pub fn new(frontend: Endpoint) -> Self {
-        Self { frontend, service_id: NONE, backend_id: NONE, table: Table(0), draw: 0 }
+        Self { frontend, service_id: NONE, backend_id: NONE, table: TableWord(0), draw: 0 }
     }
 
     /// The end of the decision.
@@ -72,7 +72,7 @@ impl Recorder {
         if !DECISION_FILTER.get(0).is_some_and(|filter| self.is_wanted(filter, pid)) {
             return;
         }
-        let Some(mut entry) = DECISIONS.reserve::<Decision>(0) else {
+        let Some(mut entry) = DECISIONS.reserve::<DecisionRecord>(0) else {
             if let Some(lost) = DECISIONS_LOST.get_ptr_mut(0) {
                 add(lost, 1);
             }
@@ -130,14 +130,14 @@ impl Recorder {
     /// Repeats the draws of [`sluice_common::pick`] up to the one that found an open backend, and writes down whom the
     /// others fell on; returns how many. The list that follows the draws is not repeated: by then nine have been named.
     #[inline(always)]
-    fn skipped(&self, places: *mut Skipped) -> u32 {
+    fn skipped(&self, places: *mut SkippedRecord) -> u32 {
         let length = self.table.length();
         if length == 0 {
             return 0;
         }
         let (mut at, mut again) = ((self.draw % u64::from(length)) as u32, self.draw);
         for skips in 0..SKIPPED {
-            let Some(id) = Kernel.slot(self.table.base() + at) else {
+            let Some(id) = KernelTables.slot(self.table.base() + at) else {
                 return skips as u32;
             };
             let why = why_closed(id);
@@ -145,7 +145,7 @@ impl Recorder {
                 return skips as u32;
             }
             // SAFETY: one of as many places as there are rounds.
-            unsafe { ptr::write(places.add(skips), Skipped { backend_id: id, why }) };
+            unsafe { ptr::write(places.add(skips), SkippedRecord { backend_id: id, why }) };
             again = mix(again.wrapping_add(1));
             at = scale(again, length);
         }
@@ -175,6 +175,6 @@ fn why_closed(id: u32) -> u32 {
     let Some(backend) = BACKENDS.get(id) else {
         return 0;
     };
-    let node = if Kernel.node_is_open(backend.node) { 0 } else { NODE };
+    let node = if KernelTables.node_is_open(backend.node) { 0 } else { NODE };
     backend.closed | node
 }

@@ -8,7 +8,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use sluice_common::{
     flight::{Activity, LEAST_KEEPALIVE},
-    records::{Member, NO_MEMBER},
+    records::{KernelMember, NO_MEMBER},
     tables::MAPPED,
 };
 
@@ -27,18 +27,18 @@ pub fn ends(socket: *mut c_void) -> (Address, Address) {
 
 #[inline(always)]
 pub fn local(socket: *mut c_void) -> Address {
-    let port = read::<u16>(socket, Member::LocalPort).to_be();
-    (address(socket, Member::LocalV4, Member::LocalV6), port)
+    let port = read::<u16>(socket, KernelMember::LocalPort).to_be();
+    (address(socket, KernelMember::LocalV4, KernelMember::LocalV6), port)
 }
 
 #[inline(always)]
 pub fn peer(socket: *mut c_void) -> Address {
-    (address(socket, Member::RemoteV4, Member::RemoteV6), read(socket, Member::RemotePort))
+    (address(socket, KernelMember::RemoteV4, KernelMember::RemoteV6), read(socket, KernelMember::RemotePort))
 }
 
 #[inline(always)]
-fn address(socket: *mut c_void, v4: Member, v6: Member) -> [u32; 4] {
-    let family: u16 = read(socket, Member::Family);
+fn address(socket: *mut c_void, v4: KernelMember, v6: KernelMember) -> [u32; 4] {
+    let family: u16 = read(socket, KernelMember::Family);
     if family == AF_INET {
         return [0, 0, MAPPED, read(socket, v4)];
     }
@@ -49,42 +49,46 @@ fn address(socket: *mut c_void, v4: Member, v6: Member) -> [u32; 4] {
 /// TCP state as in `include/net/tcp_states.h`.
 #[inline(always)]
 pub fn state(socket: *mut c_void) -> u32 {
-    u32::from(read::<u8>(socket, Member::State))
+    u32::from(read::<u8>(socket, KernelMember::State))
 }
 
 /// Cookie of its network namespace.
 #[inline(always)]
 pub fn netns(socket: *mut c_void) -> u64 {
-    let net: *mut c_void = read(socket, Member::Net);
-    read(net, Member::NetCookie)
+    let net: *mut c_void = read(socket, KernelMember::Net);
+    read(net, KernelMember::NetCookie)
 }
 
 /// The traffic of a `tcp_sock`, FINs included.
 #[inline(always)]
 pub fn activity(tcp: *mut c_void) -> Activity {
-    let (written, acknowledged): (u32, u32) = (read(tcp, Member::WriteSeq), read(tcp, Member::SndUna));
-    let (received, copied): (u32, u32) = (read(tcp, Member::RcvNxt), read(tcp, Member::CopiedSeq));
-    let acknowledging: u32 = read(tcp, Member::SndWl1);
+    let (written, acknowledged): (u32, u32) = (read(tcp, KernelMember::WriteSeq), read(tcp, KernelMember::SndUna));
+    let (received, copied): (u32, u32) = (read(tcp, KernelMember::RcvNxt), read(tcp, KernelMember::CopiedSeq));
+    let acknowledging: u32 = read(tcp, KernelMember::SndWl1);
     Activity {
         // SAFETY: helper without arguments.
         now: unsafe { bpf_jiffies64() } as u32,
-        last_sent: read(tcp, Member::LastSent),
-        last_received: read(tcp, Member::LastReceived),
-        bytes_sent: read(tcp, Member::BytesSent),
-        bytes_received: read(tcp, Member::BytesReceived),
+        last_sent: read(tcp, KernelMember::LastSent),
+        last_received: read(tcp, KernelMember::LastReceived),
+        bytes_sent: read(tcp, KernelMember::BytesSent),
+        bytes_received: read(tcp, KernelMember::BytesReceived),
         unacknowledged: written.wrapping_sub(acknowledged),
         unread: received.wrapping_sub(copied),
         last_segment: received.wrapping_sub(acknowledging),
         keepalive: keepalive(tcp),
         hung_up: 0,
-        segments_sent: read(tcp, Member::SegmentsSent),
+        segments_sent: read(tcp, KernelMember::SegmentsSent),
         spoke_for: u32::MAX,
-        multipath: if offset(Member::Multipath) == NO_MEMBER as usize { 0 } else { flag(tcp, Member::Multipath) },
+        multipath: if offset(KernelMember::Multipath) == NO_MEMBER as usize {
+            0
+        } else {
+            flag(tcp, KernelMember::Multipath)
+        },
     }
 }
 
 #[inline(always)]
-fn flag(tcp: *mut c_void, member: Member) -> u32 {
+fn flag(tcp: *mut c_void, member: KernelMember) -> u32 {
     u32::from(read::<u8>(tcp, member))
 }
 
@@ -93,7 +97,7 @@ fn flag(tcp: *mut c_void, member: Member) -> u32 {
 fn keepalive(tcp: *mut c_void) -> u32 {
     /// `SOCK_KEEPOPEN` of `enum sock_flags`.
     const KEEP_OPEN: u64 = 1 << 3;
-    let (flags, time): (u64, u32) = (read(tcp, Member::Flags), read(tcp, Member::KeepaliveTime));
+    let (flags, time): (u64, u32) = (read(tcp, KernelMember::Flags), read(tcp, KernelMember::KeepaliveTime));
     match (flags & KEEP_OPEN, time) {
         (0, _) => 0,
         (_, 0) => LEAST_KEEPALIVE * hz(),
@@ -103,7 +107,7 @@ fn keepalive(tcp: *mut c_void) -> u32 {
 
 /// A member of the structure that the verifier takes this pointer for; zero when it cannot be read.
 #[inline(always)]
-pub fn read<T: Copy>(structure: *mut c_void, member: Member) -> T {
+pub fn read<T: Copy>(structure: *mut c_void, member: KernelMember) -> T {
     read_at(structure, offset(member))
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sluice_common::{
-    records::{Connection, MEMBERS, Member},
+    records::{ConnectionRecord, KernelMember, MEMBERS},
     registry::{self, Sizes},
 };
 
@@ -58,7 +58,7 @@ static MARK: u32 = 0;
 /// Number of buckets of FRONTENDS less one. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static FRONTENDS_MASK: u32 = registry::FRONTENDS.spec.entries.of(&Sizes::SMALL) - 1;
-/// Offsets of [`Member`]s in this kernel. Set by the agent before loading.
+/// Offsets of [`KernelMember`]s in this kernel. Set by the agent before loading.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; MEMBERS] = [0; MEMBERS];
 
@@ -94,7 +94,7 @@ pub fn hz() -> u32 {
 }
 
 #[inline(always)]
-pub fn offset(member: Member) -> usize {
+pub fn offset(member: KernelMember) -> usize {
     // SAFETY: as above; `member` is less than MEMBERS.
     unsafe { ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(member as usize)) as usize }
 }
@@ -106,14 +106,14 @@ fn connections() -> *mut c_void {
 
 /// The socket's record, or null.
 #[inline(always)]
-pub fn connection<S>(socket: *mut S) -> *mut Connection {
+pub fn connection<S>(socket: *mut S) -> *mut ConnectionRecord {
     // SAFETY: `socket` comes from a context, and the helper takes null.
     unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::null_mut(), 0).cast() }
 }
 
 /// The socket's record, made from `initial` when there is none; null when memory is short.
 #[inline(always)]
-pub fn connection_or<S>(socket: *mut S, initial: &mut Connection) -> *mut Connection {
+pub fn connection_or<S>(socket: *mut S, initial: &mut ConnectionRecord) -> *mut ConnectionRecord {
     let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
     // SAFETY: as above; the helper copies `initial`.
     unsafe { bpf_sk_storage_get(connections(), socket.cast(), ptr::from_mut(initial).cast(), flags).cast() }

@@ -9,7 +9,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock};
 use sluice_common::{
-    records::{Member, Phase},
+    records::{KernelMember, Phase},
     streak::MEASURED,
     tables::{CONNECT_BUCKETS, TCP},
 };
@@ -52,8 +52,8 @@ pub fn turn(ctx: *mut Context) -> i32 {
     if tcp.is_null() {
         return 0;
     }
-    let sent: u32 = read(tcp, Member::SndNxt);
-    if sent == record.seen || control::<u32>(segment, Member::SegmentAck) != sent {
+    let sent: u32 = read(tcp, KernelMember::SndNxt);
+    if sent == record.seen || control::<u32>(segment, KernelMember::SegmentAck) != sent {
         return 0;
     }
     record.seen = sent;
@@ -61,7 +61,7 @@ pub fn turn(ctx: *mut Context) -> i32 {
         return 0;
     };
     // Every segment sent sets this: the last one was the end of the request.
-    let last_sent: u64 = read(tcp, Member::SentAt);
+    let last_sent: u64 = read(tcp, KernelMember::SentAt);
     // SAFETY: helper without arguments. Pacing may set the time of departure ahead.
     let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(last_sent) / 1000;
     let bucket = bucket(took >> 6, CONNECT_BUCKETS, 1);
@@ -78,14 +78,15 @@ pub fn turn(ctx: *mut Context) -> i32 {
 #[inline(always)]
 fn length(segment: *mut c_void) -> u32 {
     const FIN: u8 = 1;
-    let (from, to): (u32, u32) = (control(segment, Member::SegmentStart), control(segment, Member::SegmentEnd));
+    let (from, to): (u32, u32) =
+        (control(segment, KernelMember::SegmentStart), control(segment, KernelMember::SegmentEnd));
     // A FIN takes a number.
-    let fin = u32::from(control::<u8>(segment, Member::SegmentFlags) & FIN);
+    let fin = u32::from(control::<u8>(segment, KernelMember::SegmentFlags) & FIN);
     to.wrapping_sub(from).wrapping_sub(fin)
 }
 
 /// A member of `struct tcp_skb_cb`, which TCP keeps in the segment's control block.
 #[inline(always)]
-fn control<T: Copy>(segment: *mut c_void, member: Member) -> T {
-    read_at(segment, offset(Member::SegmentControl) + offset(member))
+fn control<T: Copy>(segment: *mut c_void, member: KernelMember) -> T {
+    read_at(segment, offset(KernelMember::SegmentControl) + offset(member))
 }

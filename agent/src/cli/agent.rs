@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Connection, failure::Failure};
+use super::{ConnectionOptions, failure::Failure};
 use crate::settings::{Layer, Settings};
 
 /// Run the agent of this host
@@ -18,7 +18,7 @@ use crate::settings::{Layer, Settings};
     after_help = "Example:\n  sluice agent --apply /etc/sluice/services\n  \
         sluice agent --cgroup /sys/fs/cgroup/test --socket /tmp/s.sock --listen off --state-dir /tmp/s --bpffs /sys/fs/bpf/test"
 )]
-pub struct Agent {
+pub struct AgentArguments {
     /// TOML file with settings; its keys are the names of the flags
     #[arg(long, env = "SLUICE_CONFIG", hide_env_values = true, value_name = "PATH")]
     config: Option<PathBuf>,
@@ -26,13 +26,13 @@ pub struct Agent {
     settings: Layer,
 }
 
-impl Agent {
+impl AgentArguments {
     /// What the daemon runs with.
     ///
     /// # Errors
     /// When a setting is wrong or the file cannot be read.
-    pub(super) fn settings(self, connection: Connection) -> Result<Settings, Failure> {
-        let Connection { socket, token_file, server: _ } = connection;
+    pub(super) fn settings(self, connection: ConnectionOptions) -> Result<Settings, Failure> {
+        let ConnectionOptions { socket, token_file, server: _ } = connection;
         let flags = Layer { socket, token_file, ..self.settings };
         Ok(Settings::load(flags, self.config.as_ref())?)
     }

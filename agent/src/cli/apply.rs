@@ -11,7 +11,7 @@ use crate::http::views::ApplyView;
 #[command(
     after_help = "Examples:\n  sluice apply -f shop.yaml\n  sluice apply -f /etc/sluice/services\n  cat shop.yaml | sluice apply -f -"
 )]
-pub struct Apply {
+pub struct ApplyArguments {
     #[command(flatten)]
     sources: Sources,
     /// Validate and show what would happen; change nothing
@@ -21,7 +21,7 @@ pub struct Apply {
     output: output::Output,
 }
 
-impl Apply {
+impl ApplyArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let view = send(client, &self.sources, self.dry_run).await?;
         if self.output.print(&view)? {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     failure::Failure,
-    output::{self, Output, Table, text},
+    output::{self, Output, TextTable, text},
 };
 use crate::{
     kernel::features::{self, FeatureCheck, Status},
@@ -20,7 +20,7 @@ use crate::{
 #[command(
     after_help = "Example:\n  sluice check\n\nExit code 1 when something is missing without which the agent cannot start."
 )]
-pub struct Check {
+pub struct CheckArguments {
     /// Where the pins would go
     #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, default_value = settings::BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
@@ -28,12 +28,12 @@ pub struct Check {
     output: Output,
 }
 
-impl Check {
+impl CheckArguments {
     pub fn run(self) -> Result<(), Failure> {
         let checks = features::report(&self.bpffs);
         let items: Vec<_> = checks.iter().map(as_json).collect();
         if !self.output.print(&json!({ "items": items }))? {
-            let mut table = Table::new(&["", "FEATURE", "ENABLES", "DETAIL"]);
+            let mut table = TextTable::new(&["", "FEATURE", "ENABLES", "DETAIL"]);
             for check in &checks {
                 let colour = match check.status {
                     Status::Ok => Color::Green,

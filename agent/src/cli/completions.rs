@@ -8,12 +8,12 @@ use super::{Cli, failure::Failure, output};
 /// Print the completion script of a shell
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sluice completions bash > /etc/bash_completion.d/sluice")]
-pub struct Completions {
+pub struct CompletionsArguments {
     #[arg(value_enum)]
     shell: Shell,
 }
 
-impl Completions {
+impl CompletionsArguments {
     pub fn run(self) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "sluice", &mut script);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     client::{Client, encode, with_query},
     failure::Failure,
-    output::{self, Output, Table, duration, maybe, number, text},
+    output::{self, Output, TextTable, duration, maybe, number, text},
 };
 use crate::cli::get;
 use crate::http::connections::Connections as View;
@@ -20,7 +20,7 @@ use crate::http::views::ServiceView;
 #[command(
     after_help = "Examples:\n  sluice connections --node node-1\n  sluice connections --service shop --backend n1 -o wide"
 )]
-pub struct Connections {
+pub struct ConnectionsArguments {
     #[arg(long)]
     service: Option<String>,
     #[arg(long)]
@@ -37,7 +37,7 @@ pub struct Connections {
     output: Output,
 }
 
-impl Connections {
+impl ConnectionsArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let path = with_query(
             "/v1/connections",
@@ -87,7 +87,7 @@ impl Connections {
     }
 }
 
-fn table(view: &View, wide: bool) -> Table {
+fn table(view: &View, wide: bool) -> TextTable {
     let mut header = vec!["SERVICE", "BACKEND", "NODE", "STATE", "PID", "COMMAND", "AGE", "IDLE", "IN-FLIGHT"];
     if wide {
         header.extend([
@@ -102,7 +102,7 @@ fn table(view: &View, wide: bool) -> Table {
             "POD",
         ]);
     }
-    let mut table = Table::new(&header);
+    let mut table = TextTable::new(&header);
     for connection in &view.items {
         let mut cells = vec![
             maybe(connection.service.as_ref()),

@@ -15,7 +15,7 @@ use super::{
 #[command(
     after_help = "Examples:\n  sluice delete shop\n  sluice delete node/node-1\n\nConnections of a service that is removed go on; new ones are steered no longer."
 )]
-pub struct Delete {
+pub struct DeleteArguments {
     /// SERVICE or node/NODE
     name: String,
     /// Show what would happen; change nothing
@@ -23,7 +23,7 @@ pub struct Delete {
     dry_run: bool,
 }
 
-impl Delete {
+impl DeleteArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let (object, path) = match self.name.split_once('/') {
             None | Some(("service", _)) => {

@@ -11,7 +11,7 @@ use super::{
     curve,
     failure::Failure,
     get,
-    output::{self, Table, ago, fault, fields, maybe, number, percent, percentage, state, text},
+    output::{self, TextTable, ago, fault, fields, maybe, number, percent, percentage, state, text},
 };
 use crate::{
     http::views::{BackendView, NodeView, ServiceView},
@@ -30,12 +30,12 @@ type Drains = BTreeMap<String, String>;
 /// Show all there is to say about a service, a node or a backend
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sluice describe shop\n  sluice describe node/node-1\n  sluice describe shop/n1")]
-pub struct Describe {
+pub struct DescribeArguments {
     /// SERVICE, node/NODE or SERVICE/BACKEND
     name: String,
 }
 
-impl Describe {
+impl DescribeArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let text = match self.name.split_once('/') {
             None => {
@@ -122,7 +122,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ("Failures", format!("{} to backends, {} found none open", status.connect_failures, status.no_backend)),
     ]);
     if !spec.groups.is_empty() {
-        let mut table = Table::new(&["GROUP", "WEIGHT", "DESIRED", "PROGRAMMED", "OBSERVED", ""]);
+        let mut table = TextTable::new(&["GROUP", "WEIGHT", "DESIRED", "PROGRAMMED", "OBSERVED", ""]);
         for group in &status.groups {
             table.row([
                 text(&group.name),
@@ -135,7 +135,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         }
         text_so_far += &format!("\n{}", table.text());
     }
-    let mut table = Table::new(&[
+    let mut table = TextTable::new(&[
         "BACKEND",
         "ADDRESS",
         "NODE",

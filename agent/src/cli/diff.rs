@@ -9,12 +9,12 @@ use super::{apply, client::Client, failure::Failure, files::Sources, output};
 /// Show what `apply` would change, as a text difference
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sluice diff -f shop.yaml\n\nPrints nothing when nothing would change.")]
-pub struct Diff {
+pub struct DiffArguments {
     #[command(flatten)]
     sources: Sources,
 }
 
-impl Diff {
+impl DiffArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let view = apply::send(client, &self.sources, true).await?;
         let mut text = String::new();

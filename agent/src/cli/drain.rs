@@ -33,7 +33,7 @@ use crate::{
         1 cancelled by a restore, or the agent could not be reached for the first 10s, until --timeout or 10s after the deadline; 4 a service would be \
         left without enough capacity (--force); 130 or 143 interrupted (the drain goes on)."
 )]
-pub struct Drain {
+pub struct DrainArguments {
     /// node/NODE or SERVICE/BACKEND
     target: Target,
     /// End after this time at the latest, 168h at most [default: 60s]
@@ -51,7 +51,7 @@ pub struct Drain {
     close_inbound: Option<CloseInbound>,
     /// Return when no new connection comes, or when nothing is left [default: zeroed]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "zeroed|drained")]
-    wait: Option<Wait>,
+    wait: Option<WaitFor>,
     /// With --wait drained: wait no longer than this, 0s to look once; the drain goes on [default: until the drain ends]
     #[arg(long, value_name = "TIME", value_parser = patience)]
     timeout: Option<String>,
@@ -65,12 +65,12 @@ pub struct Drain {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Wait {
+enum WaitFor {
     Zeroed,
     Drained,
 }
 
-impl Drain {
+impl DrainArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         self.check()?;
         let path = path(&self.target, "/drain");
@@ -84,7 +84,7 @@ impl Drain {
             None => client.post(&path, &self.request()).await,
         }
         .map_err(insist)?;
-        if self.wait != Some(Wait::Drained) {
+        if self.wait != Some(WaitFor::Drained) {
             if self.output.print(&started)? {
                 return Ok(());
             }
@@ -119,7 +119,7 @@ impl Drain {
 
     fn check(&self) -> Result<(), Failure> {
         let usage = |why: &str| Err(Failure::Usage(why.to_owned()));
-        if self.timeout.is_some() && self.wait != Some(Wait::Drained) {
+        if self.timeout.is_some() && self.wait != Some(WaitFor::Drained) {
             return usage("--timeout ends a wait: it needs --wait drained");
         }
         if self.idle_close.zip(self.close_inbound).is_some_and(|(idle, inbound)| idle.rules_out(inbound)) {
@@ -243,7 +243,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        drain: Drain,
+        drain: DrainArguments,
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use super::{
     client::{Client, with_query},
     failure::Failure,
-    output::{self, Format, Output},
+    output::{self, Output, OutputFormat},
 };
 use crate::{http::views::List, view::events::Event};
 
@@ -16,7 +16,7 @@ use crate::{http::views::List, view::events::Event};
 #[command(
     after_help = "Examples:\n  sluice events\n  sluice events --follow\n  sluice events --follow --after 1795248000000000 -o json"
 )]
-pub struct Events {
+pub struct EventsArguments {
     /// Go on with what happens from now on
     #[arg(long, short)]
     follow: bool,
@@ -27,7 +27,7 @@ pub struct Events {
     output: Output,
 }
 
-impl Events {
+impl EventsArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         if !self.follow {
             let path = with_query(
@@ -37,7 +37,7 @@ impl Events {
             let list: List<Event> = client.get(&path).await?;
             return list.items.iter().try_for_each(|event| self.show(event));
         }
-        let mut reader = Reader::default();
+        let mut reader = EventReader::default();
         let mut last = self.after.unwrap_or(0);
         let mut body = client.stream("/v1/events", &[("last-event-id", &last.to_string())]).await?;
         while let Some(frame) = body.frame().await {
@@ -58,9 +58,11 @@ impl Events {
 
     fn show(&self, event: &Event) -> Result<(), Failure> {
         match self.output.output {
-            Format::Json => output::print(&format!("{}\n", serde_json::to_string(event).context("writing JSON")?)),
-            Format::Yaml => output::print(&format!("---\n{}", output::yaml(event)?)),
-            Format::Table | Format::Wide => {
+            OutputFormat::Json => {
+                output::print(&format!("{}\n", serde_json::to_string(event).context("writing JSON")?))
+            }
+            OutputFormat::Yaml => output::print(&format!("---\n{}", output::yaml(event)?)),
+            OutputFormat::Table | OutputFormat::Wide => {
                 let id = if self.output.is_wide() { format!("{}  ", event.id) } else { String::new() };
                 let object = event.object.as_deref().unwrap_or("-");
                 let kind = event.kind.name();
@@ -76,12 +78,12 @@ impl Events {
 
 /// Takes server-sent events apart: gives the data of each that is complete.
 #[derive(Default)]
-pub struct Reader {
+pub struct EventReader {
     pending: Vec<u8>,
     data: String,
 }
 
-impl Reader {
+impl EventReader {
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.pending.extend_from_slice(bytes);
         let mut complete = Vec::new();
@@ -110,7 +112,7 @@ mod tests {
         let stream =
             b": keep-alive\n\nid: 1\nevent: zeroed\ndata: {\"a\": 1}\n\ndata: {\"b\"\r\ndata::2}\r\n\r\ndata: rest";
         for cut in 0..stream.len() {
-            let mut reader = Reader::default();
+            let mut reader = EventReader::default();
             let mut found = reader.feed(&stream[..cut]);
             found.extend(reader.feed(&stream[cut..]));
             assert_eq!(found, ["{\"a\": 1}", "{\"b\":2}"], "cut at {cut}");

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     client::{Client, with_query},
     failure::Failure,
-    output::{self, Output, Table, maybe, percent, text},
+    output::{self, Output, TextTable, maybe, percent, text},
 };
 use crate::view::explain::Explanation;
 
@@ -14,7 +14,7 @@ use crate::view::explain::Explanation;
 #[command(
     after_help = "Examples:\n  sluice explain 10.96.0.10:80\n  sluice explain 10.96.0.10:53/udp\n  sluice explain 10.96.0.10:80 --from pid:4711"
 )]
-pub struct Explain {
+pub struct ExplainArguments {
     /// Where to, such as 10.96.0.10:80 or `[fd00::1]:53/udp`
     to: String,
     /// Who calls: an IP address that the socket is bound to, pid:NUMBER or cgroup:PATH; several separated by commas
@@ -24,7 +24,7 @@ pub struct Explain {
     output: Output,
 }
 
-impl Explain {
+impl ExplainArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let path = with_query("/v1/explain", &[("to", Some(self.to)), ("from", self.from)]);
         let explanation: Explanation = client.get(&path).await?;
@@ -41,7 +41,7 @@ fn show(explanation: &Explanation) -> String {
         shown += &format!("  supposing that {assumed}\n");
     }
     if !explanation.candidates.is_empty() {
-        let mut table = Table::new(&["BACKEND", "ADDRESS", "NODE", "GROUP", "SHARE"]);
+        let mut table = TextTable::new(&["BACKEND", "ADDRESS", "NODE", "GROUP", "SHARE"]);
         for candidate in &explanation.candidates {
             table.row([
                 text(&candidate.backend),
@@ -54,7 +54,7 @@ fn show(explanation: &Explanation) -> String {
         shown += &format!("\n{}", table.text());
     }
     if !explanation.out.is_empty() {
-        let mut table = Table::new(&["OUT", "ADDRESS", "WHY"]);
+        let mut table = TextTable::new(&["OUT", "ADDRESS", "WHY"]);
         for out in &explanation.out {
             table.row([text(&out.backend), text(&out.address), text(&out.why)]);
         }

@@ -12,7 +12,7 @@ use clap::Args;
 use super::failure::Failure;
 use crate::model::{
     document::Document,
-    parse::{self, Format},
+    parse::{self, DocumentFormat},
 };
 
 #[derive(Debug, Args)]
@@ -92,11 +92,11 @@ fn write(document: &Document, stream: &mut Vec<u8>) -> Result<(), Failure> {
     Ok(written.context("writing a document")?)
 }
 
-fn format(path: &Path) -> Format {
+fn format(path: &Path) -> DocumentFormat {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => Format::Json,
-        Some("yaml" | "yml") => Format::Yaml,
-        _ => Format::Auto,
+        Some("json") => DocumentFormat::Json,
+        Some("yaml" | "yml") => DocumentFormat::Yaml,
+        _ => DocumentFormat::Auto,
     }
 }
 

@@ -107,13 +107,13 @@ async fn watch(
             (None, _) => progress.show(&now),
         }
         away = match ask(client, &now.id, left.unwrap_or(SECOND).min(SECOND)).await {
-            Answer::Now(operation) => {
+            Reply::Now(operation) => {
                 seen = Seen::of(&operation);
                 now = *operation;
                 None
             }
-            Answer::Refused(failure) => return Err(failure),
-            Answer::Away(why) => Some(why),
+            Reply::Refused(failure) => return Err(failure),
+            Reply::Away(why) => Some(why),
         };
     }
     Ok(now)
@@ -143,20 +143,20 @@ fn is_away(failure: &Failure) -> bool {
     }
 }
 
-enum Answer {
+enum Reply {
     Now(Box<Operation>),
     Refused(Failure),
     /// Nobody is there, or nobody who answers.
     Away(String),
 }
 
-async fn ask(client: &Client, id: &str, pause: Duration) -> Answer {
+async fn ask(client: &Client, id: &str, pause: Duration) -> Reply {
     let path = format!("/v1/operations/{id}?wait=drained&timeout={}ms", pause.as_millis().max(1));
     match timeout(pause + LATE, client.get(&path)).await {
-        Ok(Ok(operation)) => Answer::Now(Box::new(operation)),
-        Ok(Err(failure @ Failure::Refused(_))) if !is_away(&failure) => Answer::Refused(failure),
-        Ok(Err(failure)) => Answer::Away(failure.to_string()),
-        Err(_) => Answer::Away(format!("no answer within {} s", (pause + LATE).as_secs())),
+        Ok(Ok(operation)) => Reply::Now(Box::new(operation)),
+        Ok(Err(failure @ Failure::Refused(_))) if !is_away(&failure) => Reply::Refused(failure),
+        Ok(Err(failure)) => Reply::Away(failure.to_string()),
+        Err(_) => Reply::Away(format!("no answer within {} s", (pause + LATE).as_secs())),
     }
 }
 
@@ -194,14 +194,14 @@ struct Progress {
     terminal: bool,
     /// Whether there is a line that is not finished.
     open: bool,
-    shown: Option<Shown>,
+    shown: Option<ShownCounts>,
     /// Phases that were shown already.
     phases: Vec<OperationPhase>,
     away: bool,
 }
 
 /// What a line has shown where no terminal is, and when.
-struct Shown {
+struct ShownCounts {
     at: Instant,
     counts: Counts,
 }
@@ -256,7 +256,7 @@ impl Progress {
         });
         if worth {
             self.phases.push(counts.phase);
-            self.shown = Some(Shown { at: now, counts });
+            self.shown = Some(ShownCounts { at: now, counts });
         }
         worth
     }

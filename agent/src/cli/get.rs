@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     client::{Client, encode},
     failure::Failure,
-    output::{self, Output, Table, ago, fault, maybe, number, percent, state, text},
+    output::{self, Output, TextTable, ago, fault, maybe, number, percent, state, text},
 };
 use crate::{
     http::views::{List, NodeView, ServiceView},
@@ -19,9 +19,9 @@ use crate::{
     after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get nodes -o wide\n  sluice get operations\n  sluice get operations op-01795289999842813 -o yaml\n\n\
         Operations are the drains, and the zeros and restores since the agent started."
 )]
-pub struct Get {
+pub struct GetArguments {
     #[arg(value_enum, default_value_t)]
-    kind: Kind,
+    kind: Collection,
     /// Of a service or node, or the id of an operation
     name: Option<String>,
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub struct Get {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum Collection {
     #[default]
     #[value(alias = "service", alias = "svc")]
     Services,
@@ -39,12 +39,12 @@ enum Kind {
     Operations,
 }
 
-impl Get {
+impl GetArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let collection = match self.kind {
-            Kind::Services => "/v1/services",
-            Kind::Nodes => "/v1/nodes",
-            Kind::Operations => "/v1/operations",
+            Collection::Services => "/v1/services",
+            Collection::Nodes => "/v1/nodes",
+            Collection::Operations => "/v1/operations",
         };
         let value: Value = match &self.name {
             Some(name) => client.get(&format!("{collection}/{}", encode(name))).await?,
@@ -56,9 +56,9 @@ impl Get {
         let items = if self.name.is_some() { serde_json::json!({ "items": [value] }) } else { value };
         let wide = self.output.is_wide();
         let table = match self.kind {
-            Kind::Services => services(&read(items)?, wide),
-            Kind::Nodes => nodes(&read(items)?, wide),
-            Kind::Operations => operations(&read(items)?),
+            Collection::Services => services(&read(items)?, wide),
+            Collection::Nodes => nodes(&read(items)?, wide),
+            Collection::Operations => operations(&read(items)?),
         };
         if table.is_empty() {
             output::note(nothing(self.kind));
@@ -75,20 +75,20 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<List<T>, Failure
     })
 }
 
-fn nothing(kind: Kind) -> &'static str {
+fn nothing(kind: Collection) -> &'static str {
     match kind {
-        Kind::Services => "No services yet: make one with `sluice apply -f FILE`.",
-        Kind::Nodes => "No nodes yet: a node exists as soon as a backend names it.",
-        Kind::Operations => "No operations since the agent started.",
+        Collection::Services => "No services yet: make one with `sluice apply -f FILE`.",
+        Collection::Nodes => "No nodes yet: a node exists as soon as a backend names it.",
+        Collection::Operations => "No operations since the agent started.",
     }
 }
 
-fn services(list: &List<ServiceView>, wide: bool) -> Table {
+fn services(list: &List<ServiceView>, wide: bool) -> TextTable {
     let mut header = vec!["NAME", "FRONTENDS", "BALANCE", "OPEN", "ACTIVE", "NEW", "FAILED"];
     if wide {
         header.extend(["NO-BACKEND", "GROUPS", "SLOTS", "SHARE-ERROR", "GENERATION", "LABELS"]);
     }
-    let mut table = Table::new(&header);
+    let mut table = TextTable::new(&header);
     for service in &list.items {
         let status = &service.status;
         let open = status.backends.iter().filter(|backend| backend.programmed_share > 0.0).count();
@@ -119,12 +119,12 @@ fn services(list: &List<ServiceView>, wide: bool) -> Table {
     table
 }
 
-fn nodes(list: &List<NodeView>, wide: bool) -> Table {
+fn nodes(list: &List<NodeView>, wide: bool) -> TextTable {
     let mut header = vec!["NAME", "STATE", "SERVICES", "BACKENDS", "ACTIVE", "NEW", "FAILED", "LAST-NEW"];
     if wide {
         header.extend(["NEW-SINCE-ZERO", "OWNER", "REASON", "EXPIRES", "DRAIN", "LABELS"]);
     }
-    let mut table = Table::new(&header);
+    let mut table = TextTable::new(&header);
     for node in &list.items {
         let status = &node.status;
         let mut cells = vec![
@@ -154,8 +154,8 @@ fn nodes(list: &List<NodeView>, wide: bool) -> Table {
     table
 }
 
-fn operations(list: &List<Operation>) -> Table {
-    let mut table = Table::new(&["ID", "KIND", "TARGET", "PHASE", "STARTED", "REMAINING", "MESSAGE"]);
+fn operations(list: &List<Operation>) -> TextTable {
+    let mut table = TextTable::new(&["ID", "KIND", "TARGET", "PHASE", "STARTED", "REMAINING", "MESSAGE"]);
     for operation in &list.items {
         table.row([
             text(&operation.id),

@@ -52,7 +52,7 @@ pub use failure::Failure;
 )]
 struct Cli {
     #[command(flatten)]
-    connection: Connection,
+    connection: ConnectionOptions,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -60,7 +60,7 @@ struct Cli {
 /// How to reach the agent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
-struct Connection {
+struct ConnectionOptions {
     /// Unix socket of the agent [default: /run/sluice/sluice.sock]
     #[arg(long, global = true, env = "SLUICE_SOCKET", hide_env_values = true, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -74,46 +74,46 @@ struct Connection {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Agent(agent::Agent),
-    Apply(apply::Apply),
-    Get(get::Get),
-    Describe(describe::Describe),
-    Delete(delete::Delete),
-    Diff(diff::Diff),
-    Weight(weight::Weight),
-    Zero(zero::Zero),
-    Drain(drain::Drain),
-    Restore(restore::Restore),
-    Ready(ready::Ready),
-    Connections(connections::Connections),
-    Explain(explain::Explain),
-    Top(top::Top),
-    Events(events::Events),
-    Monitor(monitor::Monitor),
-    Check(check::Check),
-    Uninstall(uninstall::Uninstall),
-    Completions(completions::Completions),
-    Version(version::Version),
+    Agent(agent::AgentArguments),
+    Apply(apply::ApplyArguments),
+    Get(get::GetArguments),
+    Describe(describe::DescribeArguments),
+    Delete(delete::DeleteArguments),
+    Diff(diff::DiffArguments),
+    Weight(weight::WeightArguments),
+    Zero(zero::ZeroArguments),
+    Drain(drain::DrainArguments),
+    Restore(restore::RestoreArguments),
+    Ready(ready::ReadyArguments),
+    Connections(connections::ConnectionsArguments),
+    Explain(explain::ExplainArguments),
+    Top(top::TopArguments),
+    Events(events::EventsArguments),
+    Monitor(monitor::MonitorArguments),
+    Check(check::CheckArguments),
+    Uninstall(uninstall::UninstallArguments),
+    Completions(completions::CompletionsArguments),
+    Version(version::VersionArguments),
     #[command(hide = true)]
-    Openapi(openapi::Openapi),
+    Openapi(openapi::OpenapiArguments),
 }
 
 /// What the command line asks for.
 pub enum Invocation {
     Daemon(Daemon),
-    Verb(Asked),
+    Verb(Request),
 }
 
 /// The daemon, with its flags.
 pub struct Daemon {
-    agent: agent::Agent,
-    connection: Connection,
+    agent: agent::AgentArguments,
+    connection: ConnectionOptions,
 }
 
 /// A verb, with where to ask.
-pub struct Asked {
+pub struct Request {
     verb: Verb,
-    connection: Connection,
+    connection: ConnectionOptions,
 }
 
 /// Reads the command line; ends the process with a usage message when it makes no sense.
@@ -121,7 +121,7 @@ pub fn invocation() -> Invocation {
     let Cli { connection, verb } = Cli::parse();
     match verb {
         Verb::Agent(agent) => Invocation::Daemon(Daemon { agent, connection }),
-        verb => Invocation::Verb(Asked { verb, connection }),
+        verb => Invocation::Verb(Request { verb, connection }),
     }
 }
 
@@ -143,7 +143,7 @@ impl Daemon {
     }
 }
 
-impl Asked {
+impl Request {
     /// Does what the verb says.
     ///
     /// # Errors
@@ -178,8 +178,8 @@ impl Asked {
 }
 
 /// Runs a verb that is a client.
-fn ask(connection: Connection, verb: impl AsyncFnOnce(&Client) -> Result<(), Failure>) -> Result<(), Failure> {
-    let Connection { socket, server, token_file } = connection;
+fn ask(connection: ConnectionOptions, verb: impl AsyncFnOnce(&Client) -> Result<(), Failure>) -> Result<(), Failure> {
+    let ConnectionOptions { socket, server, token_file } = connection;
     let client = Client::new(socket, server, token_file.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 
 use super::{
     client::{Client, with_query},
-    events::Reader,
+    events::EventReader,
     failure::Failure,
     follow::interrupted,
-    output::{self, Format, Output},
+    output::{self, Output, OutputFormat},
 };
 use crate::view::decisions::{Decision, LostDecisions, Skipped, Told};
 
@@ -26,7 +26,7 @@ const WIDTH: usize = 80;
     after_help = "Examples:\n  sluice monitor --service shop\n  sluice monitor --pid 4711 --all\n  \
         sluice monitor --frontend 10.96.0.10:80 --count 10 -o json\n  sluice monitor --cgroup /system.slice/web.service"
 )]
-pub struct Monitor {
+pub struct MonitorArguments {
     /// Calls to frontends of this service
     #[arg(long)]
     service: Option<String>,
@@ -51,14 +51,14 @@ pub struct Monitor {
 
 /// What was shown so far.
 #[derive(Default)]
-struct Shown {
+struct ShownDecisions {
     decisions: u64,
     lost: u64,
 }
 
-impl Monitor {
+impl MonitorArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let mut shown = Shown::default();
+        let mut shown = ShownDecisions::default();
         let watched = tokio::select! {
             watched = self.watch(client, &mut shown) => watched,
             // The end of the terminal or of patience is the usual one.
@@ -70,7 +70,7 @@ impl Monitor {
         watched
     }
 
-    async fn watch(&self, client: &Client, shown: &mut Shown) -> Result<(), Failure> {
+    async fn watch(&self, client: &Client, shown: &mut ShownDecisions) -> Result<(), Failure> {
         let path = with_query(
             "/v1/monitor",
             &[
@@ -83,7 +83,7 @@ impl Monitor {
         );
         let mut body = client.stream(&path, &[]).await?;
         output::note("watching; Ctrl-C ends it");
-        let mut reader = Reader::default();
+        let mut reader = EventReader::default();
         while self.count.is_none_or(|count| shown.decisions < count) {
             let Some(frame) = body.frame().await else { return Err(anyhow!("the agent stopped").into()) };
             let frame = frame.context("the agent stopped")?;
@@ -103,12 +103,12 @@ impl Monitor {
 
     fn show(&self, told: &Told) -> Result<(), Failure> {
         match (self.output.output, told) {
-            (Format::Json, told) => {
+            (OutputFormat::Json, told) => {
                 output::print(&format!("{}\n", serde_json::to_string(told).context("writing JSON")?))
             }
-            (Format::Yaml, told) => output::print(&format!("---\n{}", output::yaml(told)?)),
-            (Format::Table | Format::Wide, Told::Decision(decision)) => output::print(&text(decision)),
-            (Format::Table | Format::Wide, Told::Lost(LostDecisions { lost })) => {
+            (OutputFormat::Yaml, told) => output::print(&format!("---\n{}", output::yaml(told)?)),
+            (OutputFormat::Table | OutputFormat::Wide, Told::Decision(decision)) => output::print(&text(decision)),
+            (OutputFormat::Table | OutputFormat::Wide, Told::Lost(LostDecisions { lost })) => {
                 output::print(&format!("... {lost} decisions lost: they came faster than they were shown\n"))
             }
         }

@@ -7,9 +7,9 @@ use crate::http;
 
 /// Print the OpenAPI document of the API
 #[derive(Debug, Args)]
-pub struct Openapi {}
+pub struct OpenapiArguments {}
 
-impl Openapi {
+impl OpenapiArguments {
     pub fn run(self) -> Result<(), Failure> {
         output::print(&output::json(&http::document())?)
     }

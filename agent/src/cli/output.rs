@@ -15,7 +15,7 @@ use super::failure::Failure;
 use crate::view::status::AdminState;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     #[default]
     Table,
     Wide,
@@ -27,7 +27,7 @@ pub enum Format {
 pub struct Output {
     /// How to print: table, wide (a table with more columns), json or yaml
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
-    pub output: Format,
+    pub output: OutputFormat,
 }
 
 impl Output {
@@ -37,15 +37,15 @@ impl Output {
     /// When it cannot be written.
     pub fn print(self, value: &impl Serialize) -> Result<bool, Failure> {
         match self.output {
-            Format::Json => print(&json(value)?)?,
-            Format::Yaml => print(&yaml(value)?)?,
-            Format::Table | Format::Wide => return Ok(false),
+            OutputFormat::Json => print(&json(value)?)?,
+            OutputFormat::Yaml => print(&yaml(value)?)?,
+            OutputFormat::Table | OutputFormat::Wide => return Ok(false),
         }
         Ok(true)
     }
 
     pub fn is_wide(self) -> bool {
-        self.output == Format::Wide
+        self.output == OutputFormat::Wide
     }
 }
 
@@ -101,12 +101,12 @@ pub fn has_colour() -> bool {
 }
 
 /// A table without borders.
-pub struct Table {
+pub struct TextTable {
     grid: Grid,
     rows: usize,
 }
 
-impl Table {
+impl TextTable {
     pub fn new(header: &[&str]) -> Self {
         let mut grid = Grid::new();
         grid.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn tables_have_no_borders_and_no_blanks_at_the_end() {
-        let mut table = Table::new(&["NAME", "WEIGHT", "NODE"]);
+        let mut table = TextTable::new(&["NAME", "WEIGHT", "NODE"]);
         table.row([text("n1"), number(5), maybe(None::<&str>)]);
         table.row([text("backend-2"), number(100), text("node-1")]);
         assert_eq!(table.text(), "NAME       WEIGHT  NODE\nn1              5  -\nbackend-2     100  node-1\n");

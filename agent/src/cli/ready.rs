@@ -17,7 +17,7 @@ use crate::{
         Beside this, probes and zeros count as before. Not ready holds until ready is reported; with --lease, ready must be \
         reported again within that time."
 )]
-pub struct Ready {
+pub struct ReadyArguments {
     /// SERVICE/BACKEND
     #[arg(value_name = "SERVICE/BACKEND", value_parser = backend)]
     target: Target,
@@ -43,7 +43,7 @@ pub struct Ready {
     output: output::Output,
 }
 
-impl Ready {
+impl ReadyArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let path = zero::path(&self.target, "/ready");
         if self.dry_run {
@@ -104,7 +104,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        ready: Ready,
+        ready: ReadyArguments,
     }
 
     #[test]

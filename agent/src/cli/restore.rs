@@ -9,7 +9,7 @@ use crate::{http::views::RestoreView, model::Target, view::status::AdminState};
 /// Give a zeroed or drained node or backend its weight back; a drain that lasts is cancelled
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sluice restore node/node-1\n  sluice restore shop/n1")]
-pub struct Restore {
+pub struct RestoreArguments {
     /// node/NODE or SERVICE/BACKEND
     target: Target,
     /// Validate and show what would happen; change nothing
@@ -19,7 +19,7 @@ pub struct Restore {
     output: output::Output,
 }
 
-impl Restore {
+impl RestoreArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let path = zero::path(&self.target, "/restore");
         if self.dry_run {

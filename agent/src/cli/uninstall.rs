@@ -18,7 +18,7 @@ use crate::{http::listen, kernel, settings, source::store};
     after_help = "Examples:\n  sluice uninstall\n  sluice uninstall --keep-state\n  sluice uninstall --bpffs /sys/fs/bpf/test --state-dir /tmp/s\n\n\
         Stop the agent first. Connections go on where they are; new ones go to the address that was asked for."
 )]
-pub struct Uninstall {
+pub struct UninstallArguments {
     /// Directory on a bpffs with the pinned programs and tables
     #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, default_value = settings::BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
@@ -30,7 +30,7 @@ pub struct Uninstall {
     keep_state: bool,
 }
 
-impl Uninstall {
+impl UninstallArguments {
     pub fn run(self, socket: Option<PathBuf>) -> std::result::Result<(), Failure> {
         let socket = socket.unwrap_or_else(|| settings::SOCKET.into());
         // First what a running agent would refuse: then nothing is half done.

@@ -12,12 +12,12 @@ use super::{
 /// Print the version
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sluice version -o json")]
-pub struct Version {
+pub struct VersionArguments {
     #[command(flatten)]
     output: Output,
 }
 
-impl Version {
+impl VersionArguments {
     pub fn run(self) -> Result<(), Failure> {
         let version = env!("CARGO_PKG_VERSION");
         if self.output.print(&json!({ "version": version, "abiVersion": ABI_VERSION }))? {

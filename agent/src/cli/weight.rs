@@ -14,7 +14,7 @@ use crate::{
 #[command(
     after_help = "Example:\n  sluice weight shop/n1 5      n1 gets 5 parts; the other backends of its group keep theirs"
 )]
-pub struct Weight {
+pub struct WeightArguments {
     /// SERVICE/BACKEND
     backend: Target,
     /// 0 to 1000000; 0 takes no new connections
@@ -27,7 +27,7 @@ pub struct Weight {
     output: output::Output,
 }
 
-impl Weight {
+impl WeightArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         if let Target::Node(node) = &self.backend {
             return Err(Failure::Usage(format!(

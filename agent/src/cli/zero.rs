@@ -18,7 +18,7 @@ use crate::{http::views::ZeroView, model::Target, view::status::AdminState};
     after_help = "Examples:\n  sluice zero node/node-1 --reason 'kernel upgrade' --for 2h\n  sluice zero shop/n1\n\n\
         The configuration keeps the weight: `sluice restore` gives it back. Existing connections are untouched."
 )]
-pub struct Zero {
+pub struct ZeroArguments {
     /// node/NODE or SERVICE/BACKEND
     target: Target,
     #[command(flatten)]
@@ -62,7 +62,7 @@ impl Terms {
     }
 }
 
-impl Zero {
+impl ZeroArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let request = self.terms.request();
         let path = path(&self.target, "/zero");

@@ -33,12 +33,12 @@ pub struct Handle {
     events: Arc<EventLog>,
     operations: Arc<Operations>,
     instruments: Arc<Instruments>,
-    monitor: Monitor,
+    monitor: MonitorHandle,
 }
 
 /// The door to the thread that shows decisions.
 #[derive(Clone)]
-pub struct Monitor(pub(super) mpsc::Sender<MonitorRequest>);
+pub struct MonitorHandle(pub(super) mpsc::Sender<MonitorRequest>);
 
 /// What that thread is asked to do.
 pub enum MonitorRequest {
@@ -137,7 +137,7 @@ pub enum ChangeError {
     Stopping,
 }
 
-impl Monitor {
+impl MonitorHandle {
     /// Nobody shows decisions.
     #[cfg(test)]
     pub fn absent() -> Self {
@@ -153,7 +153,7 @@ impl Handle {
         events: Arc<EventLog>,
         operations: Arc<Operations>,
         instruments: Arc<Instruments>,
-        monitor: Monitor,
+        monitor: MonitorHandle,
     ) -> Self {
         Self { commands, published, readings, events, operations, instruments, monitor }
     }

@@ -21,4 +21,4 @@ mod warmups;
 mod workers;
 
 pub use client::Handle;
-pub use start::{Running, start};
+pub use start::{RunningEngine, start};

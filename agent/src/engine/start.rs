@@ -47,8 +47,8 @@ use crate::{
     },
 };
 
-/// An engine at work, on a thread of its own. Dropping this does not end it: see [`Running::stop`].
-pub struct Running {
+/// An engine at work, on a thread of its own. Dropping this does not end it: see [`RunningEngine::stop`].
+pub struct RunningEngine {
     pub handle: Handle,
     commands: Sender<Command>,
     thread: JoinHandle<()>,
@@ -56,7 +56,7 @@ pub struct Running {
     _watches: Vec<FileWatcher>,
 }
 
-impl Running {
+impl RunningEngine {
     /// Ends the thread after what it is doing. Steering goes on in the kernel, with the usual programs.
     pub fn stop(self) {
         self.monitor.stop();
@@ -70,7 +70,7 @@ impl Running {
 ///
 /// # Errors
 /// A sentence that says what is missing and what to do. Whatever was steered before goes on.
-pub fn start(settings: &Settings) -> Result<Running> {
+pub fn start(settings: &Settings) -> Result<RunningEngine> {
     let instruments = Arc::new(Instruments::new()?);
     kernel::features::require_rights()?;
     raise_limit();
@@ -167,7 +167,7 @@ pub fn start(settings: &Settings) -> Result<Running> {
         logs: logs::asks_for_programs(&settings.log_level),
     })?;
     let handle = Handle::new(commands.clone(), published, meters, events, operations, instruments, monitor.monitor());
-    Ok(Running { handle, commands, thread, monitor, _watches: watches })
+    Ok(RunningEngine { handle, commands, thread, monitor, _watches: watches })
 }
 
 impl<M: DataPlane> Engine<M> {

@@ -66,7 +66,7 @@ fn named(name: &str, frontends: &[&str], backends: &[(&str, &str, &str, u32)]) -
         "apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": name},
         "spec": {"frontends": frontends, "backends": backends}
     });
-    let document = parse::service(document.to_string().as_bytes(), parse::Format::Json).unwrap();
+    let document = parse::service(document.to_string().as_bytes(), parse::DocumentFormat::Json).unwrap();
     Change::PutService { document: Box::new(document), origin: Origin::Api, if_match: None }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     model::{
         Change, Limits, Origin, State,
         document::Document,
-        parse::{self, Format},
+        parse::{self, DocumentFormat},
     },
 };
 
@@ -29,24 +29,24 @@ pub const TARGETS: [(&str, Target); 5] =
 
 /// Files: what is accepted means the same when it is written out and read again.
 fn yaml(bytes: &[u8]) {
-    let Ok(parsed) = parse::documents(bytes, Format::Yaml) else { return };
+    let Ok(parsed) = parse::documents(bytes, DocumentFormat::Yaml) else { return };
     for document in parsed.into_iter().map(|parsed| parsed.document) {
         let written = match &document {
             Document::Service(document) => serde_json::to_string(document),
             Document::Node(document) => serde_json::to_string(document),
         };
-        let again = parse::documents(written.unwrap_or_default().as_bytes(), Format::Json);
+        let again = parse::documents(written.unwrap_or_default().as_bytes(), DocumentFormat::Json);
         assert_eq!(again.ok().and_then(|mut read| read.pop()).map(|read| read.document), Some(document));
     }
 }
 
 /// Bodies of requests: many documents as one change, and a merge patch of a service, which means the same twice.
 fn json(bytes: &[u8]) {
-    let documents = parse::documents(bytes, Format::Json).unwrap_or_default();
+    let documents = parse::documents(bytes, DocumentFormat::Json).unwrap_or_default();
     documents.into_iter().fold(State::new(LIMITS), |state, parsed| with(&state, parsed.document).unwrap_or(state));
-    let shop = parse::documents(seeds::SHOP.as_bytes(), Format::Yaml).unwrap_or_default().pop();
+    let shop = parse::documents(seeds::SHOP.as_bytes(), DocumentFormat::Yaml).unwrap_or_default().pop();
     let shop = shop.and_then(|parsed| with(&State::new(LIMITS), parsed.document));
-    let (Some(shop), Ok(patch)) = (shop, parse::value(bytes, Format::Json)) else { return };
+    let (Some(shop), Ok(patch)) = (shop, parse::value(bytes, DocumentFormat::Json)) else { return };
     if let Some(once) = patched(&shop, &patch) {
         let generation = |state: &State| state.service("shop").map(|service| service.generation);
         let twice = patched(&once, &patch);

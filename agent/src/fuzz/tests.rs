@@ -9,7 +9,7 @@ use crate::{
     kernel,
     model::{
         State,
-        parse::{self, Format},
+        parse::{self, DocumentFormat},
     },
 };
 
@@ -82,13 +82,13 @@ fn input(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
 #[test]
 fn seeds_are_accepted() {
     for seed in seeds("yaml") {
-        parse::documents(&seed, Format::Yaml).unwrap();
+        parse::documents(&seed, DocumentFormat::Yaml).unwrap();
     }
-    let shop = parse::documents(SHOP.as_bytes(), Format::Yaml).unwrap().remove(0).document;
+    let shop = parse::documents(SHOP.as_bytes(), DocumentFormat::Yaml).unwrap().remove(0).document;
     let shop = with(&State::new(LIMITS), shop).unwrap();
     for seed in seeds("json") {
-        let is_patch = parse::value(&seed, Format::Json).is_ok_and(|patch| patched(&shop, &patch).is_some());
-        assert!(is_patch || parse::documents(&seed, Format::Json).is_ok(), "{}", seed.escape_ascii());
+        let is_patch = parse::value(&seed, DocumentFormat::Json).is_ok_and(|patch| patched(&shop, &patch).is_some());
+        assert!(is_patch || parse::documents(&seed, DocumentFormat::Json).is_ok(), "{}", seed.escape_ascii());
     }
     let [answer, refusal] = seeds("netlink").try_into().unwrap();
     assert!(kernel::sock_diag::read_answer(&answer).unwrap().is_some());

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use sluice_common::{
-    pick::Client,
+    pick::ClientIdentity,
     tables::{Endpoint, TCP},
 };
 
@@ -28,7 +28,7 @@ pub enum From {
 /// A caller, and what had to be supposed of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    pub client: Client,
+    pub client: ClientIdentity,
     /// Sentences for people.
     pub assumed: Vec<String>,
 }
@@ -88,7 +88,7 @@ impl Caller {
             assumed.push("its socket is not bound to an address before connect()".to_owned());
         }
         let source = source.map_or([0; 4], |address| Endpoint::new(SocketAddr::new(address, 0), TCP).address);
-        Ok(Self { client: Client { netns, cgroup, source }, assumed })
+        Ok(Self { client: ClientIdentity { netns, cgroup, source }, assumed })
     }
 }
 

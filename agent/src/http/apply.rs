@@ -78,26 +78,26 @@ fn item(object: String, before: &Desired, after: &Desired, show: bool) -> Result
         (Some(_), _) => Effect::Replaced,
     };
     let show = show && effect != Effect::Unchanged;
-    let shown = |held: Option<Held<'_>>| held.filter(|_| show).map(|held| held.document()).transpose();
+    let shown = |held: Option<Described<'_>>| held.filter(|_| show).map(|held| held.document()).transpose();
     Ok(ApplyItem { effect, before: shown(old)?, after: shown(new)?, object })
 }
 
 /// Something that a document describes.
-struct Held<'a> {
+struct Described<'a> {
     generation: u64,
     state: &'a Desired,
     object: &'a str,
 }
 
-fn held<'a>(object: &'a str, state: &'a Desired) -> Option<Held<'a>> {
+fn held<'a>(object: &'a str, state: &'a Desired) -> Option<Described<'a>> {
     let generation = match object.split_once('/')? {
         ("node", name) => state.node(name)?.generation,
         (_, name) => state.service(name)?.generation,
     };
-    Some(Held { generation, state, object })
+    Some(Described { generation, state, object })
 }
 
-impl Held<'_> {
+impl Described<'_> {
     fn document(&self) -> Result<Value, Problem> {
         let (kind, name) = self.object.split_once('/').unwrap_or_default();
         let document = match kind {

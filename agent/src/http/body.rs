@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{App, problem::Problem};
 use crate::model::{
     Refusal,
-    parse::{self, Format},
+    parse::{self, DocumentFormat},
 };
 
 /// Most bytes of a body.
@@ -57,11 +57,11 @@ impl Input {
     ///
     /// # Errors
     /// 415 when it is neither JSON nor YAML.
-    pub fn documents(&self) -> Result<(&Bytes, Format), Problem> {
+    pub fn documents(&self) -> Result<(&Bytes, DocumentFormat), Problem> {
         let format = match &self.media {
-            Media::Json => Format::Json,
-            Media::Yaml => Format::Yaml,
-            Media::Unsaid => Format::Auto,
+            Media::Json => DocumentFormat::Json,
+            Media::Yaml => DocumentFormat::Yaml,
+            Media::Unsaid => DocumentFormat::Auto,
             Media::MergePatch | Media::Other(_) => {
                 return Err(self.unsupported("application/json or application/yaml"));
             }
@@ -75,7 +75,7 @@ impl Input {
     /// 415 when it is something else, 422 when it is no JSON.
     pub fn patch(&self) -> Result<Value, Problem> {
         match &self.media {
-            Media::Json | Media::MergePatch | Media::Unsaid => Ok(parse::value(&self.bytes, Format::Json)?),
+            Media::Json | Media::MergePatch | Media::Unsaid => Ok(parse::value(&self.bytes, DocumentFormat::Json)?),
             Media::Yaml | Media::Other(_) => Err(self.unsupported("application/merge-patch+json or application/json")),
         }
     }
@@ -89,7 +89,7 @@ impl Input {
             return Ok(T::default());
         }
         match &self.media {
-            Media::Json | Media::Unsaid => match parse::value(&self.bytes, Format::Json)? {
+            Media::Json | Media::Unsaid => match parse::value(&self.bytes, DocumentFormat::Json)? {
                 value @ Value::Object(_) => Ok(parse::typed(value)?),
                 _ => Err(Refusal::malformed("the options are an object, and may be left out").into()),
             },

@@ -66,12 +66,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Names {
+        struct PathNames {
             node: Option<String>,
             service: String,
             backend: String,
         }
-        let At(Names { node, service, backend }) = At::from_request_parts(parts, state).await?;
+        let At(PathNames { node, service, backend }) = At::from_request_parts(parts, state).await?;
         match node {
             Some(node) => Ok(Self::Node(self::node(&node)?)),
             None => self::backend(&service, &backend),

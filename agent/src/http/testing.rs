@@ -27,7 +27,7 @@ use super::{Access, App, router::router};
 use crate::{
     engine::{
         Handle,
-        client::{ChangeError, Command, Done, Monitor, Options},
+        client::{ChangeError, Command, Done, MonitorHandle, Options},
     },
     host::clock,
     kernel::{gauges::UNUSED, readings::Readings, sockets::Census},
@@ -117,7 +117,7 @@ impl Agent {
         let steering =
             Steering { publish, readings: readings.clone(), events: events.clone(), instruments: instruments.clone() };
         thread::spawn(move || steering.run(&asked));
-        let monitor = Monitor::absent();
+        let monitor = MonitorHandle::absent();
         let handle =
             Handle::new(commands, published.clone(), readings.clone(), events, Arc::default(), instruments, monitor);
         let (stop, stopping) = watch::channel(false);

@@ -9,58 +9,58 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sluice_common::records::{MEMBERS, Member, NO_MEMBER};
+use sluice_common::records::{KernelMember, MEMBERS, NO_MEMBER};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Structure and path of each [`Member`], in the order of their numbers.
-const PATHS: [(Member, &str, &[&str]); MEMBERS] = [
-    (Member::SkErr, "sock", &["sk_err"]),
-    (Member::Family, "sock_common", &["skc_family"]),
-    (Member::State, "sock_common", &["skc_state"]),
-    (Member::LocalPort, "sock_common", &["skc_num"]),
-    (Member::RemotePort, "sock_common", &["skc_dport"]),
-    (Member::LocalV4, "sock_common", &["skc_rcv_saddr"]),
-    (Member::RemoteV4, "sock_common", &["skc_daddr"]),
-    (Member::LocalV6, "sock_common", &["skc_v6_rcv_saddr"]),
-    (Member::RemoteV6, "sock_common", &["skc_v6_daddr"]),
-    (Member::Cookie, "sock_common", &["skc_cookie"]),
-    (Member::Net, "sock_common", &["skc_net", "net"]),
-    (Member::NetCookie, "net", &["net_cookie"]),
-    (Member::LastSent, "tcp_sock", &["lsndtime"]),
-    (Member::LastReceived, "inet_connection_sock", &["icsk_ack", "lrcvtime"]),
-    (Member::WriteSeq, "tcp_sock", &["write_seq"]),
-    (Member::SndUna, "tcp_sock", &["snd_una"]),
-    (Member::RcvNxt, "tcp_sock", &["rcv_nxt"]),
-    (Member::CopiedSeq, "tcp_sock", &["copied_seq"]),
-    (Member::BytesSent, "tcp_sock", &["bytes_sent"]),
-    (Member::BytesReceived, "tcp_sock", &["bytes_received"]),
-    (Member::SndWl1, "tcp_sock", &["snd_wl1"]),
-    (Member::Flags, "sock_common", &["skc_flags"]),
-    (Member::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
-    (Member::SegmentsSent, "tcp_sock", &["data_segs_out"]),
-    (Member::Multipath, "tcp_sock", &["is_mptcp"]),
-    (Member::SentAt, "tcp_sock", &["tcp_wstamp_ns"]),
-    (Member::SndNxt, "tcp_sock", &["snd_nxt"]),
-    (Member::SegmentControl, "sk_buff", &["cb"]),
-    (Member::SegmentStart, "tcp_skb_cb", &["seq"]),
-    (Member::SegmentEnd, "tcp_skb_cb", &["end_seq"]),
-    (Member::SegmentAck, "tcp_skb_cb", &["ack_seq"]),
-    (Member::SegmentFlags, "tcp_skb_cb", &["tcp_flags"]),
+/// Structure and path of each [`KernelMember`], in the order of their numbers.
+const PATHS: [(KernelMember, &str, &[&str]); MEMBERS] = [
+    (KernelMember::SkErr, "sock", &["sk_err"]),
+    (KernelMember::Family, "sock_common", &["skc_family"]),
+    (KernelMember::State, "sock_common", &["skc_state"]),
+    (KernelMember::LocalPort, "sock_common", &["skc_num"]),
+    (KernelMember::RemotePort, "sock_common", &["skc_dport"]),
+    (KernelMember::LocalV4, "sock_common", &["skc_rcv_saddr"]),
+    (KernelMember::RemoteV4, "sock_common", &["skc_daddr"]),
+    (KernelMember::LocalV6, "sock_common", &["skc_v6_rcv_saddr"]),
+    (KernelMember::RemoteV6, "sock_common", &["skc_v6_daddr"]),
+    (KernelMember::Cookie, "sock_common", &["skc_cookie"]),
+    (KernelMember::Net, "sock_common", &["skc_net", "net"]),
+    (KernelMember::NetCookie, "net", &["net_cookie"]),
+    (KernelMember::LastSent, "tcp_sock", &["lsndtime"]),
+    (KernelMember::LastReceived, "inet_connection_sock", &["icsk_ack", "lrcvtime"]),
+    (KernelMember::WriteSeq, "tcp_sock", &["write_seq"]),
+    (KernelMember::SndUna, "tcp_sock", &["snd_una"]),
+    (KernelMember::RcvNxt, "tcp_sock", &["rcv_nxt"]),
+    (KernelMember::CopiedSeq, "tcp_sock", &["copied_seq"]),
+    (KernelMember::BytesSent, "tcp_sock", &["bytes_sent"]),
+    (KernelMember::BytesReceived, "tcp_sock", &["bytes_received"]),
+    (KernelMember::SndWl1, "tcp_sock", &["snd_wl1"]),
+    (KernelMember::Flags, "sock_common", &["skc_flags"]),
+    (KernelMember::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
+    (KernelMember::SegmentsSent, "tcp_sock", &["data_segs_out"]),
+    (KernelMember::Multipath, "tcp_sock", &["is_mptcp"]),
+    (KernelMember::SentAt, "tcp_sock", &["tcp_wstamp_ns"]),
+    (KernelMember::SndNxt, "tcp_sock", &["snd_nxt"]),
+    (KernelMember::SegmentControl, "sk_buff", &["cb"]),
+    (KernelMember::SegmentStart, "tcp_skb_cb", &["seq"]),
+    (KernelMember::SegmentEnd, "tcp_skb_cb", &["end_seq"]),
+    (KernelMember::SegmentAck, "tcp_skb_cb", &["ack_seq"]),
+    (KernelMember::SegmentFlags, "tcp_skb_cb", &["tcp_flags"]),
 ];
 
 /// What turn time is measured by.
-pub const TURN_TIME: [Member; 7] = [
-    Member::SentAt,
-    Member::SndNxt,
-    Member::SegmentControl,
-    Member::SegmentStart,
-    Member::SegmentEnd,
-    Member::SegmentAck,
-    Member::SegmentFlags,
+pub const TURN_TIME: [KernelMember; 7] = [
+    KernelMember::SentAt,
+    KernelMember::SndNxt,
+    KernelMember::SegmentControl,
+    KernelMember::SegmentStart,
+    KernelMember::SegmentEnd,
+    KernelMember::SegmentAck,
+    KernelMember::SegmentFlags,
 ];
 
-/// Byte offset of every [`Member`], indexed by it.
+/// Byte offset of every [`KernelMember`], indexed by it.
 ///
 /// # Errors
 /// When this kernel has no BTF or lacks a member.
@@ -70,7 +70,7 @@ pub fn offsets() -> Result<[u32; MEMBERS]> {
     let types = Types::parse(&data)?;
     let mut offsets = [0; MEMBERS];
     for (member, structure, path) in PATHS {
-        let is_optional = member == Member::Multipath || TURN_TIME.contains(&member);
+        let is_optional = member == KernelMember::Multipath || TURN_TIME.contains(&member);
         let found = types.offset(structure, path).or(is_optional.then_some(NO_MEMBER));
         offsets[member as usize] =
             found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;
@@ -220,11 +220,11 @@ mod tests {
     fn this_kernel_has_every_member() {
         let offsets = offsets().unwrap();
         // The first members of sock_common are older than BTF.
-        assert_eq!(offsets[Member::RemoteV4 as usize], 0);
-        assert_eq!(offsets[Member::LocalV4 as usize], 4);
-        assert_eq!(offsets[Member::RemotePort as usize], 12);
-        assert_eq!(offsets[Member::LocalPort as usize], 14);
-        assert!(offsets[Member::LastSent as usize] > 1000);
+        assert_eq!(offsets[KernelMember::RemoteV4 as usize], 0);
+        assert_eq!(offsets[KernelMember::LocalV4 as usize], 4);
+        assert_eq!(offsets[KernelMember::RemotePort as usize], 12);
+        assert_eq!(offsets[KernelMember::LocalPort as usize], 14);
+        assert!(offsets[KernelMember::LastSent as usize] > 1000);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use sluice_common::{
-    drain::{Draining, Inbound, Place, Remains},
+    drain::{Draining, Inbound, NamespaceEntry, Remains},
     registry::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS},
     tables::Endpoint,
 };
@@ -25,7 +25,7 @@ pub struct Passes {
     draining: Hash<u32, Draining>,
     remains: Hash<u32, Remains>,
     inbound: Hash<Endpoint, Inbound>,
-    namespaces: Hash<u64, Place>,
+    namespaces: Hash<u64, NamespaceEntry>,
     callers: Hash<Endpoint, u32>,
     survey: Walk,
     tcp: OwnedFd,
@@ -83,7 +83,7 @@ impl Passes {
     ///
     /// # Errors
     /// When the kernel refuses the walk.
-    pub fn survey(&self) -> Result<Vec<(u64, Place)>> {
+    pub fn survey(&self) -> Result<Vec<(u64, NamespaceEntry)>> {
         for (netns, _) in self.namespaces.entries().context("reading NAMESPACES")? {
             self.namespaces.remove(&netns).context("clearing NAMESPACES")?;
         }

@@ -1,6 +1,6 @@
 //! What the ever-growing counters of a backend say about now: the arithmetic, in one place.
 
-use sluice_common::tables::{Counters, Failure};
+use sluice_common::tables::{ConnectionFailure, Counters};
 
 /// Connections of a backend at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +33,11 @@ pub fn open(counters: &Counters) -> u64 {
 }
 
 /// Why connections failed, in the order of [`Counters::failed`], with the value of the label `reason`.
-pub const REASONS: [(Failure, &str); sluice_common::tables::FAILURES] = [
-    (Failure::Refused, "refused"),
-    (Failure::TimedOut, "timed_out"),
-    (Failure::Unreachable, "unreachable"),
-    (Failure::Abandoned, "abandoned"),
+pub const REASONS: [(ConnectionFailure, &str); sluice_common::tables::FAILURES] = [
+    (ConnectionFailure::Refused, "refused"),
+    (ConnectionFailure::TimedOut, "timed_out"),
+    (ConnectionFailure::Unreachable, "unreachable"),
+    (ConnectionFailure::Abandoned, "abandoned"),
 ];
 
 /// Counters of a backend that nothing was sent to.

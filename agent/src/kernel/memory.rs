@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use sluice_common::{
     ABI_VERSION,
     registry::{BACKENDS, COUNTERS, META, NODES, SERVICES, SLOTS, TALLY, TALLY_BEFORE, TableOf, VERDICTS},
-    tables::{Backend, Counters, Failure, Meta, Node, SLOTS_PER_ENTRY, Service, Table},
+    tables::{BackendEntry, ConnectionFailure, Counters, Meta, NodeEntry, SLOTS_PER_ENTRY, ServiceEntry, TableWord},
 };
 
 use super::{object::Object, sys::Map};
@@ -93,10 +93,10 @@ impl<T> Drop for Window<T> {
 }
 
 /// The tables of one data plane. Writing is for [`super::Kernel`] alone.
-pub struct Tables {
-    services: Window<Service>,
-    backends: Window<Backend>,
-    nodes: Window<Node>,
+pub struct MappedTables {
+    services: Window<ServiceEntry>,
+    backends: Window<BackendEntry>,
+    nodes: Window<NodeEntry>,
     meta: Window<Meta>,
     /// Too large to stay mapped: [`Window`]s come and go.
     slots: Map,
@@ -112,7 +112,7 @@ pub struct Tables {
 /// Counters mapped at a time: 64 KiB.
 const COUNTERS_AT_ONCE: usize = 256;
 
-impl Tables {
+impl MappedTables {
     pub(super) fn map(object: &Object) -> Result<Self> {
         let (slots, slot_entries) = object.array(&SLOTS)?;
         let (counters, counter_count) = object.array(&COUNTERS)?;
@@ -178,7 +178,7 @@ impl Tables {
     }
 
     /// Writes a whole entry. It is in no table yet, or differs from what is there in `node` and `closed` only.
-    pub(super) fn put_backend(&self, backend: u32, value: &Backend) -> Result<()> {
+    pub(super) fn put_backend(&self, backend: u32, value: &BackendEntry) -> Result<()> {
         let at = self.backends.at(backend as usize).with_context(|| beyond(&BACKENDS, backend))?;
         // SAFETY: live mapping. Address and port do not change under a program that reads them (see above), so the
         // two words that may are stored atomically and the rest plainly.
@@ -239,7 +239,7 @@ impl Tables {
     }
 
     /// The moment at which a table is in force.
-    pub(super) fn flip(&self, service: u32, table: Table) -> Result<()> {
+    pub(super) fn flip(&self, service: u32, table: TableWord) -> Result<()> {
         let at = self.services.at(service as usize).with_context(|| beyond(&SERVICES, service))?;
         // SAFETY: an aligned word of a live mapping. Release: the slots written before are seen with it.
         unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.store(table.0, Ordering::SeqCst);
@@ -273,14 +273,14 @@ impl Tables {
         // SAFETY: aligned words of a live mapping.
         unsafe {
             AtomicU64::from_ptr(&raw mut (*at).lost).fetch_add(established, Ordering::SeqCst);
-            let abandoned = (&raw mut (*at).failed).cast::<u64>().add(Failure::Abandoned as usize);
+            let abandoned = (&raw mut (*at).failed).cast::<u64>().add(ConnectionFailure::Abandoned as usize);
             AtomicU64::from_ptr(abandoned).fetch_add(connecting, Ordering::SeqCst);
         }
         Ok(())
     }
 
     /// Services that have a table, with its fingerprint.
-    pub(super) fn services(&self) -> Result<Vec<(u32, Table, u64)>> {
+    pub(super) fn services(&self) -> Result<Vec<(u32, TableWord, u64)>> {
         let ids = 0..self.services.length as u32;
         let present = ids.filter_map(|id| Some((id, self.table(id).filter(|table| table.present())?)));
         let held = present.map(|(id, table)| {
@@ -290,7 +290,7 @@ impl Tables {
         held.collect()
     }
 
-    pub(super) fn backends(&self) -> Vec<(u32, Backend)> {
+    pub(super) fn backends(&self) -> Vec<(u32, BackendEntry)> {
         (0..self.backends.length as u32)
             .filter_map(|id| self.backend(id).filter(|backend| backend.port != 0).map(|backend| (id, backend)))
             .collect()
@@ -300,10 +300,10 @@ impl Tables {
         (0..self.nodes.length as u32).map(|id| (id, self.node_closed(id))).filter(|(_, closed)| *closed != 0).collect()
     }
 
-    pub(super) fn table(&self, service: u32) -> Option<Table> {
+    pub(super) fn table(&self, service: u32) -> Option<TableWord> {
         let at = self.services.at(service as usize)?;
         // SAFETY: an aligned word of a live mapping.
-        Some(Table(unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.load(Ordering::SeqCst)))
+        Some(TableWord(unsafe { AtomicU64::from_ptr(&raw mut (*at).table) }.load(Ordering::SeqCst)))
     }
 
     pub(super) fn no_backend(&self, service: u32) -> Option<u64> {
@@ -312,7 +312,7 @@ impl Tables {
         Some(unsafe { AtomicU64::from_ptr(&raw mut (*at).no_backend) }.load(Ordering::Relaxed))
     }
 
-    pub(super) fn backend(&self, id: u32) -> Option<Backend> {
+    pub(super) fn backend(&self, id: u32) -> Option<BackendEntry> {
         // SAFETY: a live mapping; only `node` and `closed` change while an entry is in use, and those by whole words.
         self.backends.at(id as usize).map(|at| unsafe { ptr::read_volatile(at) })
     }

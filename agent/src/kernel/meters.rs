@@ -6,11 +6,11 @@ use anyhow::Result;
 use sluice_common::{
     pick,
     streak::{FailureStreak, Turns},
-    tables::{Backend, Counters},
+    tables::{BackendEntry, Counters},
     verdict::{self, Program, Verdict},
 };
 
-use super::{census::CensusProgram, memory::Tables, ring::Losses, streaks::StreakTable, turns::TurnTable};
+use super::{census::CensusProgram, memory::MappedTables, ring::Losses, streaks::StreakTable, turns::TurnTable};
 use crate::{
     kernel::{gauges, readings::Readings, sockets::Census},
     model::{BackendId, ServiceId},
@@ -18,7 +18,7 @@ use crate::{
 
 /// Reads what the kernel counts. Nothing here can change it.
 pub struct Meters {
-    tables: Arc<Tables>,
+    tables: Arc<MappedTables>,
     census: CensusProgram,
     streaks: StreakTable,
     lost: Losses,
@@ -29,7 +29,7 @@ pub struct Meters {
 
 impl Meters {
     pub(super) fn new(
-        tables: Arc<Tables>,
+        tables: Arc<MappedTables>,
         census: CensusProgram,
         streaks: StreakTable,
         lost: Losses,
@@ -106,7 +106,7 @@ impl Readings for Meters {
             return Ok(None);
         };
         let slots = self.tables.slots(table.base(), table.length() + table.distinct())?;
-        let view = View { tables: &self.tables, base: table.base(), slots };
+        let view = TableCopy { tables: &self.tables, base: table.base(), slots };
         Ok(pick::pick(&view, table, draw).map(|(id, _)| BackendId(id)))
     }
 
@@ -116,19 +116,19 @@ impl Readings for Meters {
 }
 
 /// One service's table, copied, with the entries it leads to.
-struct View<'a> {
-    tables: &'a Tables,
+struct TableCopy<'a> {
+    tables: &'a MappedTables,
     base: u32,
     slots: Vec<u32>,
 }
 
-impl pick::Tables for View<'_> {
-    type Entry = Backend;
+impl pick::Tables for TableCopy<'_> {
+    type Entry = BackendEntry;
 
     fn slot(&self, index: u32) -> Option<u32> {
         self.slots.get(index.checked_sub(self.base)? as usize).copied()
     }
-    fn backend(&self, id: u32) -> Option<Backend> {
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
         self.tables.backend(id)
     }
     fn node_is_open(&self, id: u32) -> bool {

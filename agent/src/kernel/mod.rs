@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use sluice_common::{
     drain::Draining,
     registry::{DRAINING, SIGNALS_LOST},
-    tables::{Counters, Table},
+    tables::{Counters, TableWord},
 };
 
 pub use drain::Passes;
@@ -51,7 +51,7 @@ use crate::{
 };
 use attach::{Attachment, cgroup};
 use frontends::Frontends;
-use memory::Tables;
+use memory::MappedTables;
 use object::Object;
 use programs::Programs;
 use ring::Losses;
@@ -72,7 +72,7 @@ pub struct Config {
 
 /// The data plane of one cgroup: pinned, so that it goes on when this value is dropped.
 pub struct Kernel {
-    tables: Arc<Tables>,
+    tables: Arc<MappedTables>,
     frontends: Frontends,
     draining: sys::Hash<u32, Draining>,
     streaks: StreakTable,
@@ -122,7 +122,7 @@ impl Kernel {
         let upgrade = Upgrade::find(directory)?;
         directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;
         let mut object = Object::load(config, |table| upgrade.pin(table))?;
-        let tables = Arc::new(Tables::map(&object)?);
+        let tables = Arc::new(MappedTables::map(&object)?);
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
         let (streaks, lost) = (StreakTable::map(&object)?, Losses::map(&object, &SIGNALS_LOST)?);
@@ -221,7 +221,7 @@ impl DataPlane for Kernel {
             MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
             MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
             MapOp::Flip { service, table, .. } => self.tables.flip(*service, *table),
-            MapOp::ForgetService { service } => self.tables.flip(*service, Table(0)),
+            MapOp::ForgetService { service } => self.tables.flip(*service, TableWord(0)),
             MapOp::PutFrontend { frontend, service } => self.frontends.put(frontend, *service),
             MapOp::RemoveFrontend { frontend } => self.frontends.remove(frontend),
             MapOp::AddLost { backend, established, connecting } => {

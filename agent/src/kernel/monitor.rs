@@ -9,7 +9,7 @@ use std::{fs::File, io, os::fd::AsRawFd, ptr, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use sluice_common::{
-    decision::{Decision, DecisionFilter},
+    decision::{DecisionFilter, DecisionRecord},
     registry::{DECISION_FILTER, DECISIONS, DECISIONS_LOST},
     verdict::Program,
 };
@@ -35,7 +35,7 @@ pub struct Observation {
 
 /// The observed programs at work.
 pub struct ObservedPrograms {
-    decisions: Ring<Decision>,
+    decisions: Ring<DecisionRecord>,
     filter: Window<DecisionFilter>,
     lost: Losses,
 }
@@ -48,7 +48,7 @@ impl Observation {
     /// When the kernel refuses them; the usual ones are in place then.
     pub fn begin(&mut self, logs: bool) -> Result<ObservedPrograms> {
         let mut object = Object::observed(&self.config, |table| self.directory.map(table.name), logs)?;
-        // SAFETY: `Decision`s are integers, and all that the programs write there.
+        // SAFETY: `DecisionRecord`s are integers, and all that the programs write there.
         let decisions = unsafe { Ring::new(&mut object, &DECISIONS.spec) }?;
         let filter = Window::whole(&object, &DECISION_FILTER)?;
         let observed = ObservedPrograms { decisions, filter, lost: Losses::map(&object, &DECISIONS_LOST)? };
@@ -87,7 +87,7 @@ impl ObservedPrograms {
     ///
     /// # Errors
     /// When the kernel refuses to wait.
-    pub fn wait(&mut self, timeout: Duration) -> io::Result<Vec<Decision>> {
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<Vec<DecisionRecord>> {
         self.decisions.wait(Some(timeout))
     }
 

@@ -242,13 +242,13 @@ pub fn cgroup_link_info(link: &OwnedFd) -> io::Result<CgroupLinkInfo> {
 /// A link of a program to the tracepoint that it was loaded for.
 pub fn trace_link(program: i32) -> io::Result<OwnedFd> {
     #[repr(C)]
-    struct Open {
+    struct TracepointOpen {
         /// The program knows.
         name: u64,
         program: u32,
         padding: u32,
     }
-    let link = bpf(RAW_TRACEPOINT_OPEN, &mut Open { name: 0, program: program as u32, padding: 0 })?;
+    let link = bpf(RAW_TRACEPOINT_OPEN, &mut TracepointOpen { name: 0, program: program as u32, padding: 0 })?;
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
 }
@@ -340,11 +340,11 @@ fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i64> {
 }
 
 /// Addresses travel to the kernel as 64-bit integers.
-trait Address {
+trait KernelAddress {
     fn addr_u64(self) -> u64;
 }
 
-impl<T> Address for *const T {
+impl<T> KernelAddress for *const T {
     fn addr_u64(self) -> u64 {
         self.expose_provenance() as u64
     }

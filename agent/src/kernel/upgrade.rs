@@ -24,7 +24,7 @@ use sluice_common::{
 };
 
 use super::{
-    memory::Tables,
+    memory::MappedTables,
     pins::{Directory, pinned},
     sys::Map,
 };
@@ -79,7 +79,7 @@ impl Upgrade {
     ///
     /// # Errors
     /// When the kernel refuses one.
-    pub fn finish(self, tables: &Tables) -> Result<()> {
+    pub fn finish(self, tables: &MappedTables) -> Result<()> {
         if let Some(former) = &self.verdicts {
             tables.carry_verdicts(former, pairs()).context("copying the counts of verdicts")?;
         }

@@ -11,7 +11,7 @@ use super::{
     document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
-    zero::Asked,
+    zero::AskedZero,
 };
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
             Change::UndeclareNode { node } => next.undeclare_node(node, &mut touched),
             Change::Zero { target, zero, drain, force } => {
                 zero.check()?;
-                let asked = Asked { zero, drain: drain.as_ref(), force: *force, now };
+                let asked = AskedZero { zero, drain: drain.as_ref(), force: *force, now };
                 match target {
                     Target::Node(node) => next.zero_node(node, asked, &mut touched),
                     Target::Backend { service, backend } => next.zero_backend(service, backend, asked, &mut touched),
@@ -213,7 +213,7 @@ impl State {
         Ok(if self.node_by_id(id).is_some() { Outcome::Replaced } else { Outcome::Deleted })
     }
 
-    fn zero_node(&mut self, name: &Name, asked: Asked<'_>, touched: &mut Touched) -> Result<Outcome, Refusal> {
+    fn zero_node(&mut self, name: &Name, asked: AskedZero<'_>, touched: &mut Touched) -> Result<Outcome, Refusal> {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
         let Some(zero) = asked.overlay(node.zero.as_ref())? else { return Ok(Outcome::Unchanged) };
         if !asked.force && node.zero.is_none() {
@@ -228,7 +228,7 @@ impl State {
         &mut self,
         name: &Name,
         backend: &Name,
-        asked: Asked<'_>,
+        asked: AskedZero<'_>,
         touched: &mut Touched,
     ) -> Result<Outcome, Refusal> {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
@@ -287,7 +287,7 @@ fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Servic
     service
 }
 
-fn guard(asked: &Asked<'_>, target: &str, short: Vec<Name>) -> Result<(), Refusal> {
+fn guard(asked: &AskedZero<'_>, target: &str, short: Vec<Name>) -> Result<(), Refusal> {
     if short.is_empty() {
         return Ok(());
     }

@@ -126,7 +126,7 @@ fn backends(spec: &ServiceSpec) -> Result<(), Refusal> {
         return Err(Refusal::invalid("spec.backends", message));
     }
     let groups: BTreeSet<_> = spec.groups.iter().map(|group| &group.name).collect();
-    let family = Family::of(&spec.frontends);
+    let family = FamilyNeeds::of(&spec.frontends);
     let mut seen = BTreeMap::new();
     for (index, backend) in spec.backends.iter().enumerate() {
         let refuse =
@@ -167,12 +167,12 @@ fn weight(weight: u32, field: impl FnOnce() -> String) -> Result<(), Refusal> {
 
 /// The address families that a service's frontends leave to its backends. The kernel can turn an IPv6 TCP connect
 /// into IPv4 (as a mapped address), but neither an IPv4 call into IPv6 nor an IPv6 datagram into IPv4.
-struct Family<'a> {
+struct FamilyNeeds<'a> {
     wants_v4: Option<&'a Frontend>,
     wants_v6: Option<&'a Frontend>,
 }
 
-impl<'a> Family<'a> {
+impl<'a> FamilyNeeds<'a> {
     fn of(frontends: &'a [Frontend]) -> Self {
         Self {
             wants_v4: frontends.iter().find(|frontend| frontend.address.is_ipv4()),

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use sluice_common::drain::Draining;
 use utoipa::ToSchema;
 
-use super::{Backend, Ending, Name, Node, Outcome, Refusal, Service, State, Target, Touched, Zero, quiet, zero::Asked};
+use super::{
+    Backend, Ending, Name, Node, Outcome, Refusal, Service, State, Target, Touched, Zero, quiet, zero::AskedZero,
+};
 
 /// Part of a [`super::Zero`]: both are set, kept and restored as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +143,7 @@ impl Drain {
         old: Option<&Self>,
         request: &DrainRequest,
         by: &str,
-        asked: &Asked<'_>,
+        asked: &AskedZero<'_>,
     ) -> Result<Self, Refusal> {
         let now = asked.now;
         let lasting = old.filter(|old| old.end.is_none());
@@ -294,7 +296,7 @@ mod tests {
     fn ask(old: Option<&Drain>, request: &DrainRequest, by: &str, force: bool, second: i64) -> Result<Drain, Refusal> {
         let now = at(second);
         let zero = Zero { owner: by.into(), reason: String::new(), since: now, expires: None, drain: None };
-        Drain::asked(old, request, by, &Asked { zero: &zero, drain: Some(request), force, now })
+        Drain::asked(old, request, by, &AskedZero { zero: &zero, drain: Some(request), force, now })
     }
 
     #[test]

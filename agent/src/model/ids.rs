@@ -53,9 +53,9 @@ impl Pool {
 
 /// What stands under each id.
 #[derive(Clone, Debug)]
-pub struct Table<T: Clone>(Vector<Option<T>>);
+pub struct IdTable<T: Clone>(Vector<Option<T>>);
 
-impl<T: Clone> Table<T> {
+impl<T: Clone> IdTable<T> {
     pub fn new() -> Self {
         Self(Vector::new())
     }

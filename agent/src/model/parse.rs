@@ -15,7 +15,7 @@ pub const MAX_DOCUMENTS: usize = 10_000;
 const DOCUMENTS_AT_LEAST: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum DocumentFormat {
     Yaml,
     Json,
     /// JSON when it starts like JSON and is, else YAML.
@@ -48,7 +48,7 @@ impl ContentHash {
 ///
 /// # Errors
 /// A refusal whose field says in which document, when there are several.
-pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<Parsed>, Refusal> {
+pub fn documents(bytes: &[u8], format: DocumentFormat) -> Result<Vec<Parsed>, Refusal> {
     let values = values(bytes, format)?;
     if values.is_empty() {
         return Err(Refusal::malformed(
@@ -70,7 +70,7 @@ pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<Parsed>, Refusal> {
 ///
 /// # Errors
 /// A refusal that names the field at fault.
-pub fn service(bytes: &[u8], format: Format) -> Result<ServiceDocument, Refusal> {
+pub fn service(bytes: &[u8], format: DocumentFormat) -> Result<ServiceDocument, Refusal> {
     match document(value(bytes, format)?)?.document {
         Document::Service(document) => Ok(*document),
         Document::Node(_) => Err(Refusal::invalid("kind", "a SteeredService is wanted here, not a Node")),
@@ -81,7 +81,7 @@ pub fn service(bytes: &[u8], format: Format) -> Result<ServiceDocument, Refusal>
 ///
 /// # Errors
 /// A refusal that names the field at fault.
-pub fn node(bytes: &[u8], format: Format) -> Result<NodeDocument, Refusal> {
+pub fn node(bytes: &[u8], format: DocumentFormat) -> Result<NodeDocument, Refusal> {
     match document(value(bytes, format)?)?.document {
         Document::Node(document) => Ok(*document),
         Document::Service(_) => Err(Refusal::invalid("kind", "a Node is wanted here, not a SteeredService")),
@@ -92,7 +92,7 @@ pub fn node(bytes: &[u8], format: Format) -> Result<NodeDocument, Refusal> {
 ///
 /// # Errors
 /// When there is none, or more than one, or it is neither YAML nor JSON.
-pub fn value(bytes: &[u8], format: Format) -> Result<Value, Refusal> {
+pub fn value(bytes: &[u8], format: DocumentFormat) -> Result<Value, Refusal> {
     let mut values = values(bytes, format)?;
     match (values.pop(), values.len()) {
         (Some(value), 0) => Ok(value),
@@ -156,15 +156,15 @@ pub fn document(value: Value) -> Result<Parsed, Refusal> {
     Ok(Parsed { document, hash })
 }
 
-fn values(bytes: &[u8], format: Format) -> Result<Vec<Value>, Refusal> {
+fn values(bytes: &[u8], format: DocumentFormat) -> Result<Vec<Value>, Refusal> {
     match format {
-        Format::Json => json(bytes),
-        Format::Yaml => yaml::values(bytes, MAX_DOCUMENTS),
-        Format::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
+        DocumentFormat::Json => json(bytes),
+        DocumentFormat::Yaml => yaml::values(bytes, MAX_DOCUMENTS),
+        DocumentFormat::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
             // A YAML mapping in braces starts like JSON too.
             json(bytes).or_else(|refusal| yaml::values(bytes, MAX_DOCUMENTS).map_err(|_| refusal))
         }
-        Format::Auto => yaml::values(bytes, MAX_DOCUMENTS),
+        DocumentFormat::Auto => yaml::values(bytes, MAX_DOCUMENTS),
     }
 }
 

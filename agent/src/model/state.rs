@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{
     Backend, BackendId, Frontend, Name, Node, NodeId, Service, ServiceId, Target,
     capacity::Capacity,
-    ids::{Pool, Table},
+    ids::{IdTable, Pool},
     service::Protocol,
 };
 
@@ -32,12 +32,12 @@ pub struct Limits {
 pub struct State {
     pub(super) limits: Limits,
     pub(super) revision: u64,
-    pub(super) services: Table<Arc<Service>>,
+    pub(super) services: IdTable<Arc<Service>>,
     pub(super) services_by_name: OrdMap<Name, ServiceId>,
-    pub(super) nodes: Table<Arc<Node>>,
+    pub(super) nodes: IdTable<Arc<Node>>,
     pub(super) nodes_by_name: OrdMap<Name, NodeId>,
     /// The service of each backend.
-    pub(super) owners: Table<ServiceId>,
+    pub(super) owners: IdTable<ServiceId>,
     pub(super) frontends: OrdMap<FrontendKey, ServiceId>,
     /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
     /// of the memory, and what is found is looked at again anyway, to say whose it is.
@@ -45,7 +45,7 @@ pub struct State {
     /// Weight that a service has on a node, without backends that are zeroed themselves or not healthy; an entry for
     /// every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
-    pub(super) capacity: Table<Capacity>,
+    pub(super) capacity: IdTable<Capacity>,
     /// Services that the zero of some node might leave with less than they must keep.
     pub(super) tight: OrdSet<ServiceId>,
     /// Node whose zero came or went and which `capacity` does not show yet: see [`State::settle`].
@@ -102,15 +102,15 @@ impl State {
         Self {
             limits,
             revision: 0,
-            services: Table::new(),
+            services: IdTable::new(),
             services_by_name: OrdMap::new(),
-            nodes: Table::new(),
+            nodes: IdTable::new(),
             nodes_by_name: OrdMap::new(),
-            owners: Table::new(),
+            owners: IdTable::new(),
             frontends: OrdMap::new(),
             addresses: OrdMap::new(),
             shares: OrdMap::new(),
-            capacity: Table::new(),
+            capacity: IdTable::new(),
             tight: OrdSet::new(),
             unsettled: None,
             expiries: OrdSet::new(),

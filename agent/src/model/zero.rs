@@ -8,7 +8,7 @@ use super::{Drain, DrainRequest, Refusal, Zero};
 
 /// A zero as it was asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct AskedZero<'a> {
     pub zero: &'a Zero,
     pub drain: Option<&'a DrainRequest>,
     pub force: bool,
@@ -37,7 +37,7 @@ impl Zero {
     }
 }
 
-impl Asked<'_> {
+impl AskedZero<'_> {
     /// The zero to set, or `None` when it is set like this already.
     ///
     /// To repeat a zero is safe: what is left out stays, and nobody ends another's zero early. Of two owners the one who

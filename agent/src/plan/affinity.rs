@@ -25,7 +25,7 @@ use std::collections::binary_heap::PeekMut;
 
 use sluice_common::pick::mix;
 
-use super::table::{Table, apportion, longest};
+use super::table::{SlotTable, apportion, longest};
 
 /// The length up to [`FEW`] candidates: a slot is 0.1 % of the clients.
 const SLOTS_FOR_FEW: usize = 1024;
@@ -37,7 +37,7 @@ const FREE: u32 = u32::MAX;
 
 /// One backend of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct SlotCandidate {
     /// A hash of the backend's name: what makes its place in the table stable.
     pub identity: u64,
     /// Its share by configured weights alone. Where that is not known, the same as `share`.
@@ -48,7 +48,7 @@ pub struct Candidate {
 
 /// Deals slots to candidates. Each has its share of the slots rounded by [`apportion`]: exact to a slot, and at least
 /// one slot for a positive share while there are slots for all. When every share is 0 the table is empty.
-pub fn affinity(candidates: &[Candidate]) -> Table {
+pub fn affinity(candidates: &[SlotCandidate]) -> SlotTable {
     let shares: Vec<u64> = candidates.iter().map(|candidate| candidate.share).collect();
     let length = match candidates.len() {
         _ if shares.iter().all(|&share| share == 0) => 0,
@@ -58,14 +58,15 @@ pub fn affinity(candidates: &[Candidate]) -> Table {
     // Ties go to the lower identity, so that the order of the list does not matter.
     let mut by_identity: Vec<u32> = (0..candidates.len() as u32).collect();
     by_identity.sort_by_key(|&i| candidates[i as usize].identity);
-    let column =
-        |of: fn(&Candidate) -> u64| -> Vec<u64> { by_identity.iter().map(|&i| of(&candidates[i as usize])).collect() };
+    let column = |of: fn(&SlotCandidate) -> u64| -> Vec<u64> {
+        by_identity.iter().map(|&i| of(&candidates[i as usize])).collect()
+    };
 
     let mut race = Race::new(&column(|candidate| candidate.identity), length);
     race.deal(&column(|candidate| candidate.weight));
     race.deal(&column(|candidate| candidate.share));
     let slots = race.owners.iter().map(|&owner| by_identity[owner as usize]).collect();
-    Table::new(slots, &shares)
+    SlotTable::new(slots, &shares)
 }
 
 struct Race {
@@ -188,12 +189,12 @@ mod tests {
     use crate::plan::table::MAX_SLOTS;
     use proptest::prelude::*;
 
-    fn candidates(weights: &[u64]) -> Vec<Candidate> {
-        let candidate = |(name, &weight)| Candidate { identity: mix(name), weight, share: weight };
+    fn candidates(weights: &[u64]) -> Vec<SlotCandidate> {
+        let candidate = |(name, &weight)| SlotCandidate { identity: mix(name), weight, share: weight };
         (1..).zip(weights).map(candidate).collect()
     }
 
-    fn counts(table: &Table, candidates: usize) -> Vec<u64> {
+    fn counts(table: &SlotTable, candidates: usize) -> Vec<u64> {
         let mut counts = vec![0; candidates];
         for &slot in &table.slots {
             counts[slot as usize] += 1;
@@ -202,9 +203,9 @@ mod tests {
     }
 
     /// Slots that moved, and how many had to: those that some backends have fewer of.
-    fn moves(before: &[Candidate], after: &[Candidate]) -> (u64, u64) {
+    fn moves(before: &[SlotCandidate], after: &[SlotCandidate]) -> (u64, u64) {
         let (old, new) = (affinity(before), affinity(after));
-        let owner = |slot: u32, of: &[Candidate]| of[slot as usize].identity;
+        let owner = |slot: u32, of: &[SlotCandidate]| of[slot as usize].identity;
         let moved = old.slots.iter().zip(&new.slots).filter(|&(&a, &b)| owner(a, before) != owner(b, after)).count();
         let kept = |identity| {
             let place = after.iter().position(|candidate| candidate.identity == identity);
@@ -229,15 +230,15 @@ mod tests {
 
     #[test]
     fn one_backend_has_every_slot() {
-        assert_eq!(affinity(&candidates(&[7])), Table { slots: vec![0; 1024], share_error_ppb: 0 });
+        assert_eq!(affinity(&candidates(&[7])), SlotTable { slots: vec![0; 1024], share_error_ppb: 0 });
     }
 
     #[test]
     fn no_share_at_all_is_an_empty_table() {
         let mut zeroed = candidates(&[80, 20]);
         zeroed.iter_mut().for_each(|candidate| candidate.share = 0);
-        assert_eq!(affinity(&zeroed), Table::default());
-        assert_eq!(affinity(&[]), Table::default());
+        assert_eq!(affinity(&zeroed), SlotTable::default());
+        assert_eq!(affinity(&[]), SlotTable::default());
     }
 
     #[test]
@@ -263,8 +264,8 @@ mod tests {
 
     #[test]
     fn removing_one_of_ten_moves_a_fifth_more_than_its_own_on_average() {
-        let all: Vec<Candidate> = candidates(&[100; 100]);
-        let trial = |ten: &[Candidate]| moves(ten, &ten[1..]);
+        let all: Vec<SlotCandidate> = candidates(&[100; 100]);
+        let trial = |ten: &[SlotCandidate]| moves(ten, &ten[1..]);
         let (moved, forced) = all.chunks(10).map(trial).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         assert!(moved * 5 <= forced * 6, "{moved} of {forced}");
     }
@@ -288,7 +289,7 @@ mod tests {
         #[test]
         fn the_order_of_the_list_does_not_matter(weights in prop::collection::vec(0..5_u64, 1..20)) {
             let listed = candidates(&weights);
-            let reversed: Vec<Candidate> = listed.iter().rev().copied().collect();
+            let reversed: Vec<SlotCandidate> = listed.iter().rev().copied().collect();
             prop_assert_eq!(moves(&listed, &reversed), (0, 0));
         }
 

@@ -20,9 +20,9 @@ pub fn frontend_owner(state: &State, endpoint: &Endpoint) -> Option<ServiceId> {
 }
 
 /// `panic`: whether the service is in panic, see [`State::panics`].
-pub fn entry(service: &Service, backend: &Backend, panic: bool) -> tables::Backend {
+pub fn entry(service: &Service, backend: &Backend, panic: bool) -> tables::BackendEntry {
     let endpoint = Endpoint::new(backend.address, 0);
-    tables::Backend {
+    tables::BackendEntry {
         address: endpoint.address,
         port: endpoint.port,
         padding: 0,

@@ -7,7 +7,7 @@ use anyhow::bail;
 use sluice_common::{
     drain::Draining,
     pick,
-    tables::{Backend, Counters, Endpoint, Table},
+    tables::{BackendEntry, Counters, Endpoint, TableWord},
 };
 
 use super::{DataPlane, Entries, MapOp, service::fingerprint};
@@ -16,9 +16,9 @@ use crate::{host::clock, kernel::gauges::UNUSED, model::BackendId};
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
     pub frontends: BTreeMap<Endpoint, u32>,
-    pub services: BTreeMap<u32, Table>,
+    pub services: BTreeMap<u32, TableWord>,
     pub slots: BTreeMap<u32, u32>,
-    pub backends: BTreeMap<u32, Backend>,
+    pub backends: BTreeMap<u32, BackendEntry>,
     pub nodes: BTreeMap<u32, u32>,
     pub counters: BTreeMap<u32, Counters>,
     pub draining: BTreeMap<u32, Draining>,
@@ -40,9 +40,9 @@ pub struct Fake {
 pub struct Snapshot {
     pub op: MapOp,
     pub frontends: BTreeMap<Endpoint, u32>,
-    services: BTreeMap<u32, Table>,
+    services: BTreeMap<u32, TableWord>,
     slots: BTreeMap<u32, u32>,
-    backends: BTreeMap<u32, Backend>,
+    backends: BTreeMap<u32, BackendEntry>,
     nodes: BTreeMap<u32, u32>,
 }
 
@@ -66,7 +66,7 @@ impl DataPlane for Fake {
                 self.backends.remove(backend);
                 self.counters.remove(backend);
             }
-            MapOp::BeginService { service, .. } => drop(self.services.insert(*service, Table(0))),
+            MapOp::BeginService { service, .. } => drop(self.services.insert(*service, TableWord(0))),
             MapOp::WriteTable { base, entries } => self.slots.extend((*base..).zip(entries.iter().copied())),
             MapOp::Flip { service, table, .. } => drop(self.services.insert(*service, *table)),
             MapOp::ForgetService { service } => drop(self.services.remove(service)),
@@ -109,7 +109,7 @@ impl DataPlane for Fake {
 }
 
 impl Fake {
-    fn held(&self, id: u32, table: Table) -> (u32, Table, u64) {
+    fn held(&self, id: u32, table: TableWord) -> (u32, TableWord, u64) {
         let end = table.base() + table.length() + table.distinct();
         let entries: Vec<u32> = (table.base()..end).filter_map(|at| self.slots.get(&at).copied()).collect();
         (id, table, fingerprint(table, &entries))
@@ -145,12 +145,12 @@ impl Snapshot {
 }
 
 impl pick::Tables for Snapshot {
-    type Entry = Backend;
+    type Entry = BackendEntry;
 
     fn slot(&self, index: u32) -> Option<u32> {
         self.slots.get(&index).copied()
     }
-    fn backend(&self, id: u32) -> Option<Backend> {
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
         self.backends.get(&id).copied()
     }
     fn node_is_open(&self, id: u32) -> bool {

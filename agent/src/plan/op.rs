@@ -4,7 +4,7 @@ use std::fmt;
 
 use sluice_common::{
     drain::Draining,
-    tables::{Backend, Counters, Endpoint, Table},
+    tables::{BackendEntry, Counters, Endpoint, TableWord},
 };
 
 use crate::model::BackendId;
@@ -19,7 +19,7 @@ pub enum MapOp {
     /// A new entry, or another `node` or `closed` in an existing one; never another address.
     PutBackend {
         backend: u32,
-        value: Backend,
+        value: BackendEntry,
     },
     CloseBackend {
         backend: u32,
@@ -42,7 +42,7 @@ pub enum MapOp {
     /// From here on, picks use this table.
     Flip {
         service: u32,
-        table: Table,
+        table: TableWord,
         /// See [`super::service::fingerprint`].
         fingerprint: u64,
     },
@@ -101,8 +101,8 @@ pub trait DataPlane {
 pub struct Entries {
     pub frontends: Vec<(Endpoint, u32)>,
     /// With the fingerprint of the table that is in force.
-    pub services: Vec<(u32, Table, u64)>,
-    pub backends: Vec<(u32, Backend)>,
+    pub services: Vec<(u32, TableWord, u64)>,
+    pub backends: Vec<(u32, BackendEntry)>,
     /// Closed nodes, with the reasons.
     pub nodes: Vec<(u32, u32)>,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluice_common::{
     drain::Draining,
-    tables::{self, CLOSED_REMOVED, CLOSED_ZERO, Endpoint, Table},
+    tables::{self, CLOSED_REMOVED, CLOSED_ZERO, Endpoint, TableWord},
 };
 
 use super::{
@@ -18,8 +18,8 @@ use crate::model::{Backend, BackendId, NodeId, Service, ServiceId, State};
 pub struct Programmed {
     /// Closed nodes, with the reasons.
     pub(super) nodes: BTreeMap<u32, u32>,
-    pub(super) backends: BTreeMap<u32, tables::Backend>,
-    pub(super) services: BTreeMap<u32, Held>,
+    pub(super) backends: BTreeMap<u32, tables::BackendEntry>,
+    pub(super) services: BTreeMap<u32, ProgrammedService>,
     pub(super) frontends: HashMap<Endpoint, u32>,
     pub(super) regions: Regions,
     /// Backends whose connections may be closed.
@@ -32,8 +32,8 @@ pub struct Programmed {
 
 /// One service in the kernel.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
-    pub table: Table,
+pub(super) struct ProgrammedService {
+    pub table: TableWord,
     /// Of the table that is in force; see [`service::fingerprint`].
     pub fingerprint: u64,
     pub frontends: BTreeSet<Endpoint>,
@@ -87,7 +87,7 @@ impl Programmed {
         adopted.backends = backends.into_iter().collect();
         for (id, table, fingerprint) in services {
             adopted.regions.claim(region(table));
-            adopted.services.insert(id, Held { table, fingerprint, frontends: BTreeSet::new() });
+            adopted.services.insert(id, ProgrammedService { table, fingerprint, frontends: BTreeSet::new() });
         }
         // Not among the entries: it is this agent's own.
         adopted.draining = self.draining.clone();
@@ -126,7 +126,7 @@ impl Programmed {
                 self.measured.remove(backend);
             }
             MapOp::BeginService { service, .. } => {
-                let held = Held { table: Table(0), fingerprint: 0, frontends: BTreeSet::new() };
+                let held = ProgrammedService { table: TableWord(0), fingerprint: 0, frontends: BTreeSet::new() };
                 self.services.insert(*service, held);
             }
             MapOp::Flip { service, table, fingerprint } => {
@@ -213,7 +213,7 @@ impl Programmed {
     }
 
     /// Nodes and backends that the kernel holds zeroed.
-    pub fn zeroed(&self) -> (Vec<NodeId>, Vec<(BackendId, tables::Backend)>) {
+    pub fn zeroed(&self) -> (Vec<NodeId>, Vec<(BackendId, tables::BackendEntry)>) {
         let zeroed = |closed: u32| closed & CLOSED_ZERO != 0 && closed & CLOSED_REMOVED == 0;
         (
             self.nodes.iter().filter(|(_, closed)| zeroed(**closed)).map(|(id, _)| NodeId(*id)).collect(),
@@ -222,6 +222,6 @@ impl Programmed {
     }
 }
 
-fn region(table: Table) -> Region {
+fn region(table: TableWord) -> Region {
     Region::of(table.base(), table.length() + table.distinct())
 }

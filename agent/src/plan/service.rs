@@ -8,10 +8,10 @@ use sluice_common::{
 };
 
 use super::{
-    affinity::{self, Candidate},
+    affinity::{self, SlotCandidate},
     spread,
-    table::Table,
-    weights::{self, Division, Member, Shares},
+    table::SlotTable,
+    weights::{self, Division, Shares, WeightedBackend},
 };
 use crate::{
     control::warmup::{Ramps, WHOLE},
@@ -55,7 +55,7 @@ pub fn build(state: &State, ramps: &Ramps, service: &Service) -> Built {
             let (weights, _) = divide(service, service.backends.iter().map(|backend| backend.weight.into()));
             let places = service.backends.iter().zip(weights).zip(&shares);
             let candidates: Vec<_> = places
-                .map(|((backend, weight), share)| Candidate {
+                .map(|((backend, weight), share)| SlotCandidate {
                     identity: identity(service, backend),
                     weight,
                     share: *share,
@@ -71,15 +71,15 @@ pub fn build(state: &State, ramps: &Ramps, service: &Service) -> Built {
 fn divide(service: &Service, weights: impl Iterator<Item = u64>) -> (Vec<u64>, Vec<usize>) {
     let groups: Vec<u64> = service.groups.iter().map(|group| u64::from(group.weight)).collect();
     let members = service.backends.iter().zip(weights);
-    let members: Vec<Member> =
-        members.map(|(backend, weight)| Member { group: backend.group as usize, weight }).collect();
+    let members: Vec<WeightedBackend> =
+        members.map(|(backend, weight)| WeightedBackend { group: backend.group as usize, weight }).collect();
     match weights::divide(&groups, &members) {
         Division::Open(Shares { shares, spilled }) => (shares, spilled),
         Division::Closed => (vec![0; members.len()], Vec::new()),
     }
 }
 
-fn finish(service: &Service, parts: &[u32], shares: &[u64], spilled: Vec<usize>, table: &Table) -> Built {
+fn finish(service: &Service, parts: &[u32], shares: &[u64], spilled: Vec<usize>, table: &SlotTable) -> Built {
     let id = |index: usize| service.backends[index].id.0;
     let mut slots = vec![0u32; service.backends.len()];
     for index in &table.slots {
@@ -115,7 +115,7 @@ fn effective_weight(weight: u32, part: u32) -> u32 {
 }
 
 /// Equal for tables that steer alike, wherever they are.
-pub fn fingerprint(word: tables::Table, entries: &[u32]) -> u64 {
+pub fn fingerprint(word: tables::TableWord, entries: &[u32]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (entries, word.length(), word.balance(), word.pass(), word.present()).hash(&mut hasher);
     hasher.finish()
@@ -123,8 +123,8 @@ pub fn fingerprint(word: tables::Table, entries: &[u32]) -> u64 {
 
 impl Built {
     /// The word that puts this table in force from `base` on.
-    pub fn word(&self, service: &Service, base: u32) -> tables::Table {
-        tables::Table::new(base, self.length, self.distinct, balance(service), passes(service))
+    pub fn word(&self, service: &Service, base: u32) -> tables::TableWord {
+        tables::TableWord::new(base, self.length, self.distinct, balance(service), passes(service))
     }
 }
 

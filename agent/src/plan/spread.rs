@@ -2,7 +2,7 @@
 //! twenty at once rather than on average.
 
 use super::order::lay_out;
-use super::table::{Table, apportion, gcd, longest, total};
+use super::table::{SlotTable, apportion, gcd, longest, total};
 
 /// Lengths tried where the shares have no short exact period. The first that serves every share well enough is taken.
 const LENGTHS: [u64; 4] = [256, 512, 1024, 2048];
@@ -20,12 +20,12 @@ const RELATIVE_ERROR: u128 = 10;
 /// promise then holds for the rounded shares.
 ///
 /// A share of 0 has no slot. When every share is 0 the table is empty.
-pub fn spread(shares: &[u64]) -> Table {
+pub fn spread(shares: &[u64]) -> SlotTable {
     let counts = slot_counts(shares);
     let (open, counts): (Vec<u32>, Vec<u32>) =
         (0..).zip(&counts).filter(|&(_, &count)| count > 0).map(|(i, &count)| (i, count as u32)).unzip();
     let slots = lay_out(&counts).into_iter().map(|slot| open[slot as usize]).collect();
-    Table::new(slots, shares)
+    SlotTable::new(slots, shares)
 }
 
 fn slot_counts(shares: &[u64]) -> Vec<u64> {
@@ -58,7 +58,7 @@ mod tests {
     use crate::plan::table::MAX_SLOTS;
     use proptest::prelude::*;
 
-    fn counts(table: &Table, candidates: usize) -> Vec<u64> {
+    fn counts(table: &SlotTable, candidates: usize) -> Vec<u64> {
         let mut counts = vec![0; candidates];
         for &slot in &table.slots {
             counts[slot as usize] += 1;
@@ -67,7 +67,7 @@ mod tests {
     }
 
     /// The most that any `window` consecutive connections are off from a candidate's share of the slots.
-    fn worst(table: &Table, candidates: usize, window: usize) -> f64 {
+    fn worst(table: &SlotTable, candidates: usize, window: usize) -> f64 {
         let counts = counts(table, candidates);
         let mut held = vec![0.0; candidates];
         let mut worst = 0.0_f64;
@@ -92,19 +92,19 @@ mod tests {
     #[test]
     fn a_zero_share_has_no_slot() {
         let table = spread(&[80, 20, 0]);
-        assert_eq!(table, Table { slots: vec![0, 0, 1, 0, 0], share_error_ppb: 0 });
+        assert_eq!(table, SlotTable { slots: vec![0, 0, 1, 0, 0], share_error_ppb: 0 });
         assert_eq!(spread(&[0, 20, 80]).slots, [2, 2, 1, 2, 2]);
     }
 
     #[test]
     fn one_backend_has_one_slot() {
-        assert_eq!(spread(&[17]), Table { slots: vec![0], share_error_ppb: 0 });
+        assert_eq!(spread(&[17]), SlotTable { slots: vec![0], share_error_ppb: 0 });
     }
 
     #[test]
     fn no_share_at_all_is_an_empty_table() {
-        assert_eq!(spread(&[0, 0, 0]), Table::default());
-        assert_eq!(spread(&[]), Table::default());
+        assert_eq!(spread(&[0, 0, 0]), SlotTable::default());
+        assert_eq!(spread(&[]), SlotTable::default());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub fn longest(candidates: usize) -> usize {
 
 /// Slots in the order in which they are used. No slots at all is a valid table: nobody may take a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct SlotTable {
     /// Each slot names a candidate by its position in the list that the table was built from.
     pub slots: Vec<u32>,
     /// The largest difference between a candidate's share of the slots and its share of the traffic, in parts per
@@ -20,14 +20,14 @@ pub struct Table {
     pub share_error_ppb: u32,
 }
 
-impl Table {
+impl SlotTable {
     /// A table of these slots, measured against the shares that were wanted.
-    pub(super) fn new(slots: Vec<u32>, shares: &[u64]) -> Table {
+    pub(super) fn new(slots: Vec<u32>, shares: &[u64]) -> SlotTable {
         let mut counts = vec![0; shares.len()];
         for &slot in &slots {
             counts[slot as usize] += 1;
         }
-        Table { share_error_ppb: share_error_ppb(&counts, shares), slots }
+        SlotTable { share_error_ppb: share_error_ppb(&counts, shares), slots }
     }
 }
 
@@ -139,10 +139,10 @@ mod tests {
 
     #[test]
     fn the_error_is_the_largest_difference_rounded_up() {
-        assert_eq!(Table::new(vec![0, 1], &[1, 1]).share_error_ppb, 0);
-        assert_eq!(Table::new(vec![0, 1], &[2, 1]).share_error_ppb, 166_666_667);
-        assert_eq!(Table::new(vec![0], &[u64::MAX, u64::MAX]).share_error_ppb, 500_000_000);
-        assert_eq!(Table::new(vec![], &[]).share_error_ppb, 0);
+        assert_eq!(SlotTable::new(vec![0, 1], &[1, 1]).share_error_ppb, 0);
+        assert_eq!(SlotTable::new(vec![0, 1], &[2, 1]).share_error_ppb, 166_666_667);
+        assert_eq!(SlotTable::new(vec![0], &[u64::MAX, u64::MAX]).share_error_ppb, 500_000_000);
+        assert_eq!(SlotTable::new(vec![], &[]).share_error_ppb, 0);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ const FIXED_POINT_UNITS: u64 = 1 << 62;
 
 /// One backend as the division sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct WeightedBackend {
     /// Position of its group in the list of group weights. A group that is not in the list has weight 0.
     pub group: usize,
     /// Weight times every factor (administrative state, health, warm-up), in any unit that all members of the group
@@ -38,11 +38,11 @@ pub struct Shares {
 /// `weight(g) / sum of weights of groups that have an open member * weight(b) / sum of weights in g`.
 ///
 /// A group of weight 0 takes nothing, even where every other group is empty: the answer is then [`Division::Closed`].
-pub fn divide(groups: &[u64], members: &[Member]) -> Division {
+pub fn divide(groups: &[u64], members: &[WeightedBackend]) -> Division {
     let mut open = vec![Vec::new(); groups.len()];
     for (index, member) in members.iter().enumerate().filter(|(_, member)| member.weight > 0) {
         if let Some(group) = open.get_mut(member.group) {
-            group.push(Open { index, weight: member.weight });
+            group.push(OpenBackend { index, weight: member.weight });
         }
     }
     let weighted = || groups.iter().zip(&open).enumerate().filter(|(_, (weight, _))| **weight > 0);
@@ -61,11 +61,11 @@ pub fn divide(groups: &[u64], members: &[Member]) -> Division {
 /// A group that takes traffic, and who in it does.
 struct Part<'a> {
     weight: u64,
-    open: &'a [Open],
+    open: &'a [OpenBackend],
 }
 
 #[derive(Clone)]
-struct Open {
+struct OpenBackend {
     index: usize,
     weight: u64,
 }
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn members(of: &[(usize, u64)]) -> Vec<Member> {
-        of.iter().map(|&(group, weight)| Member { group, weight }).collect()
+    fn members(of: &[(usize, u64)]) -> Vec<WeightedBackend> {
+        of.iter().map(|&(group, weight)| WeightedBackend { group, weight }).collect()
     }
 
     fn open(groups: &[u64], of: &[(usize, u64)]) -> Shares {

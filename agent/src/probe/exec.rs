@@ -39,7 +39,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 pub async fn probe(subject: &Subject, means: &Means) -> Found {
     let hook = hook(means.hooks.as_deref(), subject.readiness.command.first().map_or("", String::as_str))?;
-    let mut running = Running::start(subject, &hook)?;
+    let mut running = RunningCommand::start(subject, &hook)?;
     let Ok(ended) = timeout(subject.readiness.timeout.duration(), running.end()).await else {
         running.kill().await;
         let message = format!("the command did not end within {}, and was killed", subject.readiness.timeout);
@@ -78,7 +78,7 @@ fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, ProbeFailure> {
 }
 
 /// A command at work, leader of a process group of its own.
-struct Running {
+struct RunningCommand {
     child: Child,
     /// Readable once the leader has ended. It is reaped later than that, so that nobody else gets its number before
     /// its group was killed.
@@ -88,7 +88,7 @@ struct Running {
     output: Vec<u8>,
 }
 
-impl Running {
+impl RunningCommand {
     fn start(subject: &Subject, hook: &Path) -> Result<Self, ProbeFailure> {
         let failed = |error: io::Error| ProbeFailure::setup(&format!("starting {}", hook.display()), &error);
         let (reader, writer) = io::pipe().map_err(failed)?;
@@ -161,7 +161,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
             end(&mut self.child);

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::model::parse::{self, Format, Parsed};
+use crate::model::parse::{self, DocumentFormat, Parsed};
 
 /// Largest file, in bytes.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -246,7 +246,7 @@ fn read(file: &Path) -> Result<Vec<Parsed>, String> {
         return Err(format!("the file is larger than {} MiB: split it", MAX_FILE >> 20));
     }
     let is_json = file.extension().is_some_and(|extension| extension == "json");
-    let format = if is_json { Format::Json } else { Format::Yaml };
+    let format = if is_json { DocumentFormat::Json } else { DocumentFormat::Yaml };
     parse::documents(&bytes, format).map_err(|refusal| refusal.to_string())
 }
 

@@ -8,7 +8,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use super::names::{self, Family};
+use super::names::{self, MetricFamily};
 use crate::{
     model::{ReadinessKind, Rule},
     view::events::EventKind,
@@ -222,11 +222,11 @@ impl Closed {
     }
 }
 
-fn opts(family: Family) -> Opts {
+fn opts(family: MetricFamily) -> Opts {
     Opts::new(family.name, family.help)
 }
 
-fn histogram(family: Family) -> Result<Histogram> {
+fn histogram(family: MetricFamily) -> Result<Histogram> {
     let opts = HistogramOpts::new(family.name, family.help).buckets(BOUNDS.to_vec());
     Histogram::with_opts(opts).with_context(|| format!("the histogram {}", family.name))
 }

@@ -13,7 +13,7 @@ use sluice_common::{
 
 use super::{
     Instruments,
-    names::{self, Family},
+    names::{self, MetricFamily},
     text::{Labels, head, histogram, sample},
 };
 use crate::{
@@ -141,7 +141,7 @@ impl Scrape<'_> {
     fn histograms(
         &self,
         out: &mut dyn Write,
-        family: Family,
+        family: MetricFamily,
         read: impl Fn(&Counters) -> ([u32; BUCKETS], f64),
         bound: impl Fn(usize) -> f64 + Copy,
     ) -> Result<()> {
@@ -181,7 +181,7 @@ impl Scrape<'_> {
     }
 
     fn shares(&self, out: &mut dyn Write) -> Result<()> {
-        const FAMILY: Family = names::TRAFFIC_SHARE_RATIO;
+        const FAMILY: MetricFamily = names::TRAFFIC_SHARE_RATIO;
         head(out, FAMILY)?;
         self.each_service(|service, counters| {
             let Some(table) = self.table(service) else { return Ok(()) };

@@ -10,21 +10,21 @@ use std::{
     io::{Result, Write},
 };
 
-use super::names::Family;
+use super::names::MetricFamily;
 
 /// Label names and values.
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// Begins a family: everything of it must follow in one piece.
-pub fn head(out: &mut dyn Write, family: Family) -> Result<()> {
-    let Family { name, kind, help } = family;
+pub fn head(out: &mut dyn Write, family: MetricFamily) -> Result<()> {
+    let MetricFamily { name, kind, help } = family;
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {}", kind.name())
 }
 
 /// One sample; `suffix` is `_sum` and the like.
 pub fn sample(
     out: &mut dyn Write,
-    family: Family,
+    family: MetricFamily,
     suffix: &str,
     labels: Labels<'_>,
     value: impl Display,
@@ -41,7 +41,7 @@ pub fn sample(
 /// A histogram from counts per bucket. `bound` gives the upper bound of a bucket; the last bucket has none.
 pub fn histogram(
     out: &mut dyn Write,
-    family: Family,
+    family: MetricFamily,
     labels: Labels<'_>,
     buckets: &[u64],
     bound: impl Fn(usize) -> f64,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluice_common::{
     decision::{
-        BY_CGROUP, BY_FRONTEND, BY_PID, BY_SERVICE, Decision as Record, DecisionFilter, FOREIGN, NODE, NONE, WANTED,
+        BY_CGROUP, BY_FRONTEND, BY_PID, BY_SERVICE, DecisionFilter, DecisionRecord, FOREIGN, NODE, NONE, WANTED,
     },
     tables::{CLOSED_EJECTED, CLOSED_REMOVED, CLOSED_UNREADY, CLOSED_ZERO, Endpoint, TCP, UDP},
     verdict::{Program, Verdict},
@@ -164,7 +164,7 @@ impl MonitorFilter {
     }
 
     /// Whether a decision that the programs told, for this watcher or another, is wanted here.
-    pub fn fits(&self, own: &DecisionFilter, told: &Record, cgroup: Option<&str>) -> bool {
+    pub fn fits(&self, own: &DecisionFilter, told: &DecisionRecord, cgroup: Option<&str>) -> bool {
         let is_inside = |(id, name): &(u64, String)| {
             told.cgroup == *id
                 || cgroup.is_some_and(|inner| {
@@ -214,7 +214,7 @@ impl DecisionNames {
     }
 
     /// `None` for a decision of another version.
-    pub fn decision(&mut self, told: &Record) -> Option<Decision> {
+    pub fn decision(&mut self, told: &DecisionRecord) -> Option<Decision> {
         let program = Program::ALL.get(told.program as usize)?;
         let verdict = *Verdict::ALL.get(told.verdict as usize)?;
         let cgroup = self.cgroup(told.cgroup, told.pid);
@@ -243,7 +243,7 @@ impl DecisionNames {
     }
 
     /// Who was passed over: how many, and the first of them.
-    fn skipped(&mut self, told: &Record, verdict: Verdict) -> (usize, Vec<Skipped>) {
+    fn skipped(&mut self, told: &DecisionRecord, verdict: Verdict) -> (usize, Vec<Skipped>) {
         let mut found: Vec<(BackendId, Skipped)> = Vec::new();
         for skipped in told.skipped.iter().take(told.skips as usize) {
             self.pass_over(&mut found, skipped.backend_id, Why::of_bits(skipped.why));

@@ -78,12 +78,12 @@ pub enum EventKind {
 
 /// The last [`KEPT`] events, and a way to wait for the next.
 pub struct EventLog {
-    ring: Mutex<Ring>,
+    ring: Mutex<RecentEvents>,
     /// Id of the newest event.
     newest: watch::Sender<u64>,
 }
 
-struct Ring {
+struct RecentEvents {
     events: VecDeque<Arc<Event>>,
     capacity: usize,
     /// Events up to this id are not held: dropped here, or told by an earlier agent.
@@ -110,7 +110,7 @@ impl EventLog {
     /// that events may be missing.
     pub fn new(capacity: usize) -> Self {
         let gone = micros(Timestamp::now());
-        let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), gone, newest: gone };
+        let ring = RecentEvents { events: VecDeque::new(), capacity: capacity.max(1), gone, newest: gone };
         Self { ring: Mutex::new(ring), newest: watch::Sender::new(gone) }
     }
 
@@ -163,7 +163,7 @@ impl EventLog {
         }
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+    fn ring(&self) -> MutexGuard<'_, RecentEvents> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

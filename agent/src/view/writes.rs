@@ -10,16 +10,16 @@ use crate::{
 
 /// What a change would write. What leaves with it has its name in the state before.
 pub fn lines<'a>(ops: impl IntoIterator<Item = &'a MapOp>, before: &State, after: &State) -> Vec<String> {
-    let names = Names { before, after };
+    let names = NamedWrites { before, after };
     ops.into_iter().map(|op| names.line(op)).collect()
 }
 
-struct Names<'a> {
+struct NamedWrites<'a> {
     before: &'a State,
     after: &'a State,
 }
 
-impl Names<'_> {
+impl NamedWrites<'_> {
     fn line(&self, op: &MapOp) -> String {
         let state = |closed: u32| if closed == 0 { "open" } else { "closed" };
         match op {

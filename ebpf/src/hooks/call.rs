@@ -11,12 +11,12 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use sluice_common::{
-    pick::Client,
+    pick::ClientIdentity,
     tables::{Endpoint, MAPPED, is_mapped},
     verdict::Program,
 };
 
-use crate::{lookup::Caller, storage::bypass_mark};
+use crate::{lookup::Requester, storage::bypass_mark};
 
 const AF_INET: u32 = 2;
 /// 127.0.0.1 in network byte order.
@@ -185,14 +185,14 @@ impl<F: Family> Call<F> {
     }
 }
 
-impl<F: Family> Caller for Call<F> {
+impl<F: Family> Requester for Call<F> {
     #[inline(always)]
     fn reaches(&self, address: &[u32; 4]) -> bool {
         F::reaches(address)
     }
 
     #[inline(always)]
-    fn client(&self) -> Client {
+    fn client(&self) -> ClientIdentity {
         let socket = self.socket();
         // SAFETY: helpers on the context; the socket of a call is never null.
         unsafe {
@@ -208,7 +208,11 @@ impl<F: Family> Caller for Call<F> {
                     ptr::read_volatile(&raw const (*words)[3]),
                 ]
             };
-            Client { netns: bpf_get_netns_cookie(self.context().cast()), cgroup: bpf_get_current_cgroup_id(), source }
+            ClientIdentity {
+                netns: bpf_get_netns_cookie(self.context().cast()),
+                cgroup: bpf_get_current_cgroup_id(),
+                source,
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use sluice_common::{
-    records::{Connection, Phase},
+    records::{ConnectionRecord, Phase},
     tables::{Endpoint, UDP},
     verdict::Verdict,
 };
@@ -56,7 +56,7 @@ fn decide<F: Family>(
 fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choice: &Choice) -> bool {
     // SAFETY: helper without arguments.
     let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let mut record = Connection::picked(frontend, choice.backend, service_id, choice.id, pid, choice.time);
+    let mut record = ConnectionRecord::picked(frontend, choice.backend, service_id, choice.id, pid, choice.time);
     let stored = connection_or(call.socket(), &mut record);
     if stored.is_null() {
         return false;

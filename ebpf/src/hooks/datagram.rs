@@ -9,14 +9,14 @@ use core::ptr;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use sluice_common::{
     pick::open,
-    records::{Connection, FLOW_IDLE, Flow, FlowKey},
+    records::{ConnectionRecord, FLOW_IDLE, Flow, FlowKey},
     tables::Endpoint,
     verdict::Verdict,
 };
 
 use super::call::{Call, Family};
 use crate::{
-    lookup::{Choice, Kernel, Observer, choose, service_of},
+    lookup::{Choice, KernelTables, Observer, choose, service_of},
     storage::{FLOWS, connection, connection_or},
 };
 
@@ -88,13 +88,13 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
 /// The record of a connected socket that sends to the frontend it is connected to. It keeps its backend, zeroed or not,
 /// as send() does without asking: the kernel gives a connected socket the answers of that one peer only.
 #[inline(always)]
-fn connected<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static Connection> {
+fn connected<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static ConnectionRecord> {
     let stored = connection(call.socket());
     if stored.is_null() {
         return None;
     }
     // SAFETY: storage of a socket that this call holds.
-    let connection: &'static Connection = unsafe { &*stored };
+    let connection: &'static ConnectionRecord = unsafe { &*stored };
     (connection.asked_for(frontend) && connection.is_open() && is_connected(call)).then_some(connection)
 }
 
@@ -108,7 +108,7 @@ fn is_connected<F: Family>(call: &Call<F>) -> bool {
 /// Whether the flow's backend is open and still is what it was when the flow began.
 #[inline(always)]
 fn is_same_and_open(flow: &Flow) -> bool {
-    open(&Kernel, flow.backend_id).is_some_and(|backend| {
+    open(&KernelTables, flow.backend_id).is_some_and(|backend| {
         backend.port == flow.port
             && backend.address[3] == flow.address[3]
             && backend.address[2] == flow.address[2]
@@ -128,7 +128,7 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         padding2: 0,
         last: choice.time,
     };
-    let mut initial = Connection {
+    let mut initial = ConnectionRecord {
         frontend: [0; 4],
         backend: [0; 4],
         frontend_port: 0,

@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::{SockContext, SockOpsContext},
 };
 use sluice_common::{
-    records::{Connection, Member, Phase},
-    tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS, Failure, MAPPED, TCP, is_mapped},
+    records::{ConnectionRecord, KernelMember, Phase},
+    tables::{CONNECT_BUCKETS, ConnectionFailure, Counters, DURATION_BUCKETS, MAPPED, TCP, is_mapped},
     verdict::{Program, Verdict},
 };
 
@@ -112,7 +112,7 @@ pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
 /// Counts the end of a connection that nobody saw, beside the verdict of the program that finds it. One that never sent its SYN, because the kernel found no route or
 /// another program said no, is counted as unreachable, and held against nobody: the backend never heard of it.
 #[inline(always)]
-pub fn settle(program: Program, stored: *mut Connection) {
+pub fn settle(program: Program, stored: *mut ConnectionRecord) {
     // SAFETY: the callers pass storage of a socket that they hold.
     let record = unsafe { &mut *stored };
     if record.protocol == 0 || record.phase == Phase::Ended as u8 || record.phase == Phase::New as u8 {
@@ -125,7 +125,7 @@ pub fn settle(program: Program, stored: *mut Connection) {
         // SAFETY: a live map value.
         add(unsafe { &raw mut (*counters).opened }, 1);
         record.phase = Phase::Ended as u8;
-        fail(counters, Failure::Unreachable);
+        fail(counters, ConnectionFailure::Unreachable);
         count(program, Verdict::Failed);
     } else {
         count(program, Verdict::Recovered);
@@ -139,7 +139,7 @@ pub fn settle(program: Program, stored: *mut Connection) {
 fn opened(
     ctx: &SockOpsContext,
     ops: &bpf_sock_ops,
-    connection: &mut Connection,
+    connection: &mut ConnectionRecord,
     counters: *mut Counters,
 ) -> Option<Verdict> {
     // A record of an earlier connect() that failed before its SYN: this SYN goes elsewhere.
@@ -156,7 +156,7 @@ fn opened(
 }
 
 #[inline(always)]
-fn goes_to_backend(ops: &bpf_sock_ops, connection: &Connection) -> bool {
+fn goes_to_backend(ops: &bpf_sock_ops, connection: &ConnectionRecord) -> bool {
     // The context keeps the port in the upper half. It has the IPv4 address of mapped ones too.
     let port = (ops.remote_port >> 16) as u16;
     if is_mapped(&connection.backend) {
@@ -166,7 +166,7 @@ fn goes_to_backend(ops: &bpf_sock_ops, connection: &Connection) -> bool {
 }
 
 #[inline(always)]
-fn established(ops: &bpf_sock_ops, connection: &mut Connection, counters: *mut Counters) -> Option<Verdict> {
+fn established(ops: &bpf_sock_ops, connection: &mut ConnectionRecord, counters: *mut Counters) -> Option<Verdict> {
     if connection.phase != Phase::Opened as u8 {
         return None;
     }
@@ -197,15 +197,15 @@ fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
 }
 
 #[inline(always)]
-fn end(connection: &mut Connection, counters: *mut Counters, error: i32) -> Option<Verdict> {
+fn end(connection: &mut ConnectionRecord, counters: *mut Counters, error: i32) -> Option<Verdict> {
     let phase = connection.phase;
     connection.phase = Phase::Ended as u8;
     if phase == Phase::Opened as u8 {
         let reason = match error {
-            ECONNREFUSED | ECONNRESET => Failure::Refused,
-            ETIMEDOUT => Failure::TimedOut,
-            EHOSTUNREACH | ENETUNREACH => Failure::Unreachable,
-            _ => Failure::Abandoned,
+            ECONNREFUSED | ECONNRESET => ConnectionFailure::Refused,
+            ETIMEDOUT => ConnectionFailure::TimedOut,
+            EHOSTUNREACH | ENETUNREACH => ConnectionFailure::Unreachable,
+            _ => ConnectionFailure::Abandoned,
         };
         fail(counters, reason);
         streaks::failed(connection, reason);
@@ -237,7 +237,7 @@ fn is_reset(error: i32) -> bool {
 
 /// Counts a connection that was not established.
 #[inline(always)]
-fn fail(counters: *mut Counters, reason: Failure) {
+fn fail(counters: *mut Counters, reason: ConnectionFailure) {
     // SAFETY: a live map value, an index below its length.
     add(unsafe { (&raw mut (*counters).failed).cast::<u64>().add(reason as usize) }, 1);
 }
@@ -253,7 +253,7 @@ fn is_early_reset(ops: &bpf_sock_ops, error: i32) -> bool {
 fn error_of(socket: *mut bpf_sock) -> i32 {
     // SAFETY: the helper checks the socket.
     let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(socket.cast()) }.cast();
-    if tcp.is_null() { 0 } else { socket::read(tcp, Member::SkErr) }
+    if tcp.is_null() { 0 } else { socket::read(tcp, KernelMember::SkErr) }
 }
 
 #[inline(always)]

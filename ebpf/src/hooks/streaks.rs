@@ -6,9 +6,9 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use sluice_common::{
-    records::Connection,
+    records::ConnectionRecord,
     streak::{FailureStreak, Signal, SignalKind},
-    tables::{Counters, Failure},
+    tables::{ConnectionFailure, Counters},
 };
 
 use crate::{
@@ -22,7 +22,8 @@ pub fn answers(counters: *mut Counters) -> u32 {
     // SAFETY: a live map value, aligned words.
     unsafe {
         let established = ptr::read_volatile(&raw const (*counters).established);
-        let refused = ptr::read_volatile((&raw const (*counters).failed).cast::<u64>().add(Failure::Refused as usize));
+        let refused =
+            ptr::read_volatile((&raw const (*counters).failed).cast::<u64>().add(ConnectionFailure::Refused as usize));
         established.wrapping_add(refused) as u32
     }
 }
@@ -43,16 +44,16 @@ pub fn established(backend_id: u32) {
 
 /// A connection was not established.
 #[inline(always)]
-pub fn failed(connection: &Connection, reason: Failure) {
+pub fn failed(connection: &ConnectionRecord, reason: ConnectionFailure) {
     let backend_id = connection.backend_id;
     let Some(streak) = STREAKS.get_ptr_mut(backend_id) else {
         return;
     };
     match reason {
-        Failure::Refused => answered(streak),
-        Failure::TimedOut | Failure::Unreachable => {}
+        ConnectionFailure::Refused => answered(streak),
+        ConnectionFailure::TimedOut | ConnectionFailure::Unreachable => {}
         // Says more of the caller than of the backend; the SYNs that it sent again have counted.
-        Failure::Abandoned => return,
+        ConnectionFailure::Abandoned => return,
     }
     if is_old(connection, streak) {
         return;
@@ -69,7 +70,7 @@ pub fn failed(connection: &Connection, reason: Failure) {
 
 /// A SYN had to be sent again.
 #[inline(always)]
-pub fn unanswered(connection: &Connection, counters: *mut Counters) {
+pub fn unanswered(connection: &ConnectionRecord, counters: *mut Counters) {
     let Some(streak) = STREAKS.get_ptr_mut(connection.backend_id) else {
         return;
     };
@@ -122,7 +123,7 @@ pub fn closed(backend_id: u32, is_early: bool) {
 
 /// Whether it was begun before the streaks began anew: what becomes of it says nothing of the backend as it is now.
 #[inline(always)]
-fn is_old(connection: &Connection, streak: *mut FailureStreak) -> bool {
+fn is_old(connection: &ConnectionRecord, streak: *mut FailureStreak) -> bool {
     // SAFETY: the callers pass a live map value; an aligned word.
     connection.since < unsafe { ptr::read_volatile(&raw const (*streak).restarted) }
 }

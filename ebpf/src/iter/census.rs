@@ -5,7 +5,7 @@ use core::{ffi::c_void, mem::zeroed};
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock};
 use sluice_common::{
-    records::{CensusRow, Connection, Member},
+    records::{CensusRow, ConnectionRecord, KernelMember},
     tables::TCP,
 };
 
@@ -31,7 +31,7 @@ pub fn census_udp(ctx: *mut Sockets) -> i32 {
 }
 
 #[inline(always)]
-fn write(seq: *mut c_void, found: *mut c_void, record: &Connection) -> i32 {
+fn write(seq: *mut c_void, found: *mut c_void, record: &ConnectionRecord) -> i32 {
     // SAFETY: plain integers and arrays: all zero is a value.
     let mut row: CensusRow = unsafe { zeroed() };
     // SAFETY: helpers without arguments.
@@ -50,7 +50,7 @@ fn write(seq: *mut c_void, found: *mut c_void, record: &Connection) -> i32 {
 fn describe(found: *mut c_void, row: &mut CensusRow) {
     ((row.local, row.local_port), (row.remote, row.remote_port)) = socket::ends(found);
     row.state = socket::state(found);
-    row.cookie = socket::read(found, Member::Cookie);
+    row.cookie = socket::read(found, KernelMember::Cookie);
     row.netns = socket::netns(found);
     if row.connection.protocol != TCP {
         return;

@@ -8,9 +8,9 @@ use core::{ffi::c_void, mem::transmute};
 
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use sluice_common::{
-    drain::{DEFAULT_QUIET, Doing, Draining, Inbound, Place, Remains, judge, patience},
+    drain::{DEFAULT_QUIET, Doing, Draining, Inbound, NamespaceEntry, Remains, judge, patience},
     flight::Side,
-    records::{Connection, Phase},
+    records::{ConnectionRecord, Phase},
     tables::{Endpoint, TCP, UDP},
 };
 
@@ -43,7 +43,7 @@ pub fn survey_udp(ctx: *mut Sockets) -> i32 {
 }
 
 #[inline(always)]
-fn count(found: *mut c_void, record: &Connection) -> i32 {
+fn count(found: *mut c_void, record: &ConnectionRecord) -> i32 {
     note_caller(record, found);
     let Some(remains) = remains_of(record, found) else {
         return 0;
@@ -111,7 +111,7 @@ pub fn visit_udp(ctx: *mut Sockets) -> i32 {
 /// The counts for this connection, if its backend is drained and the record is about what the socket does now. One that
 /// waits for its SYN (TCP_FASTOPEN_CONNECT) is among them.
 #[inline(always)]
-fn remains_of(record: &Connection, found: *mut c_void) -> Option<&'static mut Remains> {
+fn remains_of(record: &ConnectionRecord, found: *mut c_void) -> Option<&'static mut Remains> {
     if !record.is_open() && !(record.phase == Phase::Picked as u8 && record.protocol == TCP) {
         return None;
     }
@@ -125,7 +125,7 @@ fn remains_of(record: &Connection, found: *mut c_void) -> Option<&'static mut Re
 }
 
 #[inline(always)]
-fn look(record: &Connection, found: *mut c_void, pass: &Remains) -> (Doing, bool) {
+fn look(record: &ConnectionRecord, found: *mut c_void, pass: &Remains) -> (Doing, bool) {
     let activity = || {
         // SAFETY: the helper checks the socket.
         let tcp: *mut c_void = unsafe { bpf_skc_to_tcp_sock(found) }.cast();
@@ -209,7 +209,7 @@ fn destroy(found: *mut c_void) -> bool {
 /// Notes the caller's end of a connection that its backend is not to close: that is for the rule of the caller's side.
 /// When the table is full, this pass closes nothing that was accepted there.
 #[inline(always)]
-fn note_caller(record: &Connection, found: *mut c_void) {
+fn note_caller(record: &ConnectionRecord, found: *mut c_void) {
     if record.protocol != TCP {
         return;
     }
@@ -234,7 +234,7 @@ fn note_place(netns: u64, pid: u32) {
         // SAFETY: a live map value; only this program writes it.
         Some(place) => unsafe { (*place).closable += 1 },
         None => {
-            let _ = NAMESPACES.insert(netns, Place { pid, closable: 1 }, 0);
+            let _ = NAMESPACES.insert(netns, NamespaceEntry { pid, closable: 1 }, 0);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The steered connections of each backend, counted: no rows are written, so that the walk is one and misses nobody. (One
 //! that fills the reader's buffer is resumed by position, and that shifts when sockets go.)
 
-use sluice_common::records::{Connection, Phase};
+use sluice_common::records::{ConnectionRecord, Phase};
 
 use super::walk::{self, Records, Sockets};
 use crate::{
@@ -28,7 +28,7 @@ pub fn tally_udp(ctx: *mut Sockets) -> i32 {
 }
 
 #[inline(always)]
-fn tell(record: &Connection) -> i32 {
+fn tell(record: &ConnectionRecord) -> i32 {
     let one = match record.phase {
         phase if phase == Phase::Opened as u8 => 1,
         phase if phase == Phase::Established as u8 => 1 << 32,

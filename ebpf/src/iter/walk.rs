@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
-use sluice_common::records::Connection;
+use sluice_common::records::ConnectionRecord;
 
 use crate::storage::connection;
 
@@ -17,7 +17,7 @@ pub struct Records {
     meta: *const *mut c_void,
     map: *mut c_void,
     socket: *mut c_void,
-    value: *const Connection,
+    value: *const ConnectionRecord,
 }
 
 /// `struct bpf_iter__tcp` and `struct bpf_iter__udp`, as far as they are alike.
@@ -36,7 +36,7 @@ pub fn seq<C>(ctx: *mut C) -> *mut c_void {
 
 /// The socket and its record; `None` for those that have none, and at the end of a walk.
 #[inline(always)]
-pub fn records(ctx: *mut Records) -> Option<(*mut c_void, &'static Connection)> {
+pub fn records(ctx: *mut Records) -> Option<(*mut c_void, &'static ConnectionRecord)> {
     // SAFETY: the context lives as long as the program runs.
     let (found, value) = unsafe { ((*ctx).socket, (*ctx).value) };
     // SAFETY: the iterator holds the socket and its storage while the program runs.
@@ -45,7 +45,7 @@ pub fn records(ctx: *mut Records) -> Option<(*mut c_void, &'static Connection)> 
 
 /// As [`records`].
 #[inline(always)]
-pub fn tcp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static Connection)> {
+pub fn tcp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static ConnectionRecord)> {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     if found.is_null() {
@@ -63,7 +63,7 @@ pub fn tcp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static Connection)> {
 
 /// As [`records`].
 #[inline(always)]
-pub fn udp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static Connection)> {
+pub fn udp(ctx: *mut Sockets) -> Option<(*mut c_void, &'static ConnectionRecord)> {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     if found.is_null() {

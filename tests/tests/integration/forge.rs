@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{Backend, Counters, Endpoint, Meta, TCP};
+use sluice_common::tables::{BackendEntry, Counters, Endpoint, Meta, TCP};
 use sluice_tests::{Agent, pins};
 
 /// Ids in use are small in a test.
@@ -21,7 +21,7 @@ pub fn counters(agent: &Agent, address: &str, change: impl FnOnce(&mut Counters)
 /// The id that the tables have for the backend with this address.
 pub fn backend_id(agent: &Agent, address: &str) -> Result<u32> {
     let wanted = Endpoint::new(address.parse()?, TCP);
-    let found = pins::find::<Backend>(&map(agent, "BACKENDS"), IDS, |backend| {
+    let found = pins::find::<BackendEntry>(&map(agent, "BACKENDS"), IDS, |backend| {
         backend.address == wanted.address && backend.port == wanted.port
     });
     Ok(found.with_context(|| format!("looking for the backend {address}"))?.0)

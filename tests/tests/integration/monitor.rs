@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sluice_common::tables::{Backend, CLOSED_ZERO, Endpoint, TCP};
+use sluice_common::tables::{BackendEntry, CLOSED_ZERO, Endpoint, TCP};
 use sluice_tests::{
     Agent, Client, Load, Program, Service, agent, pins,
     system::{eventually, unique},
@@ -72,10 +72,10 @@ fn sizes(agent: &Agent) -> Result<Vec<u64>> {
 }
 
 /// Changes an entry of BACKENDS behind the agent's back.
-fn change(agent: &Agent, address: &str, change: impl FnOnce(&mut Backend)) -> Result<()> {
+fn change(agent: &Agent, address: &str, change: impl FnOnce(&mut BackendEntry)) -> Result<()> {
     let wanted = Endpoint::new(address.parse()?, TCP);
     let table = agent.bpffs().join("maps/BACKENDS");
-    let (id, _) = pins::find::<Backend>(&table, 256, |backend| backend.address == wanted.address)?;
+    let (id, _) = pins::find::<BackendEntry>(&table, 256, |backend| backend.address == wanted.address)?;
     pins::change(&table, id, change)
 }
 

@@ -5,7 +5,7 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::rates::{BackendRow, Figures, ServiceRow, View};
+use super::rates::{BackendRow, Figures, ServiceRow, TopView};
 use crate::view::status::AdminState;
 
 /// Lines at the top that do not scroll.
@@ -16,7 +16,7 @@ const BAR: usize = 20;
 const BETWEEN: usize = 12 + 2 + 5 + 2 + 7 + 2 + 8 + 2 + 10 + 2 + 8 + 2 + BAR + 2;
 
 /// The frame. The first [`HEAD`] lines are its head.
-pub fn lines(view: &View) -> Vec<Line<'static>> {
+pub fn lines(view: &TopView) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let width = view
         .services
@@ -140,7 +140,7 @@ mod tests {
     fn a_frame_is_aligned() {
         let start = Instant::now();
         let (first, second) = (snapshot(start, "n1", 100), snapshot(start + Duration::from_secs(2), "n1", 150));
-        let text = plain(&lines(&View::new(Some(&first), &second)));
+        let text = plain(&lines(&TopView::new(Some(&first), &second)));
         let expected = "\
 1 services, 1 backends   25.0 new/s   3 active   3 failed
 

@@ -23,14 +23,14 @@ use super::{
     output,
 };
 use crate::http::views::{List, ServiceView};
-use rates::{Snapshot, View};
+use rates::{Snapshot, TopView};
 
 /// Watch services and backends live
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sluice top\n  sluice top shop --interval 500ms\n  sluice top --once\n\n\
         Keys: q quits, arrows and page keys scroll. The bar is the observed share; | marks the programmed one.\n\
         Without a terminal it prints one frame and ends.")]
-pub struct Top {
+pub struct TopArguments {
     /// One service only
     service: Option<String>,
     /// Print one frame as text and end
@@ -41,13 +41,13 @@ pub struct Top {
     interval: Duration,
 }
 
-impl Top {
+impl TopArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let first = self.look(client).await?;
         if self.once || !io::stdout().is_terminal() {
             // Rates need two looks.
             tokio::time::sleep(self.interval).await;
-            let view = View::new(Some(&first), &self.look(client).await?);
+            let view = TopView::new(Some(&first), &self.look(client).await?);
             return output::print(&frame::plain(&frame::lines(&view)));
         }
         let mut terminal = ratatui::try_init().context("preparing the terminal")?;
@@ -57,7 +57,7 @@ impl Top {
     }
 
     async fn live(&self, client: &Client, first: Snapshot, terminal: &mut DefaultTerminal) -> Result<(), Failure> {
-        let mut view = View::new(None, &first);
+        let mut view = TopView::new(None, &first);
         let (mut last, mut scroll, mut trouble) = (first, 0, None);
         loop {
             let next_look = Instant::now() + self.interval;
@@ -71,7 +71,7 @@ impl Top {
             }
             match self.look(client).await {
                 Ok(snapshot) => {
-                    view = View::new(Some(&last), &snapshot);
+                    view = TopView::new(Some(&last), &snapshot);
                     (last, trouble) = (snapshot, None);
                 }
                 // An agent that is being replaced comes back.
@@ -91,7 +91,7 @@ impl Top {
     }
 }
 
-fn draw(terminal: &mut DefaultTerminal, view: &View, trouble: Option<&str>, scroll: &mut usize) -> io::Result<()> {
+fn draw(terminal: &mut DefaultTerminal, view: &TopView, trouble: Option<&str>, scroll: &mut usize) -> io::Result<()> {
     let lines = frame::lines(view);
     terminal.draw(|screen| {
         let area = screen.area();

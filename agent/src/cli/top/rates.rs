@@ -15,7 +15,7 @@ pub struct Snapshot {
 
 /// What one frame shows.
 #[derive(Debug, PartialEq)]
-pub struct View {
+pub struct TopView {
     pub services: Vec<ServiceRow>,
     pub backends: usize,
     pub totals: Figures,
@@ -49,7 +49,7 @@ pub struct Figures {
     pub failed: u64,
 }
 
-impl View {
+impl TopView {
     pub fn new(before: Option<&Snapshot>, now: &Snapshot) -> Self {
         let elapsed = before.map(|before| now.at.duration_since(before.at).as_secs_f64());
         let known: HashMap<(&str, &str), u64> = before
@@ -157,8 +157,8 @@ pub mod tests {
     fn rates_are_of_the_time_between_two_looks() {
         let start = Instant::now();
         let (first, second) = (snapshot(start, "n1", 100), snapshot(start + Duration::from_secs(2), "n1", 150));
-        assert_eq!(View::new(None, &first).totals.rate, None);
-        let view = View::new(Some(&first), &second);
+        assert_eq!(TopView::new(None, &first).totals.rate, None);
+        let view = TopView::new(Some(&first), &second);
         assert_eq!(view.totals, Figures { rate: Some(25.0), active: 3, failed: 3 });
         assert_eq!(view.services[0].backends[0].figures, Figures { rate: Some(25.0), active: 3, failed: 1 });
         assert_eq!((view.backends, view.services[0].backends[0].node.as_str()), (1, "node-1"));
@@ -169,7 +169,7 @@ pub mod tests {
         let start = Instant::now();
         let first = snapshot(start, "n1", 100);
         for (backend, new) in [("n2", 5), ("n1", 5)] {
-            let view = View::new(Some(&first), &snapshot(start + Duration::from_secs(1), backend, new));
+            let view = TopView::new(Some(&first), &snapshot(start + Duration::from_secs(1), backend, new));
             assert_eq!(view.totals.rate, None, "{backend}");
         }
     }

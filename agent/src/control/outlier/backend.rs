@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Agenda, Due, OutlierAction, SignalLimits, Totals};
+use super::{Agenda, OutlierAction, OutlierDue, SignalLimits, Totals};
 use crate::{
     control::announced::Announced,
     model::{Backend, BackendId, Ejection, HealthReport, HealthUpdate, Name, Outlier, Rule, Stage, Stamp},
@@ -157,7 +157,7 @@ impl OutlierBackend {
         let stage = self.ejection.current().as_ref();
         self.ends = stage.map(|stage| now.after(stage.since.left(stage.lasts.duration(), &now)).ns);
         if let Some(at) = self.ends {
-            agenda.timers.add(at, Due::Stage(self.id));
+            agenda.timers.add(at, OutlierDue::Stage(self.id));
         }
     }
 }

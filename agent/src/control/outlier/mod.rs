@@ -111,11 +111,11 @@ pub struct OutlierDetector {
 struct Agenda {
     actions: VecDeque<OutlierAction>,
     /// By CLOCK_BOOTTIME ns. Whether one still has a meaning is found out when its time has come.
-    timers: Timers<u64, Due>,
+    timers: Timers<u64, OutlierDue>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+enum OutlierDue {
     /// A window is over.
     Window(ServiceId),
     /// A time out or a trial is over.
@@ -162,9 +162,11 @@ impl OutlierDetector {
         let mut wanted = Vec::new();
         for due in self.agenda.timers.due(now.ns) {
             match due {
-                Due::Window(id) => wanted.extend(self.services.get(&id).into_iter().flat_map(OutlierService::backends)),
-                Due::Unanswered(backend) => wanted.push(backend),
-                Due::Stage(_) => {}
+                OutlierDue::Window(id) => {
+                    wanted.extend(self.services.get(&id).into_iter().flat_map(OutlierService::backends))
+                }
+                OutlierDue::Unanswered(backend) => wanted.push(backend),
+                OutlierDue::Stage(_) => {}
             }
         }
         wanted.sort_unstable();
@@ -176,17 +178,17 @@ impl OutlierDetector {
     fn tick(&mut self, counts: &BTreeMap<BackendId, BackendCounts>, now: Stamp) {
         while let Some((at, due)) = self.agenda.timers.take_due(now.ns) {
             match due {
-                Due::Window(id) => {
+                OutlierDue::Window(id) => {
                     if let Some(service) = self.services.get_mut(&id) {
                         service.window(at, counts, now, &mut self.agenda);
                     }
                 }
-                Due::Stage(backend) => {
+                OutlierDue::Stage(backend) => {
                     if let Some((service, agenda)) = self.owner(backend) {
                         service.stage_over(backend, at, now, agenda);
                     }
                 }
-                Due::Unanswered(backend) => {
+                OutlierDue::Unanswered(backend) => {
                     if let Some((service, agenda)) = self.owner(backend) {
                         service.still_unanswered(backend, at, counts, now, agenda);
                     }

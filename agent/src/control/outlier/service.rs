@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Agenda, BackendCounts, Due, OutlierAction, RecoveryProbe, SignalKind, SignalLimits, Streaks,
+    Agenda, BackendCounts, OutlierAction, OutlierDue, RecoveryProbe, SignalKind, SignalLimits, Streaks,
     backend::OutlierBackend,
     window::{self, WindowFigures},
 };
@@ -31,7 +31,7 @@ impl OutlierService {
     /// Without backends yet: see [`OutlierService::update`].
     pub fn new(service: &Service, rules: Arc<Outlier>, now: Stamp, agenda: &mut Agenda) -> Self {
         // The first window is only for the counts to begin with.
-        agenda.timers.add(now.ns, Due::Window(service.id));
+        agenda.timers.add(now.ns, OutlierDue::Window(service.id));
         Self {
             id: service.id,
             name: service.name.clone(),
@@ -60,7 +60,7 @@ impl OutlierService {
         let window_ends = now.after(self.rules.interval.duration()).ns;
         if window_ends < self.window_ends {
             self.window_ends = window_ends;
-            agenda.timers.add(window_ends, Due::Window(self.id));
+            agenda.timers.add(window_ends, OutlierDue::Window(self.id));
         }
         let there: BTreeSet<BackendId> = service.backends.iter().map(|backend| backend.id).collect();
         let gone: Vec<_> = self.backends.extract_if(.., |id, _| !there.contains(id)).map(|(id, _)| id).collect();
@@ -126,7 +126,7 @@ impl OutlierService {
                 let at = now.after(patience - waited).ns;
                 if backend.unanswered.is_none_or(|held| held > at) {
                     backend.unanswered = Some(at);
-                    agenda.timers.add(at, Due::Unanswered(id));
+                    agenda.timers.add(at, OutlierDue::Unanswered(id));
                 }
                 return;
             }
@@ -160,7 +160,7 @@ impl OutlierService {
             return;
         }
         self.window_ends = now.after(self.rules.interval.duration()).ns;
-        agenda.timers.add(self.window_ends, Due::Window(self.id));
+        agenda.timers.add(self.window_ends, OutlierDue::Window(self.id));
         let mut figures = Vec::new();
         for (id, held) in self.backends().filter_map(|id| Some((id, counts.get(&id)?))).collect::<Vec<_>>() {
             self.judge(id, None, &held.streaks, now, agenda);

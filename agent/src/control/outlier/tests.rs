@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    BackendCounts, Due, OutlierAction, OutlierDetector, OutlierEvent, RecoveryProbe, SignalKind, SignalLimits,
+    BackendCounts, OutlierAction, OutlierDetector, OutlierDue, OutlierEvent, RecoveryProbe, SignalKind, SignalLimits,
     StateMachine, Streaks, Totals,
 };
 use crate::model::{
@@ -659,7 +659,7 @@ fn the_clock_may_be_set() {
     detector.handle(OutlierEvent::Counted(&BTreeMap::new()), set);
     let ends = Stamp { at: set.at, ..Stamp::test(30_000) };
     assert!(detector.wanted(ends).len() >= 3);
-    let stage = Due::Stage(world.id(0));
+    let stage = OutlierDue::Stage(world.id(0));
     assert!(detector.agenda.timers.due(ends.ns).any(|due| due == stage));
     assert!(detector.agenda.timers.due(ends.ns - 1).all(|due| due != stage));
 }

@@ -28,8 +28,10 @@ fn document(name: &str, host: u8, weights: &[u32]) -> String {
 }
 
 fn changed(file: &str, documents: &[String]) -> FileEvent {
-    let documents =
-        documents.iter().flat_map(|text| parse::documents(text.as_bytes(), parse::Format::Json).unwrap()).collect();
+    let documents = documents
+        .iter()
+        .flat_map(|text| parse::documents(text.as_bytes(), parse::DocumentFormat::Json).unwrap())
+        .collect();
     FileEvent::Changed { file: file.into(), documents }
 }
 

@@ -15,7 +15,7 @@ use sluice_common::decision::{self, DecisionFilter};
 use tokio::sync::watch;
 
 use crate::{
-    engine::client::{Monitor, MonitorRequest},
+    engine::client::{MonitorHandle, MonitorRequest},
     kernel::{Observation, ObservedPrograms},
     telemetry::Instruments,
     view::{
@@ -37,7 +37,7 @@ pub struct MonitorWorker {
 
 /// The thread. It ends when everybody has let go of the other end of its channel, or when it is told.
 pub struct MonitorThread {
-    monitor: Monitor,
+    monitor: MonitorHandle,
     thread: JoinHandle<()>,
 }
 
@@ -57,12 +57,15 @@ struct Watcher {
 pub fn spawn(worker: MonitorWorker) -> Result<MonitorThread> {
     let (monitor, requests) = mpsc::channel();
     let thread = thread::Builder::new().name("monitor".into()).spawn(move || worker.run(&requests));
-    Ok(MonitorThread { monitor: Monitor(monitor), thread: thread.context("starting the thread that shows decisions")? })
+    Ok(MonitorThread {
+        monitor: MonitorHandle(monitor),
+        thread: thread.context("starting the thread that shows decisions")?,
+    })
 }
 
 impl MonitorThread {
     /// Where watchers ask.
-    pub fn monitor(&self) -> Monitor {
+    pub fn monitor(&self) -> MonitorHandle {
         self.monitor.clone()
     }
 
@@ -171,7 +174,7 @@ impl MonitorWorker {
 }
 
 /// Tells everybody who wants to know of it; returns how many could not be told.
-fn tell(names: &mut DecisionNames, watchers: &mut [Watcher], decision: &decision::Decision) -> u64 {
+fn tell(names: &mut DecisionNames, watchers: &mut [Watcher], decision: &decision::DecisionRecord) -> u64 {
     let cgroup = names.cgroup(decision.cgroup, decision.pid);
     let mut wanted =
         watchers.iter_mut().filter(|watcher| watcher.filter.fits(&watcher.own, decision, cgroup.as_deref())).peekable();

@@ -134,7 +134,7 @@ async fn a_stopped_steering_thread_is_said() {
         agent.app.handle.events().clone(),
         agent.app.handle.operations().clone(),
         agent.app.handle.instruments().clone(),
-        crate::engine::client::Monitor::absent(),
+        crate::engine::client::MonitorHandle::absent(),
     );
     let stopped = Agent { app: crate::http::App::new(handle, agent.stop.subscribe()), ..agent };
     let (status, _, answer) = stopped.put("/v1/services/shop", &shop()).await;

@@ -9,7 +9,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use sluice_common::{
-    records::{CensusRow, Connection, Phase},
+    records::{CensusRow, ConnectionRecord, Phase},
     tables::{Counters, Endpoint, TCP, UDP},
 };
 use tower::ServiceExt;
@@ -43,7 +43,7 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
     let remote = Endpoint::new(to.parse().unwrap(), protocol);
     let local = Endpoint::new("10.0.0.7:40000".parse().unwrap(), protocol);
     CensusRow {
-        connection: Connection {
+        connection: ConnectionRecord {
             frontend: frontend.address,
             backend: remote.address,
             frontend_port: frontend.port,

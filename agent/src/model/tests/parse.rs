@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Change, Document, Origin, Outcome, World};
-use crate::model::parse::{self, Format, documents, service, value};
+use crate::model::parse::{self, DocumentFormat, documents, service, value};
 
 const SHOP: &str = r#"
 apiVersion: sluice.dev/v1
@@ -23,29 +23,29 @@ spec:
 "#;
 
 fn refused(text: &str) -> String {
-    documents(text.as_bytes(), Format::Auto).unwrap_err().to_string()
+    documents(text.as_bytes(), DocumentFormat::Auto).unwrap_err().to_string()
 }
 
 #[test]
 fn documents_are_read_from_yaml_and_json_and_hash_the_same() {
     let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
     let several = format!("# a comment\n---\n{SHOP}---\n{node}---\n");
-    let parsed = documents(several.as_bytes(), Format::Auto).unwrap();
+    let parsed = documents(several.as_bytes(), DocumentFormat::Auto).unwrap();
     let keys: Vec<_> = parsed.iter().map(|parsed| parsed.document.key()).collect();
     assert_eq!(keys, ["service/shop", "node/node-1"]);
 
-    let value = value(SHOP.as_bytes(), Format::Yaml).unwrap();
+    let value = value(SHOP.as_bytes(), DocumentFormat::Yaml).unwrap();
     let json = serde_json::to_vec_pretty(&value).unwrap();
-    for format in [Format::Json, Format::Auto, Format::Yaml] {
+    for format in [DocumentFormat::Json, DocumentFormat::Auto, DocumentFormat::Yaml] {
         assert_eq!(documents(&json, format).unwrap(), parsed[..1], "{format:?}");
     }
     let braces = b"{apiVersion: sluice.dev/v1, kind: Node, metadata: {name: node-1}}";
-    assert_eq!(documents(braces, Format::Auto).unwrap(), parsed[1..]);
+    assert_eq!(documents(braces, DocumentFormat::Auto).unwrap(), parsed[1..]);
 
     let status = format!("{SHOP}status: {{generation: 7}}\n");
-    assert_eq!(documents(status.as_bytes(), Format::Yaml).unwrap(), parsed[..1]);
+    assert_eq!(documents(status.as_bytes(), DocumentFormat::Yaml).unwrap(), parsed[..1]);
     let other = SHOP.replace("weight: 95", "weight: 96");
-    assert_ne!(documents(other.as_bytes(), Format::Yaml).unwrap()[0].hash, parsed[0].hash);
+    assert_ne!(documents(other.as_bytes(), DocumentFormat::Yaml).unwrap()[0].hash, parsed[0].hash);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn what_is_no_document_is_refused() {
         let refusal = refused(text);
         assert!(refusal.contains(why) && !refusal.contains('\n'), "{text:?}: {refusal}");
     }
-    let refusal = documents(b"\xff\xfe", Format::Auto).unwrap_err().to_string();
+    let refusal = documents(b"\xff\xfe", DocumentFormat::Auto).unwrap_err().to_string();
     assert!(refusal.contains("UTF-8"), "{refusal}");
 }
 
@@ -165,7 +165,7 @@ fn address_families_must_fit() {
             "{{apiVersion: sluice.dev/v1, kind: SteeredService, metadata: {{name: shop}}, \
                  spec: {{frontends: [\"{frontend}\"], backends: [{{name: n1, address: \"{backend}\"}}]}}}}"
         );
-        let found = documents(text.as_bytes(), Format::Auto);
+        let found = documents(text.as_bytes(), DocumentFormat::Auto);
         assert_eq!(found.is_ok(), fits, "{frontend} -> {backend}: {found:?}");
     }
 }
@@ -176,7 +176,7 @@ fn limits_hold() {
         |index: usize| format!("  - {{name: b{index}, address: \"10.1.{}.{}:80\"}}\n", index / 250, index % 250 + 1);
     let head = &SHOP[..SHOP.find("  groups").unwrap()];
     let with = |count| format!("{head}  backends:\n{}", (0..count).map(backend).collect::<String>());
-    assert!(documents(with(10_000).as_bytes(), Format::Yaml).is_ok());
+    assert!(documents(with(10_000).as_bytes(), DocumentFormat::Yaml).is_ok());
     assert_eq!(refused(&with(10_001)), "spec.backends: 10001 backends; a service has at most 10000");
 
     let frontends: Vec<_> = (1..=65).map(|port| format!("\"10.9.0.1:{port}\"")).collect();
@@ -186,21 +186,21 @@ fn limits_hold() {
     assert!(refused(&SHOP.replace(from, "")).starts_with("spec.frontends: a service needs at least one"));
 
     let node = "---\napiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
-    assert_eq!(documents(node.repeat(10_000).as_bytes(), Format::Yaml).unwrap().len(), 10_000);
-    assert!(documents(node.repeat(10_002).as_bytes(), Format::Yaml).is_err());
+    assert_eq!(documents(node.repeat(10_000).as_bytes(), DocumentFormat::Yaml).unwrap().len(), 10_000);
+    assert!(documents(node.repeat(10_002).as_bytes(), DocumentFormat::Yaml).is_err());
     let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
-    assert!(documents(deep.as_bytes(), Format::Auto).is_err());
+    assert!(documents(deep.as_bytes(), DocumentFormat::Auto).is_err());
 }
 
 #[test]
 fn one_document_is_wanted_where_one_is() {
     let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
-    assert!(service(SHOP.as_bytes(), Format::Yaml).is_ok());
-    assert_eq!(service(node.as_bytes(), Format::Yaml).unwrap_err().field.as_deref(), Some("kind"));
-    assert!(parse::node(node.as_bytes(), Format::Yaml).is_ok());
+    assert!(service(SHOP.as_bytes(), DocumentFormat::Yaml).is_ok());
+    assert_eq!(service(node.as_bytes(), DocumentFormat::Yaml).unwrap_err().field.as_deref(), Some("kind"));
+    assert!(parse::node(node.as_bytes(), DocumentFormat::Yaml).is_ok());
     let two = format!("{node}---\n{SHOP}");
-    assert!(service(two.as_bytes(), Format::Yaml).unwrap_err().message.contains("2 documents"));
-    let refusal = documents(two.replace(":8080", ":0").as_bytes(), Format::Yaml).unwrap_err();
+    assert!(service(two.as_bytes(), DocumentFormat::Yaml).unwrap_err().message.contains("2 documents"));
+    let refusal = documents(two.replace(":8080", ":0").as_bytes(), DocumentFormat::Yaml).unwrap_err();
     assert_eq!((refusal.document, refusal.field.as_deref()), (Some(2), Some("spec.backends[0].address")));
     assert!(refusal.to_string().starts_with("document 2: spec.backends[0].address: "), "{refusal}");
 }
@@ -218,7 +218,7 @@ proptest! {
             let at = at.min(text.len().saturating_sub(1));
             text.replace_range(at..at + 1, what.as_deref().unwrap_or(""));
         }
-        match documents(text.as_bytes(), Format::Auto) {
+        match documents(text.as_bytes(), DocumentFormat::Auto) {
             Err(refusal) => prop_assert!(!refusal.to_string().contains('\n'), "{}", refusal),
             Ok(parsed) => for parsed in parsed {
                 let Document::Service(document) = parsed.document else { continue };

@@ -113,7 +113,7 @@ fn zeroing_a_node_of_many_services_is_quick() {
 #[test]
 #[ignore = "prints measurements: run with --release -- --ignored --nocapture"]
 fn measurements_of_large_files() {
-    use crate::model::parse::{Format, documents};
+    use crate::model::parse::{DocumentFormat, documents};
     let mut world = World::new();
     let backend =
         |k: u32| json!({"name": format!("backend-{k}"), "address": format!("10.1.{}.{}:80", k / 250, k % 250 + 1)});
@@ -134,7 +134,7 @@ fn measurements_of_large_files() {
         let json: String = values.iter().map(|value| value.to_string() + "\n").collect();
         let yaml: String =
             values.iter().map(|value| format!("---\n{}", serde_saphyr::to_string(value).unwrap())).collect();
-        for (format, text) in [(Format::Json, json), (Format::Yaml, yaml)] {
+        for (format, text) in [(DocumentFormat::Json, json), (DocumentFormat::Yaml, yaml)] {
             let time = measured(3, || drop(documents(text.as_bytes(), format).unwrap()));
             println!("reading {what}, {format:?}, {:.1} MB: {} ms", text.len() as f64 / 1e6, time / 1000);
         }

@@ -8,7 +8,7 @@ use super::{node_yaml, yaml};
 use crate::{
     model::{
         Change, Origin, State,
-        parse::{self, ContentHash, Format},
+        parse::{self, ContentHash, DocumentFormat},
         tests::{LIMITS, at, delete, force, name, patch_backend, put, shop},
     },
     source::{
@@ -25,7 +25,7 @@ struct Scene {
 }
 
 fn changed(file: &str, documents: &[String]) -> FileEvent {
-    let documents = parse::documents(documents.join("---\n").as_bytes(), Format::Yaml).unwrap();
+    let documents = parse::documents(documents.join("---\n").as_bytes(), DocumentFormat::Yaml).unwrap();
     FileEvent::Changed { file: file.into(), documents }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use sluice_common::{
-    drain::{Doing, Draining, Inbound, Place, Remains, judge},
+    drain::{Doing, Draining, Inbound, NamespaceEntry, Remains, judge},
     records::CensusRow,
     tables::{Endpoint, TCP},
 };
@@ -159,7 +159,7 @@ impl Looker {
     }
 
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
-    fn visit(&mut self, places: Vec<(u64, Place)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
+    fn visit(&mut self, places: Vec<(u64, NamespaceEntry)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
         let (known, hidden) = Namespace::of_processes(cgroups::processes(&self.cgroup));
         if hidden > 0 {
@@ -168,7 +168,7 @@ impl Looker {
                  ids (hostPID)"
             ));
         }
-        let mut places: BTreeMap<u64, Place> = places.into_iter().collect();
+        let mut places: BTreeMap<u64, NamespaceEntry> = places.into_iter().collect();
         let mut wanted = Vec::new();
         for (namespace, home) in known.iter().zip(self.namespaces.of(&known, &addresses, look.thorough)) {
             match home.map(|home| (home, places.remove(&home.cookie).is_some())) {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     ProbedBackend, Scheduler, TICK,
-    timers::{Due, Wake, within},
+    timers::{ProbeDue, Wake, within},
 };
 use crate::{
     control::{
@@ -124,7 +124,7 @@ impl Scheduler {
             if waiting <= AT_ONCE { Duration::ZERO } else { APART * u32::try_from(waiting).unwrap_or(u32::MAX) };
         for NewBackend { backend, epoch, period, serves } in new {
             let at = now + within(if *serves { *period } else { spread.min(*period) });
-            self.timers.add(at, Due { backend: *backend, epoch: *epoch, wake: Wake::Probe });
+            self.timers.add(at, ProbeDue { backend: *backend, epoch: *epoch, wake: Wake::Probe });
         }
     }
 
@@ -156,7 +156,7 @@ impl Scheduler {
         self.epoch += 1;
         let (backend, epoch) = (backend.id, self.epoch);
         self.leases.insert(backend, Lease { epoch, report: report.clone(), lapsed: false });
-        self.timers.add(Instant::now(), Due { backend, epoch, wake: Wake::Lease });
+        self.timers.add(Instant::now(), ProbeDue { backend, epoch, wake: Wake::Lease });
     }
 
     /// Tells the engine of a lease that is over.
@@ -169,7 +169,7 @@ impl Scheduler {
             let report = HealthReport::Report(Some(lease.report.lapsed()));
             return self.send(HealthUpdate { backend, report });
         }
-        self.timers.add(Instant::now() + left.min(LATENESS).max(TICK), Due { backend, epoch, wake: Wake::Lease });
+        self.timers.add(Instant::now() + left.min(LATENESS).max(TICK), ProbeDue { backend, epoch, wake: Wake::Lease });
     }
 }
 

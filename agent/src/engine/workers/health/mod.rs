@@ -36,7 +36,7 @@ use crate::{
     view::published::Published,
 };
 use follow::Lease;
-use timers::{Due, Lane, Wake, about};
+use timers::{Lane, ProbeDue, Wake, about};
 
 /// Time for which updates are gathered, and the same while many come: each change is saved, and whoever waits for a
 /// probe has waited for seconds.
@@ -84,7 +84,7 @@ struct Scheduler {
     leases: HashMap<BackendId, Lease>,
     /// Backends that others probe now, and whose reason this agent has cleared.
     released: HashSet<BackendId>,
-    timers: Timers<Instant, Due>,
+    timers: Timers<Instant, ProbeDue>,
     connections: Lane,
     hooks: Lane,
     results: mpsc::UnboundedSender<EndedProbe>,
@@ -175,7 +175,7 @@ impl Scheduler {
         let now = Instant::now();
         if now >= self.looked + TICK {
             self.looked = now;
-            while let Some((_, Due { backend, epoch, wake })) = self.timers.take_due(now) {
+            while let Some((_, ProbeDue { backend, epoch, wake })) = self.timers.take_due(now) {
                 match wake {
                     Wake::Lease => self.check_lease(backend, epoch),
                     Wake::Probe => self.start(backend, epoch),
@@ -232,7 +232,7 @@ impl Scheduler {
         let Some(probed) = self.probed.get(&backend).filter(|probed| probed.epoch == epoch) else { return };
         let period = probed.subject.readiness.period.duration();
         let next = (started + about(period)).max(Instant::now());
-        self.timers.add(next, Due { backend, epoch, wake: Wake::Probe });
+        self.timers.add(next, ProbeDue { backend, epoch, wake: Wake::Probe });
         self.track(backend, ReadinessEvent::Probed(found));
     }
 
@@ -250,7 +250,7 @@ impl Scheduler {
         if let Some(left) = probed.tracker.time_left(now).filter(|_| !probed.delaying) {
             probed.delaying = true;
             // The clock of the delay goes on while the host sleeps, that of the timers does not: never too early.
-            let due = Due { backend, epoch: probed.epoch, wake: Wake::Delay };
+            let due = ProbeDue { backend, epoch: probed.epoch, wake: Wake::Delay };
             self.timers.add(Instant::now() + left.max(TICK), due);
         }
         for reason in probed.tracker.actions() {

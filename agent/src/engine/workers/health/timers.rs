@@ -6,7 +6,7 @@ use crate::model::BackendId;
 
 /// What a timer of a backend is for. One of another epoch is of another configuration, and means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Due {
+pub struct ProbeDue {
     pub backend: BackendId,
     pub epoch: u64,
     pub wake: Wake,

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use sluice_common::{
     streak::{FailureStreak, Signal},
-    tables::{Counters, Failure},
+    tables::{ConnectionFailure, Counters},
 };
 
 use super::StreakSource;
@@ -52,7 +52,7 @@ impl StreakSource for KernelStreaks {
 fn counts(counters: &Counters, streak: &FailureStreak, now: u64) -> BackendCounts {
     let FailureStreak { failures, early_resets, unanswered_since, early_resets_total, .. } = *streak;
     // What was unreachable may never have left the caller's host.
-    let failed = [Failure::Refused, Failure::TimedOut];
+    let failed = [ConnectionFailure::Refused, ConnectionFailure::TimedOut];
     BackendCounts {
         streaks: streaks(failures, early_resets, unanswered_since, now),
         totals: Totals {

@@ -104,7 +104,7 @@ fn read(source: &str) -> Result<BTreeMap<String, Family>> {
     while let Some(line) = lines.next() {
         if let Some(text) = line.strip_prefix("//") {
             comment = format!("{comment} {}", text.trim());
-        } else if line.starts_with("pub const ") && line.contains(": Family") {
+        } else if line.starts_with("pub const ") && line.contains(": MetricFamily") {
             let mut item = line.to_owned();
             while !item.ends_with(';') {
                 item += lines.next().context("a family without an end")?;
