@@ -1,5 +1,5 @@
-//! What may import what: a layer knows itself and those below it. The test follows the modules from `lib.rs` as the
-//! compiler does, without what is compiled for tests alone.
+//! What may import what: a layer knows itself and those below it. And no two types share a name. The tests follow the
+//! modules of a crate as the compiler does, without what is compiled for tests alone.
 
 use std::{fs, path::Path};
 
@@ -50,6 +50,8 @@ struct Reader {
     imports: Vec<Import>,
     /// Modules whose text is in another file.
     declared: Vec<Vec<String>>,
+    /// Names of structures, enumerations and traits.
+    types: Vec<String>,
 }
 
 impl Reader {
@@ -61,6 +63,12 @@ impl Reader {
             at += match token {
                 TokenTree::Punct(_) if is_test_only(rest) => item_length(rest),
                 TokenTree::Ident(word) if word == "mod" => self.module(module, rest),
+                TokenTree::Ident(word) if ["struct", "enum", "trait", "union"].iter().any(|kind| word == kind) => {
+                    if let Some(TokenTree::Ident(name)) = rest.get(1) {
+                        self.types.push(name.to_string());
+                    }
+                    1
+                }
                 TokenTree::Ident(word) if word == "crate" || word == "super" => self.path(module, module.len(), rest),
                 TokenTree::Group(group) => {
                     self.read(module, group.stream());
@@ -126,16 +134,17 @@ fn item_length(tokens: &[TokenTree]) -> usize {
     tokens.iter().position(is_end).map_or(tokens.len(), |end| end + 1)
 }
 
-/// Everything that the modules of the crate import, and how many modules these are.
-fn read_crate() -> (Vec<Import>, usize) {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// Everything in the modules of a crate beside this one, and how many modules these are.
+fn read_crate(name: &str) -> (Reader, usize) {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(name).join("src");
     let mut reader = Reader::default();
     let mut modules = 0;
     let mut next = Some(Vec::new());
     while let Some(module) = next {
         let place = module.iter().fold(sources.clone(), |place, name| place.join(name));
         let file = match module.as_slice() {
-            [] => place.join("lib.rs"),
+            [] if place.join("lib.rs").exists() => place.join("lib.rs"),
+            [] => place.join("main.rs"),
             _ if place.with_extension("rs").exists() => place.with_extension("rs"),
             _ => place.join("mod.rs"),
         };
@@ -144,17 +153,27 @@ fn read_crate() -> (Vec<Import>, usize) {
         modules += 1;
         next = reader.declared.pop();
     }
-    (reader.imports, modules)
+    (reader, modules)
 }
 
 #[test]
 fn no_layer_imports_a_higher_one() {
-    let (imports, modules) = read_crate();
+    let (Reader { imports, .. }, modules) = read_crate("agent");
     assert!(modules > LAYERS.len() && imports.len() > modules, "{modules} modules with {} imports", imports.len());
     let upward = imports.iter().filter(|import| import.is_upward());
     let upward: Vec<String> =
         upward.map(|Import { by, line, layer }| format!("{}, line {line}, imports {layer}", by.join("::"))).collect();
     assert!(upward.is_empty(), "the order is {LAYERS:?}:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut types: Vec<String> = ["agent", "common", "ebpf"].iter().flat_map(|name| read_crate(name).0.types).collect();
+    // The same thing in a document and in a table.
+    types.retain(|name| name != "Balance");
+    types.sort_unstable();
+    let twice: Vec<_> = types.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
+    assert!(types.len() > 400 && twice.is_empty(), "of {} types, these share a name: {twice:?}", types.len());
 }
 
 #[test]

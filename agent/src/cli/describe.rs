@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     http::views::{BackendView, NodeView, ServiceView},
-    model::Stage,
+    model::{Stage, words::plural},
     view::{
         health::Reason,
-        operations::{Operation, plural},
+        operations::Operation,
         proof::ZeroStatus,
         status::{BackendStatus, ServiceStatus},
     },

@@ -18,8 +18,8 @@ use super::{
     zero::{Terms, insist, path},
 };
 use crate::{
-    model::{self, CloseInbound, IdleClose, OnDeadline, OperationPhase, Target, quiet},
-    view::operations::{Operation, Remaining, plural},
+    model::{self, CloseInbound, IdleClose, OnDeadline, OperationPhase, Target, quiet, words::plural},
+    view::operations::{Operation, Remaining},
 };
 
 /// Empty a node or a backend: no new connections, requests in flight are waited for, idle connections closed
@@ -51,7 +51,7 @@ pub struct DrainArguments {
     close_inbound: Option<CloseInbound>,
     /// Return when no new connection comes, or when nothing is left [default: zeroed]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "zeroed|drained")]
-    wait: Option<WaitFor>,
+    wait: Option<DrainWait>,
     /// With --wait drained: wait no longer than this, 0s to look once; the drain goes on [default: until the drain ends]
     #[arg(long, value_name = "TIME", value_parser = patience)]
     timeout: Option<String>,
@@ -65,7 +65,7 @@ pub struct DrainArguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum WaitFor {
+enum DrainWait {
     Zeroed,
     Drained,
 }
@@ -84,7 +84,7 @@ impl DrainArguments {
             None => client.post(&path, &self.request()).await,
         }
         .map_err(insist)?;
-        if self.wait != Some(WaitFor::Drained) {
+        if self.wait != Some(DrainWait::Drained) {
             if self.output.print(&started)? {
                 return Ok(());
             }
@@ -119,7 +119,7 @@ impl DrainArguments {
 
     fn check(&self) -> Result<(), Failure> {
         let usage = |why: &str| Err(Failure::Usage(why.to_owned()));
-        if self.timeout.is_some() && self.wait != Some(WaitFor::Drained) {
+        if self.timeout.is_some() && self.wait != Some(DrainWait::Drained) {
             return usage("--timeout ends a wait: it needs --wait drained");
         }
         if self.idle_close.zip(self.close_inbound).is_some_and(|(idle, inbound)| idle.rules_out(inbound)) {

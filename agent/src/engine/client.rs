@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     kernel::{readings::Readings, sockets::Census},
-    model::{BackendId, Change, DrainEnd, HealthUpdate, Name, Outcome, Refusal, State, Target},
+    model::{BackendId, Change, Drain, DrainEnd, HealthUpdate, Name, Outcome, Refusal, State, Target},
     plan::Retired,
     source::files::FileEvent,
     telemetry::Instruments,
@@ -87,6 +87,8 @@ pub enum DrainEndAck {
 #[derive(Clone, Debug)]
 pub struct DrainEnded {
     pub target: Target,
+    /// On these terms: on others it has not ended.
+    pub drain: Drain,
     /// As it is then, but for the time.
     pub operation: Operation,
     pub end: DrainEnd,

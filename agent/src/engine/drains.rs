@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 
 use super::{
     client::{ChangeError, DrainEndAck, DrainEnded},
-    event_loop::{Engine, RETRY},
+    event_loop::Engine,
     requests::Next,
+    retry::Retry,
     transaction::{OnFailure, Proposal},
 };
 use crate::{
@@ -43,8 +44,7 @@ pub(super) struct DeferredWrites {
     moved: BTreeSet<String>,
     /// Requests that came before these.
     ahead: u32,
-    /// Not before this, because the last try failed.
-    put_off: Option<Instant>,
+    retry: Retry,
 }
 
 impl DeferredWrites {
@@ -64,23 +64,18 @@ impl DeferredWrites {
 
     /// Whether there is something to do now.
     pub fn is_due(&self, now: Instant) -> bool {
-        !self.is_empty() && self.put_off.is_none_or(|until| until <= now)
+        !self.is_empty() && self.put_off().is_none_or(|until| until <= now)
     }
 
     /// When there is something to do, if that is later.
     pub fn put_off(&self) -> Option<Instant> {
-        self.put_off.filter(|_| !self.is_empty())
+        self.retry.at().filter(|_| !self.is_empty())
     }
 
     /// Another request comes first. Returns whether that has happened too often by now.
     pub fn gives_way(&mut self) -> bool {
         self.ahead += u32::from(self.is_due(Instant::now()));
         self.ahead > AHEAD
-    }
-
-    /// The last try failed: the next one has time.
-    fn put_off_until(&mut self, until: Instant) {
-        self.put_off = Some(until);
     }
 }
 
@@ -165,11 +160,14 @@ impl<M: DataPlane> Engine<M> {
     /// Does some of what drains have left for later. What the kernel or the disk refuses stays, and is tried again.
     pub(super) fn catch_up(&mut self) {
         self.later.ahead = 0;
-        self.later.put_off = None;
+        self.later.retry.begins();
         if self.later.ended.is_empty() {
             self.keep_moved();
         } else {
             self.note_ends();
+        }
+        if !self.later.retry.is_pending() {
+            self.later.retry.succeeded();
         }
     }
 
@@ -178,11 +176,10 @@ impl<M: DataPlane> Engine<M> {
         let now = Timestamp::now();
         let mut ended = Vec::new();
         while ended.len() < AT_ONCE
-            && let Some((id, (mut one, waiting))) = self.later.ended.pop_first()
+            && let Some((_, (mut one, waiting))) = self.later.ended.pop_first()
         {
-            // It may have been restored, drained anew or put off while this was on its way.
-            let lasting = self.lasting(&one.target).filter(|drain| Some(drain.deadline) == one.operation.deadline);
-            if lasting.is_some_and(|drain| drain.operation == id) {
+            // It may have been restored, drained anew or on other terms while this was on its way.
+            if self.lasting(&one.target) == Some(&one.drain) {
                 one.operation.finished_at = Some(now);
                 ended.push((one, waiting));
             } else {
@@ -195,10 +192,10 @@ impl<M: DataPlane> Engine<M> {
         if let Err(error) = self.end_drains(ended.iter().map(|(one, _)| one)) {
             tracing::warn!(%error, "the ends of {} drains cannot be noted yet", ended.len());
             self.later.ended.extend(ended.into_iter().map(|(one, waiting)| (one.operation.id.clone(), (one, waiting))));
-            return self.later.put_off_until(Instant::now() + RETRY);
+            return self.later.retry.failed();
         }
         self.publish();
-        for (DrainEnded { target, operation, end }, waiting) in ended {
+        for (DrainEnded { target, operation, end, .. }, waiting) in ended {
             self.instruments.drained(now.duration_since(operation.started_at).try_into().unwrap_or_default());
             let kind = match end {
                 DrainEnd::Drained => EventKind::Drained,
@@ -262,7 +259,7 @@ impl<M: DataPlane> Engine<M> {
         if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &records, ..Batch::default() }) {
             tracing::warn!("the progress of {} operations is saved later: {error:#}", records.len());
             self.later.moved.append(&mut moved);
-            self.later.put_off_until(Instant::now() + RETRY);
+            self.later.retry.failed();
         }
     }
 
@@ -286,7 +283,9 @@ impl<M: DataPlane> Engine<M> {
         for operation in operations {
             self.operations.put(operation);
         }
-        self.store.commit_batch(&self.state, Batch { extras: &forgotten, ..Batch::default() })?;
+        if !forgotten.is_empty() {
+            self.store.commit_batch(&self.state, Batch { extras: &forgotten, ..Batch::default() })?;
+        }
         for (target, zero) in self.state.zeroed() {
             let Some(drain) = zero.lasting_drain() else { continue };
             // An end may have been saved with its record only.

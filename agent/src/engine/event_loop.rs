@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{
     client::{Command, Lost, Options},
     drains::DeferredWrites,
+    retry::Retry,
     workers::reclaim::Reclaimer,
 };
 use crate::{
@@ -41,10 +42,6 @@ use crate::{
 const BUILD_AT_ONCE: usize = 32;
 /// How late the end of a zero may be noticed when clocks jump.
 const EXPIRY_LATENESS: Duration = Duration::from_secs(1);
-/// Time before a write that the kernel or the disk refused is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
-/// The same of what steers nothing.
-const MEASURE_AGAIN: Duration = Duration::from_secs(30);
 
 pub struct Engine<M> {
     pub(super) state: State,
@@ -71,14 +68,14 @@ pub struct Engine<M> {
     pub(super) stale: BTreeSet<ServiceId>,
     /// Nodes whose services are stale, and not yet among them: a zero's answer waits for what comes before it.
     pub(super) stale_nodes: Vec<NodeId>,
-    /// When to compare with the kernel again after a failure.
-    pub(super) retry_at: Option<Instant>,
-    /// When to try again to measure turn times, after a failure.
-    measure_at: Option<Instant>,
+    /// Of the comparison with the kernel: pending while the tables are not what they should be.
+    pub(super) kernel_retry: Retry,
+    /// Of the store: pending while it misses something.
+    store_retry: Retry,
+    measure_retry: Retry,
+    expiry_retry: Retry,
     /// What the store could not keep of health updates: kept with the next try.
     pub(super) unsaved: Vec<ExtraRecord>,
-    /// Whether the store is behind.
-    is_behind: bool,
     /// Files of which a look could not be taken in, with the reason.
     pub(super) unapplied: BTreeMap<PathBuf, String>,
     /// Whether the restore at work is that of a zero whose time has come.
@@ -134,10 +131,11 @@ impl<M: DataPlane> Engine<M> {
             news: false,
             stale: BTreeSet::new(),
             stale_nodes: Vec::new(),
-            retry_at: None,
-            measure_at: None,
+            kernel_retry: Retry::default(),
+            store_retry: Retry::default(),
+            measure_retry: Retry::default(),
+            expiry_retry: Retry::default(),
             unsaved: Vec::new(),
-            is_behind: false,
             unapplied: BTreeMap::new(),
             expiring: false,
             readiness,
@@ -199,27 +197,28 @@ impl<M: DataPlane> Engine<M> {
             return Duration::ZERO;
         }
         let until = |at: Instant| at.saturating_duration_since(now);
-        let retry = self.retry_at.map(until);
-        let later = self.later.put_off().map(until);
-        let measure = self.measure_at.map(until);
-        // Not while something has to be tried again: that is what an expiry waits for then.
-        let expiry = self.state.next_expiry().filter(|_| retry.is_none()).map(|at| {
-            let left = at.duration_since(Timestamp::now());
-            // Soon enough after a sleep of the machine or a step of its clock.
-            Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
-        });
+        let retries = [self.kernel_retry.at(), self.store_retry.at(), self.measure_retry.at(), self.later.put_off()];
+        let expiry = match self.expiry_retry.at() {
+            Some(at) => Some(until(at)),
+            None => self.state.next_expiry().map(|at| {
+                let left = at.duration_since(Timestamp::now());
+                // Soon enough after a sleep of the machine or a step of its clock.
+                Duration::try_from(left).unwrap_or(Duration::ZERO).min(EXPIRY_LATENESS)
+            }),
+        };
         let step = self.ramps.time_left(clock::stamp());
-        [retry, later, measure, expiry, step].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        let times = retries.into_iter().flatten().map(until).chain(expiry).chain(step);
+        times.min().unwrap_or(Duration::from_secs(3600))
     }
 
     pub(super) fn work_at_leisure(&mut self) {
         let now = Instant::now();
-        if self.retry_at.is_some_and(|at| at <= now) {
+        if self.kernel_retry.is_due(now) || self.store_retry.is_due(now) {
             self.recover();
             self.retry_documents();
             self.publish();
         }
-        if self.measure_at.is_some_and(|at| at <= now) {
+        if self.measure_retry.is_due(now) {
             self.measure_again();
         }
         self.expire();
@@ -246,9 +245,10 @@ impl<M: DataPlane> Engine<M> {
 
     /// Ends the zeros whose time has come.
     fn expire(&mut self) {
-        if self.retry_at.is_some() {
+        if self.expiry_retry.at().is_some_and(|at| at > Instant::now()) {
             return;
         }
+        self.expiry_retry.begins();
         for target in self.state.expired(Timestamp::now()) {
             let options = Options { dry_run: false, received: Instant::now() };
             let change = Change::Restore { target: target.clone() };
@@ -258,27 +258,34 @@ impl<M: DataPlane> Engine<M> {
             match changed {
                 Ok(_) => self.note(EventKind::ZeroExpired, Some(target.to_string()), "its zero has expired"),
                 Err(error) => {
-                    // Asked again after the pause that a failure sets.
-                    tracing::warn!(%target, %error, "cannot end an expired zero");
-                    self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+                    tracing::warn!(%target, %error, "cannot end an expired zero, and it is tried again");
+                    self.expiry_retry.failed();
                     return;
                 }
             }
         }
+        self.expiry_retry.succeeded();
     }
 
     /// After a failure: the kernel is brought to the desired state from what it really holds, and the store is given what
     /// it misses.
     pub(super) fn recover(&mut self) {
-        self.retry_at = None;
-        match self.reconcile() {
-            Ok(()) => self.readiness = AgentReadiness::Ready,
-            Err(error) => self.failed(&error),
+        if self.kernel_retry.is_pending() {
+            match self.reconcile() {
+                Ok(()) => {
+                    self.kernel_retry.succeeded();
+                    self.readiness = AgentReadiness::Ready;
+                }
+                Err(error) => self.failed(&error),
+            }
         }
-        if self.is_behind {
+        if self.store_retry.is_pending() {
             let batch = Batch { extras: &self.unsaved, ..Batch::default() };
             match self.store.commit_batch(&self.state, batch) {
-                Ok(()) => (self.is_behind, self.unsaved) = (false, Vec::new()),
+                Ok(()) => {
+                    self.store_retry.succeeded();
+                    self.unsaved.clear();
+                }
                 Err(error) => self.failed_to_save(&error),
             }
         }
@@ -288,31 +295,37 @@ impl<M: DataPlane> Engine<M> {
     pub(super) fn failed(&mut self, error: &anyhow::Error) {
         tracing::error!("the tables could not be written: {error:#}");
         self.instruments.kernel_failed();
-        self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
-        self.readiness = AgentReadiness::NotReady(format!("{error:#}"));
-        self.retry_at = Some(Instant::now() + RETRY);
+        let why = AgentReadiness::NotReady(format!("{error:#}"));
+        // One that lasts is told once.
+        if self.readiness != why {
+            self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
+        }
+        self.readiness = why;
+        self.kernel_retry.failed();
     }
 
     /// Notes that the store misses something that holds all the same: it is given to the store again after a while.
     pub(super) fn failed_to_save(&mut self, error: &anyhow::Error) {
         tracing::error!("what holds is not saved yet, and it is tried again: {error:#}");
         self.instruments.kernel_failed();
-        self.is_behind = true;
-        self.retry_at = Some(Instant::now() + RETRY);
+        self.store_retry.failed();
     }
 
     /// Notes that turn times are not measured as they should be: steering goes on without.
     pub(super) fn not_measured(&mut self, error: &anyhow::Error) {
         tracing::warn!("turn times are not measured as the documents ask, and it is tried again: {error:#}");
-        self.measure_at = Some(Instant::now() + MEASURE_AGAIN);
+        self.measure_retry.failed();
     }
 
     pub(super) fn measure_again(&mut self) {
-        self.measure_at = None;
+        self.measure_retry.begins();
         let services = self.state.services().filter(|service| service.health_policy.turn_time);
         let services: Vec<_> = services.map(|service| service.id).collect();
         if let Err(error) = self.bring(&Scope::tables(&services)) {
             self.failed(&error);
+        }
+        if !self.measure_retry.is_pending() {
+            self.measure_retry.succeeded();
         }
     }
 
@@ -386,6 +399,7 @@ impl<M: DataPlane> Engine<M> {
     /// Gives back what no program can see any more. Backends wait a while longer, so that a connect() that was on its
     /// way has sent its SYN, and until their last connection has ended.
     fn reuse(&mut self, retired: Retired) {
+        self.reclaimer.came_back(&retired);
         let Retired { regions, services, backends, nodes, waited } = retired;
         regions.into_iter().for_each(|region| self.programmed.give_back(region));
         let services: Vec<_> = services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
@@ -405,6 +419,12 @@ impl<M: DataPlane> Engine<M> {
         }
         self.state.release(&free, &services, &nodes);
         self.reclaimer.wait_for(used);
+        // What found no room, or no id, may find it now.
+        self.kernel_retry.hope();
+        if self.reconciler.has_refused() {
+            self.retry_documents();
+            self.publish();
+        }
     }
 
     /// Backends that still have connections, and those that have none.

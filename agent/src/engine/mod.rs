@@ -13,6 +13,7 @@ mod health_updates;
 mod narrate;
 mod proofs;
 mod requests;
+mod retry;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,10 @@ impl<M: DataPlane> Engine<M> {
                     (EventKind::BackendChanged, format!("{service}/{backend}"), format!("patched with {patch}"))
                 }
                 Change::PutNode { document } => {
-                    (EventKind::NodeChanged, format!("node/{}", document.metadata.name), "declared".into())
+                    let name = &document.metadata.name;
+                    let is_new = before.node(name.as_str()).is_none_or(|node| !node.declared);
+                    let kind = if is_new { EventKind::NodeCreated } else { EventKind::NodeChanged };
+                    (kind, format!("node/{name}"), "declared".into())
                 }
                 Change::DeleteNode { node } | Change::UndeclareNode { node } => {
                     (EventKind::NodeDeleted, format!("node/{node}"), "no longer declared".into())

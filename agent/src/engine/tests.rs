@@ -177,7 +177,7 @@ fn a_fault_at_any_write_changes_nothing_and_is_overcome() {
                 }
                 Err(other) => panic!("{other}"),
             }
-            steering.retry_at.take().into_iter().for_each(|_| steering.recover());
+            steering.recover();
             assert_eq!(answers(&steering.machine, FRONTEND), after, "{fail_at}: {change:?}");
             before = after;
         }
@@ -251,7 +251,7 @@ fn a_zero_needs_no_room_for_a_table() {
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     steering.slots = 16;
-    steering.recover();
+    steering.reconcile().unwrap();
     run(&mut steering, zero("shop/a", false)).unwrap();
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
     steering.recover();
@@ -319,7 +319,7 @@ fn full_slots_refuse_the_change_and_keep_the_old_table() {
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     steering.slots = 64;
-    steering.recover();
+    steering.reconcile().unwrap();
     let odd = [("a", A.1, A.2, 997), ("b", B.1, B.2, 3)];
     let error = run(&mut steering, service(&[FRONTEND], &odd)).unwrap_err();
     assert!(error.to_string().contains("--max-slots"), "{error}");

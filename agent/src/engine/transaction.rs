@@ -185,7 +185,8 @@ impl<M: DataPlane> Engine<M> {
     fn write(&mut self, planned: Transition, tables_may_fail: bool) -> Result<Written> {
         let Transition { steps, without_room, stale, stale_nodes, retired } = planned;
         let mut written = Written { acknowledged: Instant::now(), failed: None };
-        let closes_late = steps.iter().any(|step| matches!(step, Step::Serve { closes: true, .. }));
+        let closes = |late: &[MapOp]| late.iter().any(|write| matches!(write, MapOp::CloseBackend { .. }));
+        let closes_late = steps.iter().any(|step| matches!(step, Step::Serve { late, .. } if closes(late)));
         let mut is_closed = false;
         let mut tables: Vec<(Arc<Service>, Built)> = Vec::new();
         for step in steps {
@@ -198,16 +199,19 @@ impl<M: DataPlane> Engine<M> {
                 Step::Keep(writes) | Step::Open(writes) | Step::Drain(writes) | Step::Remove(writes) => {
                     self.run_all(&writes)?;
                 }
-                Step::Serve { service, table, closes: _, writes } => match self.run_all(&writes) {
-                    Ok(()) => {
-                        self.stale.remove(&service.id);
-                        tables.push((service, table));
+                Step::Serve { service, table, writes, late } => {
+                    match self.run_all(&writes) {
+                        Ok(()) => {
+                            self.stale.remove(&service.id);
+                            tables.extend(table.map(|table| (service, table)));
+                        }
+                        Err(error) if tables_may_fail => {
+                            written.failed.get_or_insert(error);
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) if tables_may_fail => {
-                        written.failed.get_or_insert(error);
-                    }
-                    Err(error) => return Err(error),
-                },
+                    self.run_all(&late)?;
+                }
                 Step::Measure(writes) => self.measure(&writes),
             }
         }
@@ -256,6 +260,7 @@ impl<M: DataPlane> Engine<M> {
         self.instruments.kernel_failed();
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
         self.drop_proofs();
+        self.kernel_retry.failed();
         self.recover();
         ChangeError::Failed(error)
     }

@@ -31,6 +31,7 @@ mod stamp;
 pub mod state;
 mod targets;
 mod warmup;
+pub mod words;
 mod yaml;
 mod zero;
 

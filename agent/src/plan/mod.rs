@@ -20,6 +20,6 @@ pub mod table;
 pub mod transition;
 pub mod weights;
 
-pub use op::{DataPlane, Entries, MapOp};
+pub use op::{DataPlane, Entries, MapOp, Names};
 pub use programmed::{Programmed, Retired};
 pub use transition::{Goal, NoRoom, Scope, Step, Transition, transition};

@@ -7,7 +7,7 @@ use sluice_common::{
     tables::{BackendEntry, Counters, Endpoint, TableWord},
 };
 
-use crate::model::BackendId;
+use crate::model::{BackendId, words::plural};
 
 /// A write that is done or not done, never half.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,44 +107,72 @@ pub struct Entries {
     pub nodes: Vec<(u32, u32)>,
 }
 
-impl fmt::Display for MapOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What people call the things that a write is about.
+pub trait Names {
+    fn node(&self, id: u32) -> String {
+        format!("node {id}")
+    }
+    fn service(&self, id: u32) -> String {
+        format!("service {id}")
+    }
+    fn backend(&self, id: u32) -> String {
+        format!("backend {id}")
+    }
+}
+
+/// By their ids.
+struct PlainIds;
+
+impl Names for PlainIds {}
+
+impl MapOp {
+    /// One line for people.
+    pub fn line(&self, names: &impl Names) -> String {
         let state = |closed: u32| if closed == 0 { "open" } else { "closed" };
+        let (node, service, backend) =
+            (|id: &u32| names.node(*id), |id: &u32| names.service(*id), |id: &u32| names.backend(*id));
         match self {
-            Self::SetNode { node, closed } => write!(f, "node {node}: {}", state(*closed)),
-            Self::PutBackend { backend, value } => {
+            Self::SetNode { node: id, closed } => format!("{}: {}", node(id), state(*closed)),
+            Self::PutBackend { backend: id, value } => {
                 let address = Endpoint::v6(value.address, value.port, 0).socket_addr();
-                write!(f, "backend {backend}: {address} on node {}, {}", value.node, state(value.closed))
+                let on = if value.node == 0 { String::new() } else { format!(" on {}", node(&value.node)) };
+                format!("{}: {address}{on}, {}", backend(id), state(value.closed))
             }
-            Self::CloseBackend { backend, closed } => write!(f, "backend {backend}: {}", state(*closed)),
-            Self::ForgetBackend { backend } => write!(f, "backend {backend}: forget"),
-            Self::BeginService { service, .. } => write!(f, "service {service}: begin"),
-            Self::WriteTable { base, entries } => write!(f, "slots {base}..{}: write", *base as usize + entries.len()),
-            Self::Flip { service, table, .. } => write!(
-                f,
-                "service {service}: table of {} slots over {} backends at {}",
-                table.length(),
-                table.distinct(),
+            Self::CloseBackend { backend: id, closed } => format!("{}: {}", backend(id), state(*closed)),
+            Self::ForgetBackend { backend: id } => format!("{}: forget", backend(id)),
+            Self::BeginService { service: id, .. } => format!("{}: begin", service(id)),
+            Self::WriteTable { base, entries } => format!("slots {base}..{}: write", *base as usize + entries.len()),
+            Self::Flip { service: id, table, .. } => format!(
+                "{}: table of {} over {} at {}",
+                service(id),
+                plural(table.length().into(), "slot"),
+                plural(table.distinct().into(), "backend"),
                 table.base()
             ),
-            Self::ForgetService { service } => write!(f, "service {service}: forget"),
-            Self::PutFrontend { frontend, service } => {
-                write!(f, "frontend {}: service {service}", frontend.socket_addr())
+            Self::ForgetService { service: id } => format!("{}: forget", service(id)),
+            Self::PutFrontend { frontend, service: id } => {
+                format!("frontend {}: {}", frontend.socket_addr(), service(id))
             }
-            Self::RemoveFrontend { frontend } => write!(f, "frontend {}: remove", frontend.socket_addr()),
-            Self::SetDraining { backend, draining: Some(Draining { quiet: 0, .. }) } => {
-                write!(f, "backend {backend}: draining, idle connections stay")
+            Self::RemoveFrontend { frontend } => format!("frontend {}: remove", frontend.socket_addr()),
+            Self::SetDraining { backend: id, draining } => match draining {
+                Some(Draining { quiet: 0, .. }) => format!("{}: drained, idle connections stay", backend(id)),
+                Some(Draining { quiet, .. }) => {
+                    format!("{}: drained, connections may be closed after {quiet} ms of quiet", backend(id))
+                }
+                None => format!("{}: stays", backend(id)),
+            },
+            Self::SetMeasured { backend: id, measured } => {
+                format!("{}: turn times {}", backend(id), if *measured { "measured" } else { "not measured" })
             }
-            Self::SetDraining { backend, draining: Some(Draining { quiet, .. }) } => {
-                write!(f, "backend {backend}: draining, connections may be closed after {quiet} ms of quiet")
-            }
-            Self::SetDraining { backend, draining: None } => write!(f, "backend {backend}: stays"),
-            Self::SetMeasured { backend, measured } => {
-                write!(f, "backend {backend}: turn times {}", if *measured { "measured" } else { "not measured" })
-            }
-            Self::AddLost { backend, established, connecting } => {
-                write!(f, "backend {backend}: {established} established connections lost, {connecting} on their way")
+            Self::AddLost { backend: id, established, connecting } => {
+                format!("{}: {established} established connections lost, {connecting} on their way", backend(id))
             }
         }
+    }
+}
+
+impl fmt::Display for MapOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line(&PlainIds))
     }
 }

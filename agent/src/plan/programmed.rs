@@ -19,7 +19,7 @@ pub struct Programmed {
     /// Closed nodes, with the reasons.
     pub(super) nodes: BTreeMap<u32, u32>,
     pub(super) backends: BTreeMap<u32, tables::BackendEntry>,
-    pub(super) services: BTreeMap<u32, ProgrammedService>,
+    pub(super) services: BTreeMap<u32, ServiceInTables>,
     pub(super) frontends: HashMap<Endpoint, u32>,
     pub(super) regions: Regions,
     /// Backends whose connections may be closed.
@@ -32,7 +32,7 @@ pub struct Programmed {
 
 /// One service in the kernel.
 #[derive(Clone, Debug)]
-pub(super) struct ProgrammedService {
+pub(super) struct ServiceInTables {
     pub table: TableWord,
     /// Of the table that is in force; see [`service::fingerprint`].
     pub fingerprint: u64,
@@ -87,7 +87,7 @@ impl Programmed {
         adopted.backends = backends.into_iter().collect();
         for (id, table, fingerprint) in services {
             adopted.regions.claim(region(table));
-            adopted.services.insert(id, ProgrammedService { table, fingerprint, frontends: BTreeSet::new() });
+            adopted.services.insert(id, ServiceInTables { table, fingerprint, frontends: BTreeSet::new() });
         }
         // Not among the entries: it is this agent's own.
         adopted.draining = self.draining.clone();
@@ -126,7 +126,7 @@ impl Programmed {
                 self.measured.remove(backend);
             }
             MapOp::BeginService { service, .. } => {
-                let held = ProgrammedService { table: TableWord(0), fingerprint: 0, frontends: BTreeSet::new() };
+                let held = ServiceInTables { table: TableWord(0), fingerprint: 0, frontends: BTreeSet::new() };
                 self.services.insert(*service, held);
             }
             MapOp::Flip { service, table, fingerprint } => {

@@ -4,13 +4,14 @@
 //! order is a state to live with. The hazards, and where each is met:
 //!
 //! 1. [`Step::Close`]: nodes and backends that take nothing any more are closed first, for somebody waits for that and
-//!    the proof begins there. A backend in whose service another one opens is not among them: it may be all there is,
-//!    and closes in step 5.
+//!    the proof begins there. An open backend in whose service another one opens is not among them: it may be all
+//!    there is, and closes in step 5.
 //! 2. [`Step::Keep`]: what is drained no longer is kept before it is opened, so that no new connection is closed as idle.
-//! 3. [`Step::Open`]: nodes open. Their backends have no slots yet.
+//! 3. [`Step::Open`]: nodes open. Their backends have no slots yet, or those of a moment ago when they closed.
 //! 4. [`Step::Drain`]: connections may be closed once nothing new comes to them.
 //! 5. [`Step::Serve`], one for each service: what is referenced comes before what refers to it (backends, slots, flip,
-//!    frontends), and what closes goes after the flip to the table without it.
+//!    frontends), and what closes goes after the flip to the table without it. It closes, too, when there is no room
+//!    for that table, or the kernel refuses it.
 //! 6. [`Step::Remove`]: frontends go, and then what they led to is closed. Ids and slots are given out again only after
 //!    a grace period, see [`Retired`].
 //! 7. [`Step::Measure`]: what nothing depends on.
@@ -22,7 +23,7 @@ use std::{
 
 use sluice_common::{
     pick::mix,
-    tables::{CLOSED_REMOVED, Endpoint},
+    tables::{BackendEntry, CLOSED_REMOVED, Endpoint},
 };
 
 use super::{
@@ -85,10 +86,11 @@ pub enum Step {
     Drain(Vec<MapOp>),
     Serve {
         service: Arc<Service>,
-        table: Built,
-        /// Whether something closes here.
-        closes: bool,
+        /// Absent when it finds no room.
+        table: Option<Built>,
         writes: Vec<MapOp>,
+        /// What closes and drains after them, whatever became of them.
+        late: Vec<MapOp>,
     },
     Remove(Vec<MapOp>),
     Measure(Vec<MapOp>),
@@ -146,16 +148,17 @@ impl Scope {
 
 impl Step {
     /// Its writes, in order.
-    pub fn writes(&self) -> &[MapOp] {
-        match self {
+    pub fn writes(&self) -> impl Iterator<Item = &MapOp> {
+        let (writes, late) = match self {
             Self::Close(writes)
             | Self::Keep(writes)
             | Self::Open(writes)
             | Self::Drain(writes)
-            | Self::Serve { writes, .. }
             | Self::Remove(writes)
-            | Self::Measure(writes) => writes,
-        }
+            | Self::Measure(writes) => (writes, [].as_slice()),
+            Self::Serve { writes, late, .. } => (writes, late.as_slice()),
+        };
+        writes.iter().chain(late)
     }
 }
 
@@ -180,18 +183,14 @@ pub fn transition(have: &Programmed, scope: &Scope, goal: &Goal<'_>) -> Transiti
     let (mut serve, mut measure) = (Vec::new(), Vec::new());
     for service in concerned {
         let opens = planner.opens(&service);
-        let closes = planner.closings(&service);
+        let (mut late, early) = planner.closings(&service, opens);
+        close.extend(early);
         measure.extend(planner.measuring(&service));
-        if !opens {
-            close.extend(closes.iter().cloned());
-            if goal.at_leisure {
-                planner.out.stale.push(service.id);
-                continue;
-            }
-        }
-        let mut late = if opens { closes } else { Vec::new() };
         if opens {
             late.extend(drains.remove(&service.id).unwrap_or_default());
+        } else if goal.at_leisure {
+            planner.out.stale.push(service.id);
+            continue;
         }
         serve.extend(planner.serve(service, opens, late));
     }
@@ -202,7 +201,7 @@ pub fn transition(have: &Programmed, scope: &Scope, goal: &Goal<'_>) -> Transiti
     planner.out.steps.extend(serve);
     let removed = planner.remove(scope);
     planner.out.steps.extend([removed, Step::Measure(measure)]);
-    planner.out.steps.retain(|step| matches!(step, Step::Serve { .. }) || !step.writes().is_empty());
+    planner.out.steps.retain(|step| matches!(step, Step::Serve { .. }) || step.writes().next().is_some());
     planner.out
 }
 
@@ -259,22 +258,30 @@ impl Planner<'_> {
     fn opens(&self, service: &Service) -> bool {
         let panic = self.goal.after.panics(service);
         service.backends.iter().any(|backend| {
-            let held = self.have.backends.get(&backend.id.0);
-            let was_open = held.is_some_and(|held| held.closed == 0 && !self.have.nodes.contains_key(&held.node));
+            let was_open = self.have.backends.get(&backend.id.0).is_some_and(|held| self.is_open(held));
             let is_node_open = self.goal.after.node_by_id(backend.node).is_none_or(|node| closed_node(node) == 0);
             !was_open && is_node_open && closed(service, backend, panic) == 0
         })
     }
 
-    /// Writes that close backends of the service.
-    fn closings(&self, service: &Service) -> Vec<MapOp> {
+    /// Whether a backend takes connections now.
+    fn is_open(&self, held: &BackendEntry) -> bool {
+        held.closed == 0 && !self.have.nodes.contains_key(&held.node)
+    }
+
+    /// Writes that close backends of the service: those that wait for the table in which others open, and the rest.
+    fn closings(&self, service: &Service, opens: bool) -> (Vec<MapOp>, Vec<MapOp>) {
         let panic = self.goal.after.panics(service);
-        let closing = service.backends.iter().filter_map(|backend| {
-            let held = self.have.backends.get(&backend.id.0)?;
+        let (mut late, mut early) = (Vec::new(), Vec::new());
+        for backend in &service.backends {
+            let Some(held) = self.have.backends.get(&backend.id.0) else { continue };
             let closed = closed(service, backend, panic);
-            (closed != 0 && held.closed != closed).then_some(MapOp::CloseBackend { backend: backend.id.0, closed })
-        });
-        closing.collect()
+            if closed != 0 && held.closed != closed {
+                let writes = if opens && self.is_open(held) { &mut late } else { &mut early };
+                writes.push(MapOp::CloseBackend { backend: backend.id.0, closed });
+            }
+        }
+        (late, early)
     }
 
     /// Writes that begin and end the measuring of turn times.
@@ -305,12 +312,20 @@ impl Planner<'_> {
     }
 
     /// The step of one service. `late`: what has to wait for its table, if something opens. Nothing when there is no room
-    /// for the table.
+    /// for the first table of a service.
     fn serve(&mut self, service: Arc<Service>, opens: bool, late: Vec<MapOp>) -> Option<Step> {
         let Goal { after, ramps, seed, .. } = *self.goal;
         let id = service.id.0;
-        let table = service::build(after, ramps, &service);
+        let built = service::build(after, ramps, &service);
         let held = self.have.services.get(&id);
+        let fingerprint = service::fingerprint(built.word(&service, 0), &built.entries);
+        let is_other = held.is_none_or(|held| held.fingerprint != fingerprint || !held.table.present());
+        let region = if is_other { self.regions.take(built.entries.len() as u32) } else { None };
+        let has_room = !is_other || region.is_some();
+        if !has_room {
+            self.out.without_room.push(NoRoom { service: service.id, entries: built.entries.len() });
+            held?;
+        }
         let mut writes = Vec::new();
         if held.is_none() {
             writes.push(MapOp::BeginService { service: id, sequence: mix(seed ^ u64::from(id)) });
@@ -319,28 +334,21 @@ impl Planner<'_> {
         for backend in &service.backends {
             let mut value = entry(&service, backend, panic);
             let mut held = self.have.backends.get(&backend.id.0).copied();
-            // What closes has a write of its own: after this if something opens, else it was closed in the first step.
+            // What closes has a write of its own: after this, or in the first step.
             if let Some(held) = held.as_mut().filter(|_| value.closed != 0) {
-                let closed = if opens { held.closed } else { value.closed };
+                let closed = if opens && self.is_open(held) { 0 } else { value.closed };
                 (held.closed, value.closed) = (closed, closed);
             }
             if held != Some(value) {
                 writes.push(MapOp::PutBackend { backend: backend.id.0, value });
             }
         }
-        let fingerprint = service::fingerprint(table.word(&service, 0), &table.entries);
-        if held.is_none_or(|held| held.fingerprint != fingerprint || !held.table.present()) {
-            let Some(region) = self.regions.take(table.entries.len() as u32) else {
-                self.out.without_room.push(NoRoom { service: service.id, entries: table.entries.len() });
-                return None;
-            };
-            if !table.entries.is_empty() {
-                writes.push(MapOp::WriteTable { base: region.base, entries: table.entries.clone() });
+        if let Some(region) = region {
+            if !built.entries.is_empty() {
+                writes.push(MapOp::WriteTable { base: region.base, entries: built.entries.clone() });
             }
-            writes.push(MapOp::Flip { service: id, table: table.word(&service, region.base), fingerprint });
+            writes.push(MapOp::Flip { service: id, table: built.word(&service, region.base), fingerprint });
         }
-        let closes = late.iter().any(|write| matches!(write, MapOp::CloseBackend { .. }));
-        writes.extend(late);
         let wanted: BTreeSet<Endpoint> = service.frontends.iter().map(endpoint).collect();
         let new = wanted.iter().filter(|frontend| self.have.frontends.get(frontend) != Some(&id));
         writes.extend(new.map(|frontend| MapOp::PutFrontend { frontend: *frontend, service: id }));
@@ -348,7 +356,7 @@ impl Planner<'_> {
         let gone = held.into_iter().flat_map(|held| held.frontends.difference(&wanted));
         let gone = gone.filter(|frontend| frontend_owner(after, frontend).is_none());
         writes.extend(gone.map(|frontend| MapOp::RemoveFrontend { frontend: *frontend }));
-        Some(Step::Serve { service, table, closes, writes })
+        Some(Step::Serve { service, table: has_room.then_some(built), writes, late })
     }
 
     /// Ends what left the configuration: nothing leads to it any more, and flows and stale tables find it closed.

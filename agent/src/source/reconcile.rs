@@ -126,6 +126,10 @@ impl Reconciler {
         Ok(outcome)
     }
 
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// Tries again what was refused. Free when there is nothing of that kind.
     pub fn retry(&mut self, state: &State, excluded: &Excluded, now: Timestamp) -> Reconciled {
         let mut outcome = Reconciled::new(state);

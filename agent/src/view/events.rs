@@ -32,7 +32,6 @@ pub struct Event {
 #[serde(rename_all = "camelCase")]
 pub enum EventKind {
     AgentStarted,
-    AgentStopping,
     ServiceCreated,
     ServiceChanged,
     ServiceDeleted,
@@ -143,9 +142,12 @@ impl EventLog {
     /// At most `limit` of the events after `id`; 0 stands for the oldest held.
     pub fn after(&self, id: u64, limit: usize) -> EventBatch {
         let ring = self.ring();
+        // An id that was never given out is another host's, or of a clock that was set back since.
+        let is_foreign = id > ring.newest;
+        let id = if is_foreign { 0 } else { id };
         let start = ring.events.partition_point(|event| event.id <= id);
         EventBatch {
-            missed: id != 0 && id < ring.gone,
+            missed: is_foreign || id != 0 && id < ring.gone,
             events: ring.events.iter().skip(start).take(limit).cloned().collect(),
         }
     }
@@ -159,7 +161,7 @@ impl EventLog {
                 return batch;
             }
             // The sender lives in `self`: it cannot go away while this runs.
-            let _ = newest.wait_for(|newest| *newest > id).await;
+            let _ = newest.changed().await;
         }
     }
 
@@ -173,7 +175,6 @@ impl EventKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AgentStarted => "agentStarted",
-            Self::AgentStopping => "agentStopping",
             Self::ServiceCreated => "serviceCreated",
             Self::ServiceChanged => "serviceChanged",
             Self::ServiceDeleted => "serviceDeleted",
@@ -268,6 +269,8 @@ mod tests {
         assert!(!log.after(second, 10).missed, "b was the last one dropped, and was seen");
         let of_an_earlier_agent = log.after(first - 1_000_000, 10);
         assert!(of_an_earlier_agent.missed);
+        let of_another_clock = log.after(first + 1_000_000_000_000, 10);
+        assert!(of_another_clock.missed && !of_another_clock.events.is_empty());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 use utoipa::ToSchema;
 
-use crate::model::{OperationPhase, Target};
+use crate::model::{OperationPhase, Target, words::plural};
 
 /// Operations kept; of those that are finished, the oldest go first.
 const KEPT: usize = 1024;
@@ -126,11 +126,6 @@ impl Remaining {
     pub fn quiet(&self) -> u64 {
         self.idle.unwrap_or(0) + self.datagrams.unwrap_or(0)
     }
-}
-
-/// `1 connection`, `2 connections`.
-pub fn plural(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl Operation {
@@ -262,7 +257,9 @@ impl Operations {
         let by_id = &mut guard.operations;
         by_id.insert(operation.id.clone(), operation);
         while by_id.len() > KEPT {
-            let oldest = by_id.iter().find(|(_, operation)| operation.is_finished()).map(|(id, _)| id.clone());
+            // The one that has been there to be asked for longest.
+            let finished = by_id.iter().filter(|(_, operation)| operation.is_finished());
+            let oldest = finished.min_by_key(|(_, operation)| operation.finished_at).map(|(id, _)| id.clone());
             let Some(oldest) = oldest else { break };
             by_id.remove(&oldest);
         }
@@ -328,6 +325,20 @@ mod tests {
         assert!(operations.get("op-0").is_some(), "it goes on");
         let last = operations.wait(&ids[KEPT - 1], Wait::Finished, Duration::from_secs(60)).await.unwrap();
         assert_eq!((last.phase, last.remaining.total), (OperationPhase::Zeroed, 7));
+    }
+
+    #[test]
+    fn one_that_ends_late_is_there_to_be_asked_for() {
+        let operations = Operations::default();
+        let target: Target = "node/a".parse().unwrap();
+        operations.put(Operation::drain("op-0", &target, Timestamp::now(), Timestamp::now()));
+        let zero = || operations.finished(OperationKind::Zero, &target, Timestamp::now(), 7);
+        (0..KEPT).for_each(|_| drop(zero()));
+        operations.update("op-0", |operation| {
+            (operation.phase, operation.finished_at) = (OperationPhase::Drained, Some(Timestamp::now()));
+        });
+        zero();
+        assert!(operations.get("op-0").is_some_and(|operation| operation.is_finished()));
     }
 
     #[test]

@@ -1,17 +1,14 @@
 //! Writes to the kernel's tables as people read them: with names, where [`MapOp`] has ids.
 
-use sluice_common::{drain::Draining, tables::Endpoint};
-
 use crate::{
     model::{BackendId, NodeId, ServiceId, State},
-    plan::MapOp,
-    view::operations::plural,
+    plan::{MapOp, Names},
 };
 
 /// What a change would write. What leaves with it has its name in the state before.
 pub fn lines<'a>(ops: impl IntoIterator<Item = &'a MapOp>, before: &State, after: &State) -> Vec<String> {
     let names = NamedWrites { before, after };
-    ops.into_iter().map(|op| names.line(op)).collect()
+    ops.into_iter().map(|op| op.line(&names)).collect()
 }
 
 struct NamedWrites<'a> {
@@ -19,40 +16,7 @@ struct NamedWrites<'a> {
     after: &'a State,
 }
 
-impl NamedWrites<'_> {
-    fn line(&self, op: &MapOp) -> String {
-        let state = |closed: u32| if closed == 0 { "open" } else { "closed" };
-        match op {
-            MapOp::SetNode { node, closed } => format!("{}: {}", self.node(*node), state(*closed)),
-            MapOp::PutBackend { backend, value } => {
-                let address = Endpoint::v6(value.address, value.port, 0).socket_addr();
-                let node = if value.node == 0 { String::new() } else { format!(" on {}", self.node(value.node)) };
-                format!("{}: {address}{node}, {}", self.backend(*backend), state(value.closed))
-            }
-            MapOp::CloseBackend { backend, closed } => format!("{}: {}", self.backend(*backend), state(*closed)),
-            MapOp::ForgetBackend { backend } => format!("{}: forget", self.backend(*backend)),
-            MapOp::BeginService { service, .. } => format!("{}: begin", self.service(*service)),
-            MapOp::Flip { service, table, .. } => format!(
-                "{}: table of {} over {} at {}",
-                self.service(*service),
-                plural(table.length().into(), "slot"),
-                plural(table.distinct().into(), "backend"),
-                table.base()
-            ),
-            MapOp::ForgetService { service } => format!("{}: forget", self.service(*service)),
-            MapOp::PutFrontend { frontend, service } => {
-                format!("frontend {}: {}", frontend.socket_addr(), self.service(*service))
-            }
-            MapOp::SetDraining { backend, draining } => format!("{}: {}", self.backend(*backend), drained(*draining)),
-            MapOp::SetMeasured { backend, measured } => {
-                let what = if *measured { "measured" } else { "not measured" };
-                format!("{}: turn times {what}", self.backend(*backend))
-            }
-            // They have no names in them.
-            MapOp::WriteTable { .. } | MapOp::RemoveFrontend { .. } | MapOp::AddLost { .. } => op.to_string(),
-        }
-    }
-
+impl Names for NamedWrites<'_> {
     fn node(&self, id: u32) -> String {
         let node = self.find(|state| state.node_by_id(NodeId(id)));
         node.map_or_else(|| format!("node {id}"), |node| format!("node/{}", node.name))
@@ -68,17 +32,11 @@ impl NamedWrites<'_> {
         backend
             .map_or_else(|| format!("backend {id}"), |(service, backend)| format!("{}/{}", service.name, backend.name))
     }
-
-    fn find<'a, T>(&'a self, look: impl Fn(&'a State) -> Option<T>) -> Option<T> {
-        look(self.after).or_else(|| look(self.before))
-    }
 }
 
-fn drained(draining: Option<Draining>) -> String {
-    match draining {
-        Some(Draining { quiet: 0, .. }) => "drained, idle connections stay".to_owned(),
-        Some(Draining { quiet, .. }) => format!("drained, connections may be closed after {quiet} ms of quiet"),
-        None => "stays".to_owned(),
+impl NamedWrites<'_> {
+    fn find<'a, T>(&'a self, look: impl Fn(&'a State) -> Option<T>) -> Option<T> {
+        look(self.after).or_else(|| look(self.before))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
         client::DrainEnded,
         drains::{AHEAD, AT_ONCE},
     },
-    model::{DrainEnd, DrainRequest, OperationPhase, Target},
+    model::{DrainEnd, DrainRequest, OnDeadline, OperationPhase, Target},
 };
 
 fn drain(target: &str) -> Change {
@@ -21,8 +21,9 @@ fn ended(steering: &Engine<Fake>, target: &str) -> Command {
     let target: Target = target.parse().unwrap();
     let mut operation = steering.operations.get(&format!("op {target}")).unwrap();
     operation.phase = OperationPhase::Drained;
+    let drain = steering.state.zero(&target).unwrap().drain.clone().unwrap();
     Command::EndDrain {
-        ended: Box::new(DrainEnded { target, operation, end: DrainEnd::Drained }),
+        ended: Box::new(DrainEnded { target, drain, operation, end: DrainEnd::Drained }),
         reply: oneshot::channel().0,
     }
 }
@@ -123,23 +124,29 @@ fn ends_are_noted_though_requests_never_cease() {
 #[test]
 fn the_end_of_a_drain_that_was_begun_anew_is_no_end() {
     let dir = TempDir::new().unwrap();
-    let (mut steering, targets) = drained(&dir, 3);
+    let (mut steering, targets) = drained(&dir, 4);
     let (sender, commands) = mpsc::channel();
     for target in &targets {
         sender.send(ended(&steering, target)).unwrap();
     }
     run(&mut steering, restore(&targets[0])).unwrap();
     run(&mut steering, restore(&targets[1])).unwrap();
-    let mut again = drain(&targets[1]);
-    let Change::Zero { drain: Some(request), .. } = &mut again else { unreachable!() };
-    request.operation = "op anew".into();
-    run(&mut steering, again).unwrap();
-    while !steering.later.is_empty() || lasting(&steering) > 1 {
+    let again = |target: &str, operation: String, on_deadline| {
+        let mut again = drain(target);
+        let Change::Zero { drain: Some(request), .. } = &mut again else { unreachable!() };
+        (request.operation, request.on_deadline) = (operation, on_deadline);
+        again
+    };
+    run(&mut steering, again(&targets[1], "op anew".into(), None)).unwrap();
+    // On other terms: what was open at the deadline is closed then.
+    let same = format!("op {}", targets[2]);
+    run(&mut steering, again(&targets[2], same.clone(), Some(OnDeadline::Close))).unwrap();
+    while !steering.later.is_empty() || lasting(&steering) > 2 {
         turn(&mut steering, &commands);
     }
-    let phases = targets.iter().map(|target| phase(&steering, target)).collect::<Vec<_>>();
+    let phases = [0, 1, 3].map(|index| phase(&steering, &targets[index]));
     assert_eq!(phases, [OperationPhase::Cancelled, OperationPhase::Cancelled, OperationPhase::Drained]);
-    assert!(steering.drains.values().eq(["op anew"]));
+    assert!(steering.drains.values().eq(["op anew", &same]));
 }
 
 #[test]
@@ -196,7 +203,7 @@ fn a_drain_that_fails_lets_no_connection_be_closed() {
         assert!(run(&mut steering, drain("node/node-1")).is_err());
         assert!(steering.machine.draining.is_empty() && steering.machine.fail_at.is_none(), "{failing}");
         assert!(!steering.state.is_zeroed(&"node/node-1".parse().unwrap()));
-        steering.retry_at.take().into_iter().for_each(|_| steering.recover());
+        steering.recover();
     }
     run(&mut steering, drain("node/node-1")).unwrap();
     assert_eq!(steering.machine.draining.len(), 2);

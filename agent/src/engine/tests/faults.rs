@@ -1,5 +1,6 @@
 //! A disk that is full and a kernel that refuses: nothing is lost, and what was not done is not said to be.
 
+use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -93,7 +94,7 @@ fn a_table_that_finds_no_room_keeps_its_own_document_out_and_no_other() {
     let dir = TempDir::new().unwrap();
     let mut steering = steering(&dir, Fake::default());
     steering.slots = 128;
-    steering.recover();
+    steering.reconcile().unwrap();
     let odd = document("odd", 1, &[997, 3]);
     let look = [changed("/a", &[odd, document("small", 2, &[1, 1]), document("tiny", 3, &[1])])];
     steering.documents(&look).unwrap();
@@ -116,7 +117,7 @@ fn a_request_whose_table_finds_no_room_is_refused_and_writes_nothing() {
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     steering.slots = 64;
-    steering.recover();
+    steering.reconcile().unwrap();
     let done = steering.machine.done;
     let odd = [("a", A.1, A.2, 997), ("b", B.1, B.2, 3)];
     let both = [named("cart", &["10.96.0.9:80"], &[C]), service(&[FRONTEND], &odd)];
@@ -124,6 +125,72 @@ fn a_request_whose_table_finds_no_room_is_refused_and_writes_nothing() {
     let ChangeError::Refused(refusal) = error else { panic!("{error}") };
     assert_eq!((refusal.document, refusal.field.as_deref()), (Some(2), Some("spec.backends")), "{refusal}");
     assert_eq!(steering.machine.done, done);
+}
+
+#[test]
+fn a_zero_holds_though_what_was_restored_before_it_got_no_table() {
+    type Fault = fn(&mut Engine<Fake>);
+    let faults: [Fault; 2] = [
+        |steering| {
+            steering.slots = 16;
+            steering.reconcile().unwrap();
+        },
+        |steering| steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. })),
+    ];
+    for fault in faults {
+        let dir = TempDir::new().unwrap();
+        let mut steering = steering(&dir, Fake::default());
+        run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+        run(&mut steering, zero("shop/a", false)).unwrap();
+        fault(&mut steering);
+        run(&mut steering, restore("shop/a")).unwrap();
+        run(&mut steering, zero("shop/b", true)).unwrap();
+        assert!(!answers(&steering.machine, FRONTEND).contains(&Some(Some(B.1.to_owned()))));
+    }
+}
+
+#[test]
+fn a_zero_ends_in_its_time_though_a_table_finds_no_room_for_long() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    run(&mut steering, named("other", &["10.96.7.7:80"], &[C])).unwrap();
+    steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. }));
+    run(&mut steering, zero("shop/a", false)).unwrap();
+    assert!(matches!(ready(&steering), AgentReadiness::NotReady(_)));
+    let Change::Zero { target, mut zero, drain, force } = zero("node/node-3", true) else { unreachable!() };
+    zero.expires = Some(Timestamp::now());
+    steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { entries, .. } if entries.len() > 4));
+    run(&mut steering, Change::Zero { target: target.clone(), zero, drain, force }).unwrap();
+    steering.work_at_leisure();
+    assert!(!steering.state.is_zeroed(&target));
+}
+
+#[test]
+fn a_fault_that_lasts_is_told_once() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
+    steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. }));
+    run(&mut steering, zero("shop/a", false)).unwrap();
+    (0..5).for_each(|_| steering.recover());
+    let told = steering.events.after(0, usize::MAX).events;
+    assert_eq!(told.iter().filter(|event| event.kind == EventKind::KernelFailed).count(), 1);
+}
+
+#[test]
+fn a_document_that_finds_no_ids_is_taken_in_once_some_are_free() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    let weights = [1; 200];
+    steering.documents(&[changed("/a", &[document("old", 1, &weights)])]).unwrap();
+    let old = steering.state.service("old").unwrap().clone();
+    steering.documents(&[changed("/a", &[document("new", 2, &weights)])]).unwrap();
+    assert_eq!(weight(&steering, "new"), None, "256 backends may be, and 200 are waited for");
+    let backends = old.backends.iter().map(|backend| backend.id).collect();
+    let retired = Retired { waited: true, services: vec![old.id], backends, ..Retired::default() };
+    steering.obey(Command::GracePeriodElapsed(retired));
+    assert_eq!(weight(&steering, "new"), Some(1));
 }
 
 #[test]
@@ -159,7 +226,8 @@ fn the_end_of_a_drain_that_cannot_be_saved_is_answered_once_it_is() {
     operation.phase = OperationPhase::Drained;
     let (reply, mut answer) = oneshot::channel();
     let target: Target = "shop/a".parse().unwrap();
-    let ended = Box::new(DrainEnded { target: target.clone(), operation, end: DrainEnd::Drained });
+    let drain = steering.state.zero(&target).unwrap().drain.clone().unwrap();
+    let ended = Box::new(DrainEnded { target: target.clone(), drain, operation, end: DrainEnd::Drained });
     steering.obey(Command::EndDrain { ended, reply });
     steering.store.failing = 1;
     steering.catch_up();

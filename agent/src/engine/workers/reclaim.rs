@@ -2,7 +2,7 @@
 //! and for connections whose end nobody saw.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError, Sender},
@@ -16,7 +16,7 @@ use sluice_common::tables::Counters;
 use crate::{
     engine::client::{Command, Lost},
     kernel::{self, Meters, gauges::Gauges, readings::Readings},
-    model::BackendId,
+    model::{BackendId, NodeId, ServiceId},
     plan::Retired,
 };
 
@@ -26,25 +26,46 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// Collects what is retired, and hands it to a thread that waits until no program can see it.
 pub struct Reclaimer {
     to_waiter: Sender<Retired>,
+    /// What is waited for, each once. (Regions are [`crate::plan::Programmed`]'s to tell apart.)
+    services: HashSet<ServiceId>,
+    backends: HashSet<BackendId>,
+    nodes: HashSet<NodeId>,
 }
 
 impl Reclaimer {
     pub fn new(commands: Sender<Command>) -> Self {
         let (to_waiter, retired) = mpsc::channel::<Retired>();
         thread::spawn(move || wait(&retired, &commands));
-        Self { to_waiter }
+        Self { to_waiter, services: HashSet::new(), backends: HashSet::new(), nodes: HashSet::new() }
     }
 
-    /// `retired` comes back as [`Command::GracePeriodElapsed`] when every program that may have read it has ended.
-    pub fn retire(&self, retired: Retired) {
+    /// `retired` comes back as [`Command::GracePeriodElapsed`] when every program that may have read it has ended, but for
+    /// what is waited for already.
+    pub fn retire(&mut self, mut retired: Retired) {
+        retired.services.retain(|id| self.services.insert(*id));
+        retired.backends.retain(|id| self.backends.insert(*id));
+        retired.nodes.retain(|id| self.nodes.insert(*id));
         if !retired.is_empty() {
             // The waiter ends only with the process.
             let _ = self.to_waiter.send(retired);
         }
     }
 
+    /// Takes note of what has come back.
+    pub fn came_back(&mut self, retired: &Retired) {
+        for id in &retired.services {
+            self.services.remove(id);
+        }
+        for id in &retired.backends {
+            self.backends.remove(id);
+        }
+        for id in &retired.nodes {
+            self.nodes.remove(id);
+        }
+    }
+
     /// Backends come back the same way after a while, to be looked at for connections.
-    pub fn wait_for(&self, backends: Vec<BackendId>) {
+    pub fn wait_for(&mut self, backends: Vec<BackendId>) {
         self.retire(Retired { waited: true, backends, ..Retired::default() });
     }
 }
@@ -162,4 +183,29 @@ fn missing(meters: &Meters) -> anyhow::Result<HashMap<BackendId, Lost>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_not_waited_for_again_until_it_came_back() {
+        let (commands, come_back) = mpsc::channel();
+        let mut reclaimer = Reclaimer::new(commands);
+        let backends =
+            |ids: &[u32]| Retired { backends: ids.iter().copied().map(BackendId).collect(), ..Retired::default() };
+        let next = || match come_back.recv_timeout(PERIOD) {
+            Ok(Command::GracePeriodElapsed(retired)) => retired,
+            _ => panic!("nothing came back"),
+        };
+        reclaimer.retire(backends(&[1, 2]));
+        let first = next();
+        assert_eq!(first.backends, [BackendId(1), BackendId(2)]);
+        reclaimer.retire(backends(&[2, 3]));
+        assert_eq!(next().backends, [BackendId(3)]);
+        reclaimer.came_back(&first);
+        reclaimer.retire(backends(&[2, 3]));
+        assert_eq!(next().backends, [BackendId(2)]);
+    }
 }

@@ -20,10 +20,10 @@ use crate::{
     },
     engine::client::{Command, DrainEndAck, DrainEnded},
     host::clock,
-    model::{BackendId, Drain, DrainEnd, OperationPhase, Stamp, State, Target},
+    model::{BackendId, Drain, DrainEnd, OperationPhase, Stamp, State, Target, words::plural},
     view::{
         events::{EventKind, EventLog},
-        operations::{Operation, Operations, Remaining, plural},
+        operations::{Operation, Operations, Remaining},
         published::Published,
     },
 };
@@ -117,7 +117,8 @@ impl DrainReporter {
         };
         let Some(operation) = self.operations.update(&drain.operation, change) else { return (moved, None) };
         if let Some(end) = end {
-            let ended = DrainEnded { target: target.clone(), operation: Operation { phase, ..operation }, end };
+            let operation = Operation { phase, ..operation };
+            let ended = DrainEnded { target: target.clone(), drain: drain.clone(), operation, end };
             return (moved, Some(ended));
         }
         if !held.phases.contains(&phase) {
