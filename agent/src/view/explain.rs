@@ -17,7 +17,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub to: Frontend,
-    pub verdict: Verdict,
+    pub verdict: ExplainedVerdict,
     /// One sentence that says it all.
     pub message: String,
     pub service: Option<Name>,
@@ -34,7 +34,8 @@ pub struct Explanation {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum Verdict {
+#[schema(as = Verdict)]
+pub enum ExplainedVerdict {
     /// The address is no frontend: the connection goes where it was meant to.
     Untouched,
     Steered,
@@ -78,7 +79,7 @@ pub fn explain(
     let Some(service) = state.frontend(&to).and_then(|id| state.service_by_id(id)) else {
         return Ok(Explanation {
             to,
-            verdict: Verdict::Untouched,
+            verdict: ExplainedVerdict::Untouched,
             message: format!("{to} is no frontend of any service: the connection goes there untouched"),
             service: None,
             balance: None,
@@ -98,9 +99,9 @@ pub fn explain(
         (Balance::Hash, None) | (Balance::Spread | Balance::Random, _) => None,
     };
     let verdict = match (candidates.is_empty(), service.on_no_backend) {
-        (false, _) => Verdict::Steered,
-        (true, OnNoBackend::Refuse) => Verdict::Refused,
-        (true, OnNoBackend::Pass) => Verdict::Passed,
+        (false, _) => ExplainedVerdict::Steered,
+        (true, OnNoBackend::Refuse) => ExplainedVerdict::Refused,
+        (true, OnNoBackend::Pass) => ExplainedVerdict::Passed,
     };
     let assumed = caller.filter(|_| service.balance == Balance::Hash).map(|caller| caller.assumed.clone());
     Ok(Explanation {
@@ -183,11 +184,11 @@ fn why_out(
     }
 }
 
-fn sentence(service: &Service, verdict: Verdict, candidates: usize, backend: Option<&Name>) -> String {
+fn sentence(service: &Service, verdict: ExplainedVerdict, candidates: usize, backend: Option<&Name>) -> String {
     let name = &service.name;
     match (verdict, backend) {
-        (Verdict::Steered, Some(backend)) => format!("service {name} sends this caller to {backend}"),
-        (Verdict::Steered, None) => {
+        (ExplainedVerdict::Steered, Some(backend)) => format!("service {name} sends this caller to {backend}"),
+        (ExplainedVerdict::Steered, None) => {
             let how = match service.balance {
                 Balance::Spread => "in turn by weight",
                 Balance::Random => "at random by weight",
@@ -198,10 +199,10 @@ fn sentence(service: &Service, verdict: Verdict, candidates: usize, backend: Opt
                 more => format!("service {name} chooses one of {more} backends, {how}"),
             }
         }
-        (Verdict::Refused, _) => format!("service {name} has no open backend: the caller gets ECONNREFUSED at once"),
-        (Verdict::Passed, _) => {
+        (ExplainedVerdict::Refused, _) => format!("service {name} has no open backend: the caller gets ECONNREFUSED at once"),
+        (ExplainedVerdict::Passed, _) => {
             format!("service {name} has no open backend: the connection goes to the original address")
         }
-        (Verdict::Untouched, _) => "the connection goes there untouched".to_owned(),
+        (ExplainedVerdict::Untouched, _) => "the connection goes there untouched".to_owned(),
     }
 }
