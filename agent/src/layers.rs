@@ -1,11 +1,11 @@
-//! What may import what: a layer knows itself and those below it. And no two types share a name. The tests follow the
-//! modules of a crate as the compiler does, without what is compiled for tests alone.
+//! What may import what: a layer imports itself and the layers before it in the list. And no two types share a name. The
+//! tests follow the modules of a crate as the compiler does, without what is compiled for tests alone.
 
 use std::{fs, path::Path};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Lowest first. `allocator` stands beside them: it imports nothing.
+/// In the order of docs/architecture.md. `allocator` stands beside them: it imports nothing.
 const LAYERS: [&str; 15] = [
     "model",
     "host",

@@ -1,10 +1,10 @@
 //! FRONTENDS: which service an address belongs to.
 //!
-//! A bit for every hash of a frontend (FILTER) says of nearly every address that is none that it is none: small enough to
-//! stay in the cache of a processor. Then comes a hash table in an array of cache lines (FRONTENDS). The agent alone writes
-//! them, by stores; programs read them without calling a helper. Nearly every frontend is found in one line: a bucket has room for two frontends, and
-//! of those that found no room in theirs the bucket knows the number, so that one goes on to the next bucket only for
-//! them (as in F14, <https://engineering.fb.com/2019/04/25/developer-tools/f14/>).
+//! FILTER lets most non-frontend addresses be rejected with one bit, and is small enough to stay in a processor's cache.
+//! FRONTENDS is a hash table in an array of cache lines: a bucket has room for two frontends, and nearly every frontend is
+//! in its home bucket. Each bucket counts the frontends that overflowed it; a look-up continues only while that count is
+//! non-zero (as in F14, <https://engineering.fb.com/2019/04/25/developer-tools/f14/>). The agent alone writes both tables,
+//! by stores; programs read them without calling a helper.
 #![allow(unsafe_code)]
 
 use core::ptr;
@@ -25,10 +25,10 @@ pub const FILTER_BITS: u32 = 1 << 19;
 /// Entries of FILTER, of 64 bits.
 pub const FILTER_ENTRIES: u32 = FILTER_BITS / 64;
 
-/// The place of a frontend in FILTER: while that bit is clear it is none, and nothing needs to be looked up.
+/// The bit of an address in FILTER: while it is clear, the address is no frontend.
 #[inline(always)]
 pub const fn filter_bit(frontend: &Endpoint) -> u32 {
-    // Not the bits that choose the bucket of a small table.
+    // The high bits: the low ones choose the bucket.
     frontend.hash() >> (32 - FILTER_BITS.trailing_zeros())
 }
 
@@ -37,8 +37,8 @@ pub const fn filter_bit(frontend: &Endpoint) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub frontend: Endpoint,
-    /// Service id plus one; 0: the place is free. Stored last, and cleared first. A place that was freed loses its port and
-    /// protocol, and gets another frontend only after every program that may have read them has ended.
+    /// Service id plus one; 0: the place is free. Stored last, and cleared first. A freed place loses its port and
+    /// protocol, and is used again only after every program that may have read it has ended.
     pub service: u32,
 }
 
@@ -137,8 +137,8 @@ unsafe fn service_at(place: *const Place, frontend: &Endpoint) -> u32 {
             && ptr::read_volatile(address.add(2)) == frontend.address[2]
             && ptr::read_volatile(address.add(1)) == frontend.address[1]
             && ptr::read_volatile(address) == frontend.address[0];
-        // Again: a program that was stopped for long in between may have seen the service of one frontend and the address
-        // of the next in this place.
+        // Read again: a program interrupted in between may have read the service of one frontend and the address of the
+        // next one in this place.
         if is_it && service != 0 { ptr::read_volatile(&raw const (*place).service) } else { 0 }
     }
 }

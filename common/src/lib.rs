@@ -1,8 +1,9 @@
 //! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both sides run.
 //!
 //! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
-//! address and [`pick`] chooses its backend; [`streak`] is what is noticed of one, [`drain`] and [`flight`] are how one is
-//! emptied. [`verdict`] names every program and every way out of one, and [`decision`] is what is told of one to who watches. Nothing here allocates, panics or does I/O.
+//! address and [`pick`] chooses its backend; [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which
+//! connections a drain may close. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent
+//! to watchers. Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod decision;

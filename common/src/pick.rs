@@ -1,5 +1,5 @@
-//! The choice of a backend: one function that the programs run on the kernel's tables and the agent runs on its
-//! own, so that what `explain` says and what connect() does cannot differ.
+//! The choice of a backend: one function, which the programs run at connect() and the agent runs on the same tables when
+//! `explain` is asked about a caller of a service with `hash`.
 
 use core::borrow::Borrow;
 

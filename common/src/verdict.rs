@@ -1,6 +1,8 @@
-//! Every way out of a program has a name and a counter.
+//! The programs, and the ways out of them that are counted. Not counted: callbacks of `sock_ops` and `sock_release` that
+//! change nothing, and the ways out of `turn` and the iterators.
 
 /// An enum that is an index: its variants count from 0, `ALL` has them in that order, and each has a name.
+/// A new variant goes to the end: VERDICTS is pinned, and its counts are found by these indexes.
 macro_rules! index {
     ($(#[$doc:meta])* pub enum $enum:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
         $(#[$doc])*

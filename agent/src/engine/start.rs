@@ -180,7 +180,7 @@ impl<M: DataPlane> Engine<M> {
         if let Some((service, backend)) = self.programmed.stranger(&self.state) {
             anyhow::bail!(
                 "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
-                 tables. Engine goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
+                 tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
                  the agent again",
                 service.name,
                 backend.name

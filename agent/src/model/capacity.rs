@@ -88,8 +88,8 @@ impl State {
     }
 }
 
-/// Whether a service would panic if no node were zeroed: then a guard counts all that serve, for who is healthy is what
-/// nobody knows. It looks at the service alone, so that what is kept by node stays true when a node is zeroed.
+/// Whether the service would panic with no node zeroed; then health is unreliable and all backends count. Zeros of nodes
+/// are left out, so that the sums by node stay right when one comes or goes.
 fn is_doubtful(service: &Service) -> bool {
     panics_with(service, |backend| backend.zero.is_none())
 }

@@ -1,4 +1,4 @@
-//! The documents: one shape in files, over HTTP, in etcd and as Kubernetes custom resources.
+//! The documents: one shape in files and over HTTP.
 //! The comments on the fields are the text of the OpenAPI document.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};

@@ -43,8 +43,8 @@ pub struct DocumentProblem {
 /// Documents that must wait, by their keys, with the reason: their tables find no room.
 pub type Excluded = BTreeMap<String, Refusal>;
 
-/// Applies the events of one look after another, and tries again what was refused when something else has changed. A
-/// clone costs the same whatever it holds: it is what an outcome that could not be kept leaves behind.
+/// Applies the events of each scan, and tries refused documents again when something else has changed. Cloning is cheap;
+/// a clone is restored when a commit fails.
 #[derive(Clone, Debug, Default)]
 pub struct Reconciler {
     refused: OrdMap<PathBuf, Vec<Parsed>>,

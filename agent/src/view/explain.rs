@@ -199,7 +199,9 @@ fn sentence(service: &Service, verdict: ExplainedVerdict, candidates: usize, bac
                 more => format!("service {name} chooses one of {more} backends, {how}"),
             }
         }
-        (ExplainedVerdict::Refused, _) => format!("service {name} has no open backend: the caller gets ECONNREFUSED at once"),
+        (ExplainedVerdict::Refused, _) => {
+            format!("service {name} has no open backend: the caller gets ECONNREFUSED at once")
+        }
         (ExplainedVerdict::Passed, _) => {
             format!("service {name} has no open backend: the connection goes to the original address")
         }

@@ -50,9 +50,8 @@ impl<'a> FromIterator<&'a Counters> for Picks {
 
 /// New connections since a zero, of the backends that are counted here.
 ///
-/// A pick notes its time before it looks at the state. One that the zero did not stop therefore carries a time before
-/// the zero, and may be counted a moment after: when the last time is before the zero, nothing was let through,
-/// whatever the counter says.
+/// A pick reads its start time before it checks the state, and stores that time when it is counted. If the last start
+/// precedes the zero, nothing was let through, even if the counter rose later.
 pub fn since<'a>(proof: &ZeroProof, counted: impl IntoIterator<Item = (BackendId, &'a Counters)>) -> u64 {
     let one = |(id, counters): (BackendId, &Counters)| match proof.before.get(&id) {
         Some(before) if counters.last_pick >= before.since => counters.picked.saturating_sub(before.picked),

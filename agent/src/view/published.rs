@@ -34,8 +34,8 @@ pub enum AgentReadiness {
 #[derive(Clone, Debug)]
 pub struct ZeroProof {
     pub at: Timestamp,
-    /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick notes its time before it looks at the state, so
-    /// that one which the zero did not stop carries an earlier time.
+    /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick that the zero did not stop carries an earlier time,
+    /// because a pick reads the clock before it checks the state.
     pub monotonic_ns: u64,
     /// What the backends of the target had counted then; later ones when they became its backends.
     pub before: BTreeMap<BackendId, Before>,

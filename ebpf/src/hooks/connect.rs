@@ -73,7 +73,7 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
         (*stored).phase = Phase::Picked as u8;
         if frontend.protocol == UDP {
             (*stored).phase = Phase::Established as u8;
-            // The time of the choice may be that of one a moment ago, and datagrams have no later one.
+            // choice.time may be a cached earlier reading; UDP gets no later timestamp.
             (*stored).since = bpf_ktime_get_ns();
             if let Some(counters) = counters(choice.id) {
                 add(&raw mut (*counters).opened, 1);
@@ -84,8 +84,8 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
     true
 }
 
-/// A socket that was steered once and now connects elsewhere must not keep its record. Fresh TCP sockets, nearly all,
-/// are told by having no source port yet.
+/// Removes the record of a socket that was steered before and now connects elsewhere. A TCP socket without a source port
+/// is taken for a fresh one, as nearly all are.
 #[inline(always)]
 fn forget_former_use<F: Family>(call: &Call<F>, to: &Endpoint) {
     let socket = call.socket();

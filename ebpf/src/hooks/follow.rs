@@ -37,7 +37,7 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     if let Some(verdict) = sockops::sock_ops(&ctx) {
         count(Program::SockOps, verdict);
     }
-    // 0 would be a veto: it takes the answers of every other sock_ops program on the way to the root away.
+    // Returning 0 would discard the replies of other sock_ops programs up to the root.
     1
 }
 

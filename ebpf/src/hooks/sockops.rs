@@ -36,7 +36,7 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const EPIPE: i32 = 32;
 
-/// Runs for every TCP socket of the host: everything but the four callbacks below leaves at once, uncounted.
+/// Runs for every TCP socket in the cgroup. Other callbacks than these four, and sockets without a record, leave uncounted.
 #[inline(always)]
 pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     let op = ctx.op();
@@ -61,7 +61,7 @@ pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     let counters = counters(connection.backend_id)?;
     match op {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opened(ctx, ops, connection, counters),
-        // The socket has a direct connection now, and still the flags of its steered one.
+        // The socket has a direct connection now, and still the callback flags of its steered one.
         _ if !connection.is_open() => None,
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops, connection, counters),
         BPF_SOCK_OPS_RETRANS_CB => {
@@ -83,13 +83,13 @@ pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     }
 }
 
-/// Datagram sockets end here. A TCP socket that is closed already ended unseen.
+/// Counts the end of a connected datagram socket. A closed TCP socket whose record is still open ended unseen.
 #[inline(always)]
 pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
     // SAFETY: the context is the socket.
     let (kind, state) =
         unsafe { (ptr::read_volatile(&raw const (*ctx.sock).type_), ptr::read_volatile(&raw const (*ctx.sock).state)) };
-    // The storage of most sockets is not looked for.
+    // Saves most sockets the look-up of their storage.
     if kind == SOCK_STREAM && state != TCP_CLOSE {
         return Some(Verdict::NotOurs);
     }
@@ -109,8 +109,9 @@ pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
     end(record, counters(record.backend_id)?, 0)
 }
 
-/// Counts the end of a connection that nobody saw, beside the verdict of the program that finds it. One that never sent its SYN, because the kernel found no route or
-/// another program said no, is counted as unreachable, and held against nobody: the backend never heard of it.
+/// Counts a connection whose end no callback reported, under the program that discovered it. One that never sent its SYN,
+/// because the kernel found no route or another program refused the call, counts as unreachable but enters no streak: the
+/// backend never heard of it.
 #[inline(always)]
 pub fn settle(program: Program, stored: *mut ConnectionRecord) {
     // SAFETY: the callers pass storage of a socket that they hold.
@@ -188,8 +189,8 @@ fn established(ops: &bpf_sock_ops, connection: &mut ConnectionRecord, counters: 
     Some(Verdict::Established)
 }
 
-/// Microseconds from the SYN to its answer: the kernel has them exactly (times eight), if it sent one SYN. Else from the
-/// pick on, too long by up to a tick.
+/// Microseconds from the SYN to its answer. The kernel measured them (times eight) if it sent one SYN; otherwise they are
+/// counted from the pick, too long by up to a tick.
 #[inline(always)]
 fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
     let handshake = u64::from(ops.srtt_us >> 3);

@@ -1,6 +1,5 @@
-//! Streaks: what became of the last attempts to reach a backend, and the signals that tell the agent of it at once.
-//!
-//! While all is well an establishment reads one entry, and writes nothing.
+//! Failure streaks of backends, and the signals that tell the agent of them at once. While a backend has no streak, an
+//! established connection reads its entry of STREAKS and writes nothing.
 
 use core::ptr;
 
@@ -28,7 +27,7 @@ pub fn answers(counters: *mut Counters) -> u32 {
     }
 }
 
-/// A connection was established.
+/// Ends the streak of failures: a connection was established.
 #[inline(always)]
 pub fn established(backend_id: u32) {
     if let Some(streak) = STREAKS.get_ptr_mut(backend_id) {
@@ -42,7 +41,7 @@ pub fn established(backend_id: u32) {
     }
 }
 
-/// A connection was not established.
+/// Adds a connection that was not established to the streak.
 #[inline(always)]
 pub fn failed(connection: &ConnectionRecord, reason: ConnectionFailure) {
     let backend_id = connection.backend_id;
@@ -52,7 +51,7 @@ pub fn failed(connection: &ConnectionRecord, reason: ConnectionFailure) {
     match reason {
         ConnectionFailure::Refused => answered(streak),
         ConnectionFailure::TimedOut | ConnectionFailure::Unreachable => {}
-        // Says more of the caller than of the backend; the SYNs that it sent again have counted.
+        // An abandoned attempt reflects the caller; its retransmitted SYNs were already counted.
         ConnectionFailure::Abandoned => return,
     }
     if is_old(connection, streak) {
@@ -68,7 +67,7 @@ pub fn failed(connection: &ConnectionRecord, reason: ConnectionFailure) {
     }
 }
 
-/// A SYN had to be sent again.
+/// Counts a SYN that had to be sent again.
 #[inline(always)]
 pub fn unanswered(connection: &ConnectionRecord, counters: *mut Counters) {
     let Some(streak) = STREAKS.get_ptr_mut(connection.backend_id) else {
@@ -90,7 +89,7 @@ pub fn unanswered(connection: &ConnectionRecord, counters: *mut Counters) {
         if since == 0 || from < since {
             ptr::write_volatile(&raw mut (*streak).unanswered_since, from);
         }
-        // Each is worth a signal, as if the limit were one; the streak that reaches its limit is, above all.
+        // Signal on each retransmitted SYN, as often as `is_due` allows, and when the streak reaches its limit.
         let limit = (*streak).failures_limit;
         if (*streak).is_due(failures, limit, now) || (*streak).is_due(failures, 1, now) {
             signal(connection.backend_id, streak, SignalKind::Unanswered, now);
@@ -98,7 +97,7 @@ pub fn unanswered(connection: &ConnectionRecord, counters: *mut Counters) {
     }
 }
 
-/// An established connection ended: early, when the backend reset it before its first byte.
+/// Counts the end of an established connection; `is_early`: the backend reset it before its first byte.
 #[inline(always)]
 pub fn closed(backend_id: u32, is_early: bool) {
     let Some(streak) = STREAKS.get_ptr_mut(backend_id) else {
@@ -121,7 +120,7 @@ pub fn closed(backend_id: u32, is_early: bool) {
     }
 }
 
-/// Whether it was begun before the streaks began anew: what becomes of it says nothing of the backend as it is now.
+/// Whether the connection was picked before the streaks were restarted: its fate says nothing of the backend as it is now.
 #[inline(always)]
 fn is_old(connection: &ConnectionRecord, streak: *mut FailureStreak) -> bool {
     // SAFETY: the callers pass a live map value; an aligned word.

@@ -110,7 +110,7 @@ pub struct OutlierDetector {
 #[derive(Default)]
 struct Agenda {
     actions: VecDeque<OutlierAction>,
-    /// By CLOCK_BOOTTIME ns. Whether one still has a meaning is found out when its time has come.
+    /// By CLOCK_BOOTTIME ns. Timers are not cancelled; a stale one is ignored when it fires.
     timers: Timers<u64, OutlierDue>,
 }
 

@@ -1,5 +1,6 @@
 //! Threads that work beside the engine: each follows the published state, does what takes time, and sends the engine
-//! commands. None of them writes a table.
+//! commands. None of them writes a table that steers: the outlier worker writes limits into STREAKS, the drain worker the
+//! tables of its passes, the monitor its filter.
 
 mod changes;
 pub mod drain;

@@ -117,7 +117,7 @@ impl<E: StreakSource> OutlierLoop<E> {
             let signals = match self.source.wait(timeout) {
                 Ok(signals) => signals,
                 Err(error) => {
-                    // Windows make up for what is missed.
+                    // The periodic window check covers lost signals.
                     tracing::warn!("waiting for signals of the kernel: {error}");
                     thread::sleep(Duration::from_secs(1));
                     Vec::new()
