@@ -46,7 +46,7 @@ pub async fn send(client: &Client, sources: &Sources, dry_run: bool) -> Result<A
     let path = if dry_run { "/v1/apply?dryRun=true" } else { "/v1/apply" };
     let answer = client.call(Method::POST, path, Some(("application/json", body.into()))).await;
     answer.map_err(|failure| match failure {
-        // The agent knows the number of the document, we know its file.
+        // The agent knows the number of the document; only this client knows its file.
         Failure::Refused(mut problem) => {
             let number = problem.document.unwrap_or(1);
             if let Some(place) = places.get(number - 1).filter(|_| problem.document.is_some() || places.len() == 1) {

@@ -61,7 +61,7 @@ impl Client {
         Ok(Self { address, token: token.transpose()? })
     }
 
-    /// A command that asks the same agent.
+    /// The command line of another verb to the same agent.
     pub fn verb(&self, words: &str) -> String {
         match &self.address {
             Address::Socket(path) if path == Path::new(settings::SOCKET) => format!("sluice {words}"),

@@ -63,7 +63,7 @@ impl ConnectionsArguments {
         Ok(())
     }
 
-    /// That nothing is left of what does not exist would be no news.
+    /// Fails for a service, backend or node that does not exist: an empty list would hide that.
     async fn check(&self, client: &Client) -> Result<(), Failure> {
         if let Some(node) = &self.node {
             client.get::<Value>(&format!("/v1/nodes/{}", encode(node))).await?;

@@ -6,13 +6,13 @@ use crate::model::Warmup;
 
 const WIDTH: u32 = 48;
 const HEIGHT: u32 = 8;
-/// Eighths of a cell, from empty to full.
+/// Cells filled by eighths.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// `elapsed`: since its start, of a backend that is warming up.
+/// `elapsed`: time since the start of a backend's warm-up.
 pub fn plot(warmup: &Warmup, elapsed: Option<Duration>) -> String {
     let whole = warmup.delay.duration() + warmup.duration.duration();
-    // What stands in a column is what holds at its end.
+    // A column shows the part at its end.
     let at = |column: u32| warmup.part(whole * (column + 1) / WIDTH);
     let here = elapsed.map(|elapsed| (elapsed.as_secs_f64() / whole.as_secs_f64() * f64::from(WIDTH)) as u32);
     let mut text = String::new();
@@ -35,7 +35,7 @@ pub fn plot(warmup: &Warmup, elapsed: Option<Duration>) -> String {
     text
 }
 
-/// What of a column that is this many thousandths high lies in a row.
+/// The cell in `row` of a column that is `part` thousandths high.
 fn cell(part: u32, row: u32) -> char {
     let eighths = part * HEIGHT * 8 / 1000;
     let full = eighths.saturating_sub(row * 8).min(8) as usize;

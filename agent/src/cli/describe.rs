@@ -59,7 +59,7 @@ impl DescribeArguments {
     }
 }
 
-/// Says how to show what is no service, but bears the name.
+/// Adds to the failure how to show a node or operation of this name.
 async fn hint(client: &Client, name: &str, failure: Failure) -> Failure {
     let Failure::Refused(mut problem) = failure else { return failure };
     if problem.status == 404 {
@@ -72,7 +72,7 @@ async fn hint(client: &Client, name: &str, failure: Failure) -> Failure {
     Failure::Refused(problem)
 }
 
-/// The drain that an operation reports on, in words; `None` when that is no longer kept.
+/// The drain that an operation reports on, in words; `None`: the operation is no longer kept.
 ///
 /// # Errors
 /// When nobody answers.

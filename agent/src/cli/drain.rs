@@ -133,8 +133,8 @@ impl DrainArguments {
         patience.try_into().ok()
     }
 
-    /// What to do about connections that are left at the deadline. A drain that was begun before has what this command
-    /// leaves out, and tells only by what it has closed.
+    /// What to do about connections that are left at the deadline. A drain that was begun before keeps options that
+    /// this command leaves out; what it has closed is all that shows them.
     fn advice(&self, client: &Client, ended: &Operation) -> String {
         let Operation { remaining, closed_late, closed_inbound, .. } = ended;
         let mut advice = String::new();
@@ -148,7 +148,7 @@ impl DrainArguments {
                 advice += "; unless the drain had it already, --on-deadline close closes what is left";
             }
         }
-        // What this host steers to itself is accepted here too.
+        // Connections from this host's own callers are accepted here too.
         let strangers = remaining.inbound.unwrap_or(0).saturating_sub(remaining.total);
         if strangers > 0 {
             let flying = remaining.inbound_in_flight.unwrap_or(0).saturating_sub(remaining.in_flight.unwrap_or(0));

@@ -10,14 +10,14 @@ pub enum Failure {
     /// What was asked makes no sense.
     Usage(String),
     TimedOut(String),
-    /// By this signal.
+    /// The signal, and what to say.
     Interrupted(u8, String),
-    /// The agent said no.
+    /// The agent refused.
     Refused(Box<Problem>),
-    /// No agent is there; one that is being replaced comes back.
+    /// No agent answers; one that is being replaced comes back.
     Unreachable(anyhow::Error),
     Failed(anyhow::Error),
-    /// Nobody reads what is printed: no failure, but an end.
+    /// Nobody reads the output: an end, and no failure.
     Unread,
 }
 
@@ -40,12 +40,12 @@ impl Failure {
             Self::Unread => 0,
             Self::Refused(problem) if matches!(problem.status, 409 | 412) => 4,
             Self::Refused(problem) if matches!(problem.status, 408 | 504) => 3,
-            // A parameter that makes no sense comes from an argument that makes none.
+            // A wrong parameter comes from a wrong argument.
             Self::Refused(problem) if problem.status == 400 => 2,
             Self::Refused(_) | Self::Unreachable(_) | Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 3,
-            // As shells have it.
+            // As shells do.
             Self::Interrupted(signal, _) => signal.saturating_add(128),
         }
     }

@@ -24,7 +24,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// All documents, checked, as a stream of JSON; and of each where it stands.
+    /// All documents, checked, as a stream of JSON, and the place of each.
     ///
     /// # Errors
     /// When a file cannot be read, or a document is wrong; the message names the file.

@@ -1,4 +1,4 @@
-//! Follows a drain to its end, and shows how far it has come: one line that changes on a terminal, a line now and then
+//! Follows a drain to its end and shows its progress: one line that changes on a terminal, a line now and then
 //! elsewhere.
 
 use std::{
@@ -24,16 +24,15 @@ use crate::{
     view::operations::Operation,
 };
 
-/// An agent that is away when a drain is to begin may be back within this time; one that is away at the deadline, so
-/// long after it.
+/// How long the agent may be away: when a drain is to begin, and after the drain's deadline.
 const AGENT_AWAY: Duration = Duration::from_secs(10);
 /// How long an answer may be late.
 const LATE: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
-/// Where nobody watches, lines come at least so far apart, but for those of a phase that is new.
+/// Least time between two lines where no terminal is; a new phase is shown at once.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// The operation that this request begins. It is sent again while no agent takes it: one may be upgraded just now.
+/// Begins an operation. The request is sent again while no agent takes it: the agent may be being upgraded.
 ///
 /// # Errors
 /// When the agent refuses, or cannot be reached until patience, or [`AGENT_AWAY`], is over.
@@ -94,7 +93,7 @@ async fn watch(
     let mut seen = Seen::of(&now);
     let mut away: Option<String> = None;
     while !now.is_finished() {
-        // Without patience of its own it waits as long as the drain lasts by what was heard last.
+        // Without patience it gives up only while the agent is away, some time after the deadline that was heard last.
         let end = patience.or(away.is_some().then(|| seen.deadline + AGENT_AWAY));
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         match (&away, left) {
@@ -119,7 +118,7 @@ async fn watch(
     Ok(now)
 }
 
-/// When the agent has told something last, and when the drain is over by that.
+/// When the agent last answered, and the deadline that it told.
 struct Seen {
     at: Instant,
     deadline: Instant,
@@ -132,7 +131,7 @@ impl Seen {
     }
 }
 
-/// Whether nobody took the request. One that is stopping (503) may be back soon.
+/// Whether no agent took the request. One that is stopping (503) may be back soon.
 fn is_away(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) => true,
@@ -146,7 +145,7 @@ fn is_away(failure: &Failure) -> bool {
 enum Reply {
     Now(Box<Operation>),
     Refused(Failure),
-    /// Nobody is there, or nobody who answers.
+    /// No agent is there, or none that answers.
     Away(String),
 }
 
@@ -189,10 +188,10 @@ fn left(operation: &Operation) -> Duration {
     deadline.duration_since(Timestamp::now()).try_into().unwrap_or_default()
 }
 
-/// One line of text, which no bar of the crate indicatif is; and lines at times where no terminal is.
+/// Shows the progress of a drain as lines of text, which the crate indicatif does not offer.
 struct Progress {
     terminal: bool,
-    /// Whether there is a line that is not finished.
+    /// Whether the last line is unfinished.
     open: bool,
     shown: Option<ShownCounts>,
     /// Phases that were shown already.
@@ -200,13 +199,13 @@ struct Progress {
     away: bool,
 }
 
-/// What a line has shown where no terminal is, and when.
+/// What the last line showed where no terminal is, and when.
 struct ShownCounts {
     at: Instant,
     counts: Counts,
 }
 
-/// Another line is worth it when these are others.
+/// Another line is due when these differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Counts {
     phase: OperationPhase,
@@ -247,7 +246,7 @@ impl Progress {
         self.away = true;
     }
 
-    /// Notes that it is shown, if it is.
+    /// Whether another line is due; notes it as shown then.
     fn is_worth_a_line(&mut self, operation: &Operation, now: Instant) -> bool {
         let counts = Counts::of(operation);
         let is_new = !self.phases.contains(&counts.phase) || std::mem::take(&mut self.away);
@@ -262,20 +261,20 @@ impl Progress {
     }
 
     fn draw(&mut self, line: &str) {
-        // That nobody reads it is no failure.
+        // An unread line is no failure.
         let _ = write!(stderr(), "\r\x1b[K{line}");
         let _ = stderr().flush();
         self.open = true;
     }
 
-    /// What follows goes below the line.
+    /// Finishes the line: what follows goes below it.
     fn keep(&mut self) {
         if std::mem::take(&mut self.open) {
             let _ = writeln!(stderr());
         }
     }
 
-    /// What follows takes the place of the line.
+    /// Clears the line: what follows takes its place.
     fn clear(&mut self) {
         if std::mem::take(&mut self.open) {
             let _ = write!(stderr(), "\r\x1b[K");
@@ -283,12 +282,12 @@ impl Progress {
     }
 }
 
-/// Columns of the terminal but for the last, in which some go to the next line.
+/// Columns of the terminal less the last one, after which some terminals wrap.
 fn columns() -> usize {
     terminal::size().map_or(79, |(columns, _)| usize::from(columns.max(20) - 1))
 }
 
-/// As much of how far a drain has come as has place in so many columns, the most important first.
+/// How far a drain has come, as much as fits into so many columns, the most important first.
 fn line(operation: &Operation, columns: usize) -> String {
     let Operation { target, phase, remaining, .. } = operation;
     let mut line = format!("{target}: {}", phase.name());

@@ -61,7 +61,7 @@ impl MonitorArguments {
         let mut shown = ShownDecisions::default();
         let watched = tokio::select! {
             watched = self.watch(client, &mut shown) => watched,
-            // The end of the terminal or of patience is the usual one.
+            // Without --count, a signal is the usual end.
             signal = interrupted() => signal.map(drop).map_err(Failure::from),
         };
         if shown.lost > 0 {
@@ -147,7 +147,7 @@ fn skipped(skipped: &Skipped) -> String {
     }
 }
 
-/// The last characters of a long text: of the name of a cgroup they say most.
+/// The end of a long text, which says most of a cgroup's name.
 fn end_of(text: &str, most: usize) -> String {
     let length = text.chars().count();
     if length <= most {

@@ -31,7 +31,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Prints `value` as JSON or YAML when that is asked for. `false`: a table is.
+    /// Prints `value` as JSON or YAML if asked to. `false`: a table is wanted.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -64,7 +64,7 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
 /// # Errors
 /// When it has no form in YAML.
 pub fn yaml(value: &impl Serialize) -> Result<String, Failure> {
-    // By way of JSON, so that both have the same names and leave the same things out.
+    // By way of JSON: both forms have the same names and leave out the same fields.
     let value = serde_json::to_value(value).context("writing YAML")?;
     Ok(serde_saphyr::to_string(&value).context("writing YAML")?)
 }
@@ -88,8 +88,7 @@ pub fn note(text: impl AsRef<str>) {
     let _ = io::stderr().write_all(lines.collect::<String>().as_bytes());
 }
 
-/// What a terminal shows as it is: control characters, which may come from names that others chose, are written as
-/// escapes.
+/// `text` with control characters, which may come from names that others chose, written as escapes.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
@@ -155,7 +154,7 @@ pub fn number(value: impl Display) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
-/// A cell of a number that is bad news when it is not 0.
+/// A cell of a number that is bad news unless it is 0.
 pub fn fault(value: u64) -> Cell {
     let cell = number(value);
     if value == 0 { cell } else { cell.fg(Color::Red) }

@@ -33,7 +33,7 @@ pub struct UninstallArguments {
 impl UninstallArguments {
     pub fn run(self, socket: Option<PathBuf>) -> std::result::Result<(), Failure> {
         let socket = socket.unwrap_or_else(|| settings::SOCKET.into());
-        // First what a running agent would refuse: then nothing is half done.
+        // First what a running agent would refuse, so that nothing is left half done.
         let store = if self.keep_state { None } else { StateFile::claim(&self.state_dir)? };
         let mut removed = kernel::uninstall(&self.bpffs)?;
         if let Some(store) = store {
@@ -74,7 +74,7 @@ impl StateFile {
         }
     }
 
-    /// The store, and its directory unless somebody keeps other files there.
+    /// Removes the store, and its directory unless it holds other files.
     fn remove(self, directory: &Path) -> Result<Vec<PathBuf>> {
         fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))?;
         let mut removed = vec![self.path];

@@ -1,4 +1,4 @@
-//! `sluice version`: which one this is.
+//! `sluice version`: the version of this program and of the kernel tables.
 
 use clap::Args;
 use serde_json::json;

@@ -1,16 +1,16 @@
-//! What a machine has announced and others may overrule.
+//! A value that a state machine announces and that others may overrule.
 
-/// Changes of a value that may be on their way to a publication at once. More come only where what comes in between is
-/// never published, as of a backend that is ready and unready in turns.
+/// Announced values that may await their publication. There are more only if those in between are never published, as
+/// of a backend that flips between ready and unready.
 const PENDING: usize = 16;
 
-/// A value of which a machine announces changes, each of them once. What is published follows later, in the same order, and
-/// may skip some; a published value that was not announced is that of somebody else.
+/// A value whose changes a state machine announces, each once. They are published later, in the same order; some may be
+/// skipped. A published value that was never announced was set by somebody else.
 #[derive(Debug)]
 pub struct Announced<T> {
-    /// As it was published last.
+    /// What was published last.
     published: T,
-    /// Announced and not published yet, in order.
+    /// Announced and not yet published, in order.
     pending: Vec<T>,
 }
 
@@ -19,7 +19,7 @@ impl<T: Clone + PartialEq> Announced<T> {
         Self { published, pending: Vec::new() }
     }
 
-    /// What holds as far as the machine knows.
+    /// What was announced last, or else what is published.
     pub fn current(&self) -> &T {
         self.pending.last().unwrap_or(&self.published)
     }
@@ -31,7 +31,7 @@ impl<T: Clone + PartialEq> Announced<T> {
         self.pending.push(value);
     }
 
-    /// Takes note of what is published. Returns whether somebody else has set it; then nothing else is pending.
+    /// Takes in what was published. `true`: somebody else has set it, and what was announced before is dropped.
     pub fn is_overruled(&mut self, published: T) -> bool {
         if published == self.published {
             return false;

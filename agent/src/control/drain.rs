@@ -8,8 +8,8 @@ use sluice_common::drain::{ALL, DATAGRAMS};
 use super::StateMachine;
 use crate::model::{Drain, DrainEnd, OnDeadline, OperationPhase, Stamp};
 
-/// Time between the first and the last of the looks that must find nothing: a connection that was on its way has shown up
-/// by then.
+/// Time from the first to the last of the looks that must find nothing: a connection that was on its way shows up
+/// within it.
 const EMPTY_FOR: Duration = Duration::from_millis(200);
 /// How long after the deadline connections are still closed, when that was asked for.
 const GRACE: Duration = Duration::from_secs(5);
@@ -19,15 +19,15 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct SeenConnections {
     /// Connections of all kinds.
     pub total: u64,
-    /// Those that quiet alone will close: idle ones and datagram sockets of services that allow it.
+    /// Those that will be closed once they are quiet: idle ones, and datagram sockets of services that allow it.
     pub closing: u64,
     /// Accepted by backends on this host.
     pub inbound: u64,
     /// Closed in this look.
     pub closed: u64,
-    /// Of them: because the deadline was over.
+    /// Of them: closed because the deadline was over.
     pub closed_late: u64,
-    /// Whether everything could be looked at.
+    /// Whether every connection could be looked at.
     pub complete: bool,
 }
 
@@ -52,9 +52,10 @@ pub struct DrainProgress {
     since: Timestamp,
     deadline: Timestamp,
     on_deadline: OnDeadline,
-    /// When the deadline was learned. Time is counted from there: whoever sets the wall clock does not move the deadline.
+    /// When the deadline was learned. Time is counted from there, so that setting the wall clock does not move the
+    /// deadline.
     learned: Stamp,
-    /// When the first of the looks was that have found nothing since.
+    /// When the looks began to find nothing, if the last one did.
     empty: Option<Timestamp>,
     /// Whether something was closed because the deadline was over.
     late: bool,
@@ -72,7 +73,7 @@ impl DrainProgress {
     pub fn allowed(&self, quiet: u32, now: Stamp) -> u32 {
         let now = self.time(now);
         let all = self.on_deadline == OnDeadline::Close && now >= self.deadline;
-        // A datagram socket does not tell when it was used last: it gets its time from the beginning of the drain.
+        // A datagram socket does not tell when it was last used: its quiet is counted from the beginning of the drain.
         let quiet_enough = quiet != 0 && now >= later(self.since, Duration::from_millis(u64::from(quiet)));
         (u32::from(all) * ALL) | (u32::from(quiet_enough) * DATAGRAMS)
     }
@@ -93,7 +94,7 @@ impl DrainProgress {
         DrainAction::GoesOn(if seen.closing > 0 { OperationPhase::ClosingIdle } else { OperationPhase::Waiting })
     }
 
-    /// The wall-clock time as it goes on from the moment in which the deadline was learned.
+    /// The wall-clock time, continued from when the deadline was learned.
     fn time(&self, now: Stamp) -> Timestamp {
         later(self.learned.at, self.learned.until(&now))
     }
@@ -115,7 +116,7 @@ impl StateMachine for DrainProgress {
         }
     }
 
-    /// The next look that may end it: at its deadline, or when it has been empty for long enough.
+    /// The next look that may end the drain: at its deadline, or when it has been empty for long enough.
     fn poll_timeout(&self) -> Option<u64> {
         let emptied = self.empty.map_or(Timestamp::MAX, |first| later(first, EMPTY_FOR));
         let wait = emptied.min(self.deadline).duration_since(self.learned.at);

@@ -1,4 +1,4 @@
-//! What goes on by itself over time: state machines without I/O, all with one protocol, [`StateMachine`].
+//! Behaviour over time, as state machines without I/O and with one protocol, [`StateMachine`].
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 mod announced;
@@ -13,10 +13,10 @@ use std::{iter, time::Duration};
 
 use crate::model::Stamp;
 
-/// A machine that does no I/O and reads no clock: events and the time go in, actions come out. Tests move the time by hand.
+/// A machine that does no I/O and reads no clock: events and the time go in, actions come out. Tests set the time.
 ///
-/// Whoever drives it hands every event to [`handle`](Self::handle), carries out each [`next_action`](Self::next_action)
-/// after it, and sleeps no longer than until [`poll_timeout`](Self::poll_timeout); that this time has come is an event too.
+/// Its driver hands each event to [`handle`](Self::handle), then carries out each [`next_action`](Self::next_action),
+/// and sleeps no longer than until [`poll_timeout`](Self::poll_timeout); the arrival of that time is an event too.
 pub trait StateMachine {
     type Event<'a>;
     type Action;
@@ -24,13 +24,13 @@ pub trait StateMachine {
     /// Takes in what happened at `now`.
     fn handle(&mut self, event: Self::Event<'_>, now: Stamp);
 
-    /// CLOCK_BOOTTIME ns at which something is due without any other event; `None`: nothing is.
+    /// CLOCK_BOOTTIME ns at which the machine needs an event for the time; `None`: it waits for other events.
     fn poll_timeout(&self) -> Option<u64>;
 
-    /// What is to be done next, in the order of the calls; `None` when everything is.
+    /// The next action to carry out, in order; `None`: all are.
     fn next_action(&mut self) -> Option<Self::Action>;
 
-    /// All that is to be done.
+    /// All actions to carry out.
     fn actions(&mut self) -> Vec<Self::Action> {
         iter::from_fn(|| self.next_action()).collect()
     }

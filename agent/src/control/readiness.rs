@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{StateMachine, announced::Announced};
 use crate::model::{Readiness, Stamp, Unready};
 
-/// Least time between two messages while a backend stays unready: one that fails in turns for different reasons must not
-/// be saved at every probe.
+/// Least time between two announcements while a backend stays unready: one that fails for different reasons in turn
+/// must not be saved at every probe.
 const REWORDED: Duration = Duration::from_secs(30);
 
 /// Why a probe failed. While it stays the same, nothing new is announced.
@@ -17,13 +17,13 @@ pub enum Cause {
     Unreachable,
     /// The connection ended too early.
     Broken,
-    /// The answer is none of the protocol.
+    /// The answer is not HTTP.
     NoHttp,
     Status(u16),
     Body,
     Exit(i32),
     Signal(i32),
-    /// The probe could not even begin.
+    /// The probe could not begin.
     Setup,
 }
 
@@ -45,8 +45,8 @@ pub enum ReadinessEvent {
     Timeout,
 }
 
-/// One backend. It goes on from what is published, so that a restart changes nothing: one that serves does so until
-/// probes have failed often enough, one that does not waits until they have succeeded often enough.
+/// One backend. The tracker goes on from the published reason, so that a restart changes nothing: a backend that serves
+/// does so until probes have failed often enough, another waits until they have succeeded often enough.
 #[derive(Debug)]
 pub struct ReadinessTracker {
     success_threshold: u32,
@@ -57,15 +57,15 @@ pub struct ReadinessTracker {
     began: Stamp,
     /// The probes' reason.
     reason: Announced<Option<Unready>>,
-    /// When the tracker announced the reason; `None` for one that it found.
+    /// When the tracker announced the reason; `None`: it found the reason published.
     announced_at: Option<Stamp>,
-    /// Of the reason, when the tracker announced it.
+    /// Cause of the reason, if the tracker announced it.
     cause: Option<Cause>,
     /// Probes in a row that succeeded.
     successes: u32,
     /// Probes in a row that failed.
     failures: u32,
-    /// When the backend was found ready; set while its delay keeps it from connections.
+    /// When the backend was found ready; set while its delay still keeps it closed.
     ready_since: Option<Stamp>,
     action: Option<Option<Unready>>,
 }
@@ -155,7 +155,7 @@ impl ReadinessTracker {
 
 impl StateMachine for ReadinessTracker {
     type Event<'a> = ReadinessEvent;
-    /// The probes' reason from now on; `None`: the backend is ready.
+    /// The probes' new reason; `None`: the backend is ready.
     type Action = Option<Unready>;
 
     fn handle(&mut self, event: ReadinessEvent, now: Stamp) {

@@ -2,8 +2,7 @@
 
 use imbl::OrdSet;
 
-/// What is due, and when. A clone costs the same however many there are. Whoever adds a timer and needs it no more may
-/// remove it, or tell by `What` that it has no meaning any more.
+/// Timers by their times. Cloning is cheap. A timer that is no longer needed may be removed, or ignored when it fires.
 #[derive(Clone, Debug)]
 pub struct Timers<At: Ord, What: Ord>(OrdSet<(At, What)>);
 
@@ -22,17 +21,17 @@ impl<At: Copy + Ord, What: Copy + Ord> Timers<At, What> {
         self.0.remove(&(at, what));
     }
 
-    /// The time of the first one.
+    /// The earliest time.
     pub fn next(&self) -> Option<At> {
         self.0.get_min().map(|(at, _)| *at)
     }
 
-    /// Those that are due at `now`, in order.
+    /// The timers that are due at `now`, in order.
     pub fn due(&self, now: At) -> impl Iterator<Item = What> {
         self.0.iter().take_while(move |(at, _)| *at <= now).map(|(_, what)| *what)
     }
 
-    /// Takes out the first one that is due at `now`.
+    /// Takes out the first timer that is due at `now`.
     pub fn take_due(&mut self, now: At) -> Option<(At, What)> {
         let first = self.0.get_min().copied().filter(|(at, _)| *at <= now)?;
         self.0.remove(&first);

@@ -1,8 +1,8 @@
-//! Warm-up: the part of its weight that a backend has some time after it began to take connections.
+//! Warm-up: a backend has a part of its weight for some time after it begins to take connections.
 //!
-//! Parts count within a group, whose share stays what it is: while all of a group's backends are cold and began together
-//! they are equal, and one that comes later gets its part of what the older ones have, cold as they may be. (Envoy's slow
-//! start is known to send a group's whole share to the one warm endpoint, and to do nothing when all are cold.)
+//! Parts count within a group, whose share stays what it is. Backends of a group that begin together are equal while
+//! all of them are cold; one that comes later gets its part of what the older ones have. (Envoy's slow start is known
+//! to send a group's whole share to the one warm endpoint, and to do nothing when all are cold.)
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,13 +13,14 @@ use crate::model::{Backend, BackendId, Curve, NodeId, Service, Stamp, State, Tou
 
 /// The whole weight, in thousandths.
 pub const WHOLE: u32 = 1000;
-/// Parts grow in steps of so many thousandths: each is a table to be built.
+/// Parts grow in steps of this many thousandths: each step means a new table.
 const STEP: u32 = 20;
 
 impl Warmup {
-    /// Part of the weight this long after the start, in thousandths: the curve, in steps, and at least the minimum.
+    /// Part of the weight when `elapsed` has passed since the start, in thousandths: the curve in steps, and at least
+    /// the minimum.
     pub fn part(&self, elapsed: Duration) -> u32 {
-        // The inverse decides, so that the time of a step and the step agree.
+        // Searches with `reaches`, so that both agree on the time of each step.
         let (mut low, mut high) = (0, WHOLE / STEP);
         while low < high {
             let middle = (low + high).div_ceil(2);
@@ -57,7 +58,7 @@ impl Warmup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ramp {
     pub since: Stamp,
-    /// Of its weight now, in thousandths.
+    /// Part of the weight now, in thousandths.
     pub part: u32,
     /// CLOCK_BOOTTIME ns of the next step.
     due: u64,
@@ -65,27 +66,27 @@ pub struct Ramp {
 
 #[derive(Clone, Debug)]
 pub enum WarmupEvent<'a> {
-    /// The state was changed: what begins to take connections begins to warm up, what takes none any more is cold when it
-    /// comes again.
+    /// The state was changed. A backend that begins to take connections begins to warm up; one that takes none any more
+    /// is cold when it returns.
     Changed { before: &'a State, after: &'a State, touched: &'a Touched },
     /// An earlier agent has let this backend begin at `since`.
     Resumed { backend: BackendId, warmup: &'a Warmup, since: Stamp },
-    /// The time of [`StateMachine::poll_timeout`] has come. Settings are those of the state.
+    /// The time of [`StateMachine::poll_timeout`] has come; settings are those of this state.
     Timeout(&'a State),
 }
 
-/// What has become of a backend.
+/// What has become of a backend's warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarmupAction {
-    /// It warms up from another point in time than before.
+    /// It begins, or counts from another point in time than before.
     Begun(BackendId),
     /// Its part has grown.
     Stepped(BackendId),
-    /// It is warm, takes no connections any more, or is not to warm up any more.
+    /// The backend is warm, takes no connections any more, or no longer has a warm-up.
     Ended(BackendId),
 }
 
-/// All backends that are warming up. A clone costs the same whatever it holds, once its actions are carried out.
+/// All backends that are warming up. Cloning is cheap once its actions are carried out.
 #[derive(Clone, Debug, Default)]
 pub struct Ramps {
     ramps: OrdMap<BackendId, Ramp>,
@@ -99,7 +100,7 @@ impl Ramps {
         self.ramps.get(&backend)
     }
 
-    /// Part of its weight that a backend has, in thousandths: on trial after an ejection, warming up, or whole.
+    /// Part of the backend's weight, in thousandths: on trial after an ejection, warming up, or whole.
     pub fn part(&self, backend: &Backend) -> u32 {
         if is_on_trial(backend) {
             return health::TRIAL_PART;
@@ -107,8 +108,8 @@ impl Ramps {
         self.get(backend.id).map_or(WHOLE, |ramp| ramp.part)
     }
 
-    /// Parts of the weights of a service's backends, in millionths; 0 for those that take nothing. One on trial has its
-    /// part of what the coldest of its group has: it must not be the favourite among cold ones.
+    /// Parts of the weights of a service's backends, in millionths; 0 for those that take nothing. A backend on trial
+    /// has its part of the coldest one's in its group, so that it does not get most of a cold group.
     pub fn parts(&self, service: &Service, takes: impl Fn(&Backend) -> bool) -> Vec<u32> {
         let mut coldest = vec![WHOLE; service.groups.len()];
         for backend in service.backends.iter().filter(|b| takes(b) && !is_on_trial(b)) {
@@ -123,7 +124,7 @@ impl Ramps {
         service.backends.iter().map(|backend| if takes(backend) { part(backend) } else { 0 }).collect()
     }
 
-    /// Goes on from `since` with these settings. Returns whether there is anything left of it.
+    /// Begins a warm-up that counts from `since`. `false`: it is over already.
     fn begin(&mut self, backend: BackendId, warmup: &Warmup, since: Stamp, now: Stamp) -> bool {
         self.end(backend);
         let elapsed = since.until(&now);
@@ -135,7 +136,7 @@ impl Ramps {
         true
     }
 
-    /// Returns whether there was one.
+    /// `true`: the backend was warming up.
     fn end(&mut self, backend: BackendId) -> bool {
         let ramp = self.ramps.remove(&backend);
         if let Some(ramp) = ramp {
@@ -198,13 +199,13 @@ impl Ramps {
         let (said_before, said) = (former.and_then(started), started(backend));
         let is_news = warmup.start == WarmupStart::Process && said != said_before;
         match (takes(after, backend), ramp) {
-            // Its process began at another time than was known.
+            // A report gave another start of its process.
             (true, _) if took && is_news && said.is_some() => {
                 let goes_on = self.begin(id, warmup, said.unwrap_or(now), now);
                 self.act(if goes_on { WarmupAction::Begun(id) } else { WarmupAction::Ended(id) });
             }
             (true, None) if took => {}
-            // Its settings may be others now.
+            // Its settings may have changed.
             (true, Some(since)) if took || warmup.start == WarmupStart::Process => {
                 self.begin(id, warmup, since, now);
             }
@@ -246,13 +247,13 @@ impl StateMachine for Ramps {
     }
 }
 
-/// From when a backend that begins to take connections warms up, if it does.
+/// The time from which a backend that begins to take connections warms up; `None`: it does not warm up.
 fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: Stamp) -> Option<Stamp> {
     let said = started(backend);
     match warmup.start {
         WarmupStart::Ready => Some(now),
         WarmupStart::Process if said.is_some() => said,
-        // It was there and ready: its process has been running.
+        // A backend that was ready has a running process.
         WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(now),
     }
 }
@@ -270,7 +271,7 @@ fn is_ready(backend: &Backend) -> bool {
     backend.health.as_ref().is_none_or(|health| health.is_ready())
 }
 
-/// Whether the backend takes its full share but for warm-up. A panic makes nobody warm.
+/// Whether the backend takes connections, warm-up aside. A panic does not count: it makes nobody warm.
 fn takes(state: &State, backend: &Backend) -> bool {
     let is_trusted = backend.health.as_ref().is_none_or(|health| health.is_ready() && health.ejection.is_none());
     state.is_open(backend) && is_trusted

@@ -25,15 +25,15 @@ pub enum From {
     Cgroup(String),
 }
 
-/// A caller, and what had to be supposed of it.
+/// A caller, and what had to be assumed of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub client: ClientIdentity,
-    /// Sentences for people.
+    /// What was assumed, in sentences for people.
     pub assumed: Vec<String>,
 }
 
-/// Why a text says nothing about a caller.
+/// Why a text does not describe a caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no caller: write an IP address, pid:NUMBER or cgroup:PATH")]
 pub struct FromError(String);

@@ -83,8 +83,8 @@ pub fn find(path: &Path) -> Result<(u64, String)> {
     Ok((id, format!("/{}", name.to_string_lossy().trim_matches('/'))))
 }
 
-/// The name of the cgroup with this id; `None` when it is gone. `pid`: a process that was in it a moment ago, where the
-/// search begins; the whole hierarchy comes after.
+/// The name of the cgroup with this id; `None` when it is gone. The search begins where process `pid` is, which was in
+/// that cgroup a moment ago, and goes on through the whole hierarchy.
 pub fn name_of(wanted: u64, pid: u32) -> Option<String> {
     let is_it = |name: &String| id(Path::new(name)).is_ok_and(|id| id == wanted);
     if let Some(name) = name_of_process(pid).filter(is_it) {
@@ -112,8 +112,9 @@ fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Fields of a line: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options
-/// (Documentation/filesystems/proc.rst, 3.5); by hand, because these three are all that is needed of /proc. Of several mounts that of the whole hierarchy with the shortest path.
+/// The root of the cgroup2 hierarchy: of several mounts of the whole hierarchy the one with the shortest path. Fields
+/// of a line: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options
+/// (Documentation/filesystems/proc.rst, 3.5). Read by hand: no more is needed of the file.
 fn find_root(mountinfo: &str) -> Option<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (place, kind) = line.split_once(" - ")?;

@@ -11,22 +11,22 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::model::Stamp;
 
-/// CLOCK_MONOTONIC, ns: the clock of every time that the kernel side keeps.
+/// CLOCK_MONOTONIC, ns: the clock of every time that the programs keep.
 pub fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
         .unwrap_or(0)
 }
 
-/// The wall-clock time of a monotonic one, by the difference that the two clocks have now.
+/// The wall-clock time of a CLOCK_MONOTONIC time, by the present difference of the two clocks.
 pub fn wall(monotonic: u64) -> Timestamp {
     let ago = i64::try_from(monotonic_ns().saturating_sub(monotonic)).unwrap_or(i64::MAX);
     Timestamp::now().checked_sub(SignedDuration::from_nanos(ago)).unwrap_or(Timestamp::MIN)
 }
 
-/// Now, as it can be saved.
+/// Now, in a form that can be saved.
 pub fn stamp() -> Stamp {
-    // Another version of the library may hash otherwise: then it is as after a reboot, and the wall clock counts.
+    // If another version of the library hashes otherwise, it is as after a reboot: the wall clock counts.
     static BOOT: LazyLock<u64> = LazyLock::new(|| {
         let mut hasher = DefaultHasher::new();
         boot_id().hash(&mut hasher);
@@ -45,7 +45,7 @@ pub fn hz() -> u32 {
     u32::try_from(1_000_000_000 / tick.max(1)).ok().filter(|hz| (24..=1200).contains(hz)).unwrap_or(250)
 }
 
-/// Identity of this boot of the host: monotonic times of another one mean nothing.
+/// Identity of this boot of the host: CLOCK_MONOTONIC times of another boot mean nothing.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }

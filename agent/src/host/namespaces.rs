@@ -46,8 +46,8 @@ impl Namespace {
         Ok(Self { file })
     }
 
-    /// The one with this cookie, when it is that of the process or of one of its sockets: a process may have left the
-    /// namespace in which it made them.
+    /// The namespace with this cookie, if the process or one of its sockets is in it: a process may have left the
+    /// namespace in which it made a socket.
     pub fn with_cookie(cookie: u64, pid: u32) -> Option<Self> {
         let own = Self::of_process(pid).ok().filter(|own| own.cookie().is_ok_and(|own| own == cookie));
         own.or_else(|| {
@@ -65,7 +65,8 @@ impl Namespace {
         })
     }
 
-    /// The namespaces of some processes, each once, and how many processes would not say. Those that are gone have none.
+    /// The namespaces of some processes, each once, and how many processes hide theirs. Processes that are gone do not
+    /// count.
     pub fn of_processes(pids: impl IntoIterator<Item = u32>) -> (Vec<Self>, usize) {
         let mut seen = HashSet::new();
         let (mut found, mut hidden) = (Vec::new(), 0);
@@ -74,7 +75,7 @@ impl Namespace {
             match fs::metadata(format!("/proc/{pid}/ns/net")) {
                 Ok(metadata) if seen.insert((metadata.dev(), metadata.ino())) => found.extend(Self::of_process(pid)),
                 Ok(_) => {}
-                // One of another pid namespace is listed as 0.
+                // 0 stands for a process of another pid namespace.
                 Err(error) if pid == 0 || error.kind() == ErrorKind::PermissionDenied => hidden += 1,
                 Err(_) => {}
             }
@@ -91,8 +92,8 @@ impl Namespace {
     }
 }
 
-/// Runs `work` in each of the namespaces with what is said of it, on a thread of its own: no other ever runs in the
-/// wrong namespace. An error is that of the one namespace.
+/// Runs `work` in each namespace, with the value beside it, on a thread that ends afterwards: no other thread ever
+/// changes its namespace. Each result is that of one namespace.
 pub fn tour<'a, A: Send, T: Send>(
     namespaces: impl IntoIterator<Item = (&'a Namespace, A), IntoIter: Send>,
     mut work: impl FnMut(A) -> Result<T> + Send,

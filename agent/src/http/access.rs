@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
 
-/// Who watches decisions has other programs put in place: a read that is not free.
+/// A read that is not free: watching decisions replaces programs.
 const MONITOR: &str = "/v1/monitor";
 
 /// What a listener lets its callers do.

@@ -1,6 +1,6 @@
 //! If-Match and If-None-Match, RFC 9110 section 13.1. The ETag of a service is its generation.
 //!
-//! It stands for what was asked for, not for the status that a GET shows beside it: it guards writes, and a GET is never
+//! An ETag stands for the document, not for the status that a GET shows beside it: it guards writes, and no GET is
 //! answered with 304. By hand: the crate headers would save thirty lines and bring four others, one of them for SHA-1.
 
 use axum::{
@@ -21,7 +21,7 @@ pub struct Conditions {
 enum Tags {
     /// `*`
     Any,
-    /// Generations; tags that are none cannot be ours.
+    /// Generations. Other tags cannot be this agent's.
     Of(Vec<u64>),
 }
 

@@ -96,12 +96,12 @@ async fn follow(app: App, mut seen: u64, sender: Sender) {
 
 /// Returns when the agent stops.
 pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // When nobody can say that it stops any more, it has stopped.
+    // An error means that the sender is gone: the agent has stopped.
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 fn frames(batch: &EventBatch) -> impl Iterator<Item = sse::Event> {
-    // It has no id of its own: whoever loses the connection here resumes where it did before.
+    // Without an id: a reader that loses the connection here resumes from the event before.
     let missed = batch.missed.then(|| {
         sse::Event::default()
             .event(EventKind::Missed.name())

@@ -28,7 +28,7 @@ use crate::settings::{Listen, Settings};
 /// How long requests may go on once the agent stops.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Listeners that are bound; nobody is answered before [`serve`].
+/// Bound listeners; requests wait until [`serve`].
 pub struct Bound {
     unix: UnixListener,
     socket: SocketFile,
@@ -75,7 +75,7 @@ impl Bound {
 pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> Result<()> {
     let Bound { unix, socket, tcp } = bound;
     let stopped = |mut stopping: watch::Receiver<bool>| async move {
-        // An error says that nobody can tell any more, and that is the end too.
+        // An error means that the sender is gone, which is the end too.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let mut servers = JoinSet::new();
@@ -112,14 +112,14 @@ struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
-            // Left behind it is replaced by the next agent.
+            // If it stays, the next agent replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds a Unix socket of mode 0660. It gets its name when it has its mode, so that nobody else can ever connect, and
-/// takes the place of a socket on which nobody answers.
+/// Binds a Unix socket of mode 0660. It is renamed into place once it has its mode, so that nobody else can connect in
+/// between, and replaces a socket on which nobody answers.
 fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).with_context(|| format!("creating {} for the socket", parent.display()))?;
@@ -173,7 +173,7 @@ fn place(fresh: &Path, path: &Path) -> Result<SocketFile> {
 fn is_answered(path: &Path) -> bool {
     match UnixStream::connect(path) {
         Ok(_) => true,
-        // Whoever it is, it is not dead.
+        // Any other error: somebody may still listen.
         Err(error) => error.kind() != ErrorKind::ConnectionRefused && error.kind() != ErrorKind::NotFound,
     }
 }

@@ -151,7 +151,7 @@ impl From<ChangeError> for Problem {
     }
 }
 
-/// Something that should have worked did not.
+/// An unexpected error is a failure of the agent.
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
         tracing::error!("a request failed: {error:#}");

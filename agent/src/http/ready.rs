@@ -99,7 +99,7 @@ impl ReadyRequest {
     fn report(self, kind: ReadinessKind, known: Option<&Report>, started: Option<Stamp>, now: Stamp) -> Option<Report> {
         let Self { ready, lease, reason, .. } = self;
         let state = if ready { Reported::Ready } else { Reported::NotReady };
-        // Who is ready again and does not say when it began is the same process as before.
+        // A backend that is ready again, with no word on its start, is the same process as before.
         let before = known.and_then(|known| known.started);
         let is_same = |a: Stamp, b: Stamp| a.until(&b).max(b.until(&a)) < SAME;
         let started = match (started, before) {
@@ -115,7 +115,7 @@ impl ReadyRequest {
             (_, false) => "reported not ready".to_owned(),
         };
         let report = Report { since: now, state, message, lease, started };
-        // Said again without a lease, it holds since it was said first.
+        // Ready reported again without a lease holds since the first report.
         let again = known.filter(|known| lease.is_none() && Report { since: known.since, ..report.clone() } == **known);
         Some(again.cloned().unwrap_or(report))
     }

@@ -21,7 +21,7 @@ const PIECE: usize = 64 << 10;
 /// Pieces that wait to be sent.
 const AHEAD: usize = 4;
 
-/// Answers with what `produce` writes. It runs as fast as the caller reads, and ends when the caller goes away.
+/// Answers with what `produce` writes, which runs as fast as the caller reads and ends when the caller goes away.
 ///
 /// # Errors
 /// When it fails before the first piece. Later the answer breaks off, which the caller can tell from an end.

@@ -230,7 +230,7 @@ struct Steering {
 impl Steering {
     fn run(self, asked: &mpsc::Receiver<Command>) {
         while let Ok(command) = asked.recv() {
-            // The rest is for the real one.
+            // Only a real engine is sent the others.
             #[allow(clippy::single_match, unreachable_patterns)]
             match command {
                 Command::Change { changes, options, reply } => {

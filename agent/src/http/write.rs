@@ -1,4 +1,4 @@
-//! How every handler writes: a change is made and shown, or with `dryRun` the plan for it.
+//! How every handler writes: it makes a change and shows the result, or with `dryRun` the plan.
 
 use axum::{
     Json,

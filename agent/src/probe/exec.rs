@@ -28,12 +28,12 @@ use crate::{
     host::{namespaces::pidfd_open, wait},
 };
 
-/// What is kept of the output, in bytes, and shown of it, in characters.
+/// The end of the output: bytes that are kept, and characters that are shown.
 const KEPT: usize = 4096;
 const SHOWN: usize = 200;
-/// What is read of the output once the command has ended, in pieces of [`KEPT`].
+/// Most that is read of the output after the command has ended, in pieces of [`KEPT`].
 const RESIDUE: usize = 32;
-/// Time for a killed command to be gone.
+/// Time for a killed command to disappear.
 const DEATH: Duration = Duration::from_secs(1);
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -62,7 +62,7 @@ pub async fn probe(subject: &Subject, means: &Means) -> Found {
     ))
 }
 
-/// The file of a hook: it lies in the directory itself, links included.
+/// The file of a hook: it must lie in the directory itself, symbolic links resolved.
 fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, ProbeFailure> {
     let Some(hooks) = hooks else {
         return Err(ProbeFailure::new(Cause::Setup, "the agent has no directory of hooks (--hooks)"));
@@ -80,11 +80,11 @@ fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, ProbeFailure> {
 /// A command at work, leader of a process group of its own.
 struct RunningCommand {
     child: Child,
-    /// Readable once the leader has ended. It is reaped later than that, so that nobody else gets its number before
-    /// its group was killed.
+    /// Readable once the leader has ended. The leader is reaped only after its group was killed, so that no other
+    /// process gets its id before.
     ended: AsyncFd<OwnedFd>,
     pipe: Option<pipe::Receiver>,
-    /// The last of it.
+    /// The last bytes of the output.
     output: Vec<u8>,
 }
 
@@ -138,7 +138,7 @@ impl RunningCommand {
                 }
                 read = pipe.read(&mut some) => match read {
                     Ok(length) if length > 0 => keep(&mut self.output, &some[..length]),
-                    // Its output is closed, and it goes on.
+                    // The command has closed its output and goes on.
                     Ok(_) | Err(_) => self.pipe = None,
                 },
             }
@@ -156,7 +156,7 @@ impl RunningCommand {
     /// Ends the whole group.
     async fn kill(&mut self) {
         kill_group(&self.child);
-        // It is gone at once, unless it hangs in the kernel.
+        // The leader is gone at once, unless it hangs in the kernel.
         let _ = timeout(DEATH, self.ended.readable()).await;
     }
 }
@@ -169,7 +169,7 @@ impl Drop for RunningCommand {
     }
 }
 
-/// Kills a group whose leader was not reaped yet, and reaps it.
+/// Kills a group whose leader is not reaped yet, and reaps the leader.
 fn end(child: &mut Child) {
     kill_group(child);
     if matches!(child.try_wait(), Ok(None)) {
@@ -181,7 +181,7 @@ fn end(child: &mut Child) {
 
 fn kill_group(child: &Child) {
     if let Ok(group) = i32::try_from(child.id()) {
-        // A group of which nobody is left.
+        // An error means that nobody is left in the group.
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
@@ -191,7 +191,7 @@ fn keep(output: &mut Vec<u8>, more: &[u8]) {
     output.drain(..output.len().saturating_sub(KEPT));
 }
 
-/// The last line that says something, without what a terminal would make of it.
+/// The last line with text in it, without control characters.
 fn last_line(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;

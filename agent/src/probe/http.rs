@@ -22,7 +22,7 @@ use crate::{
     model::{ProbeMethod, Readiness},
 };
 
-/// Most bytes of a body that are looked through, and of the head of an answer.
+/// Most bytes of a body that are searched, and of the head of an answer.
 const LIMIT: usize = 64 << 10;
 
 pub async fn probe(subject: &Subject, mark: u32) -> Found {
@@ -51,7 +51,7 @@ async fn ask(subject: &Subject, mark: u32) -> Found {
     tokio::select! {
         biased;
         found = &mut answer => found,
-        // What was read before the connection ended is still to be judged.
+        // What was read before the connection ended is still judged.
         _ = &mut connection => answer.await,
     }
 }
@@ -93,7 +93,7 @@ async fn judge(readiness: &Readiness, answer: Response<Incoming>) -> Found {
     }
 }
 
-/// Whether the text stands in the first 64 KiB. What comes after it is not read.
+/// Whether the text is in the first 64 KiB of the body; the rest is not read.
 async fn contains(
     mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
     text: &[u8],
@@ -102,7 +102,7 @@ async fn contains(
     while read.len() < LIMIT {
         let Some(frame) = body.frame().await else { return Ok(false) };
         let Ok(data) = frame.map_err(|error| failure(&error))?.into_data() else { continue };
-        // The text may have begun in what was there before.
+        // The text may begin in an earlier piece.
         let from = read.len().saturating_sub(text.len() - 1);
         let room = LIMIT - read.len();
         read.extend_from_slice(data.get(..room).unwrap_or(&data));

@@ -1,6 +1,5 @@
-//! Probes: the I/O of one look at one backend. When, how often, and what follows is decided elsewhere
-//! ([`crate::control::readiness`], [`crate::engine`]). Connections carry the mark that steering lets pass, so that a probe
-//! reaches the backend it is about.
+//! Probes: the I/O of one probe of one backend. [`crate::control::readiness`] and [`crate::engine`] decide when, how
+//! often, and what follows. Connections carry the mark that steering lets pass, so that a probe reaches its backend.
 
 mod exec;
 mod http;
@@ -37,13 +36,13 @@ pub struct Means {
 
 /// A probe that has begun.
 pub enum Begun {
-    /// It is over already: what lives on this host answers within connect().
+    /// Over already: a server on this host answers within connect().
     Done(Found),
-    /// Ends within the timeout, or little later.
+    /// Ends within the timeout, or a little later.
     Goes(Pin<Box<dyn Future<Output = Found> + Send>>),
 }
 
-/// Begins a probe. It needs a runtime when it goes on.
+/// Begins a probe. The future of [`Begun::Goes`] needs a runtime.
 pub fn begin(subject: &Arc<Subject>, means: &Arc<Means>) -> Begun {
     let (subject, means) = (subject.clone(), means.clone());
     match subject.readiness.kind {

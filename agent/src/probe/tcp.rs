@@ -19,16 +19,16 @@ use crate::{
 /// A connect() that has begun.
 pub enum Dial {
     Connected(Socket),
-    /// Writable when it is over.
+    /// Becomes writable when connect() is over.
     Waits(Socket),
 }
 
-/// Whether the answer to the server's SYN-ACK goes out at once.
+/// Whether the ACK of the server's SYN-ACK goes out at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
     Whole,
-    /// It waits for something to send, which never comes: the close resets the connection before the server's
-    /// application has it. (With TCP_QUICKACK off, `tcp_rcv_synsent_state_process` puts the ACK off for 40 ms or more.)
+    /// The ACK waits for data, which never comes: the close resets the connection before the server's application sees
+    /// it. (With TCP_QUICKACK off, `tcp_rcv_synsent_state_process` puts the ACK off for 40 ms or more.)
     Half,
 }
 
@@ -40,7 +40,7 @@ pub fn begin(target: SocketAddr, limit: Span, mark: u32) -> Begun {
     }
 }
 
-/// Begins to connect. Whatever becomes of it, a reset ends the connection: probes leave no TIME_WAIT behind.
+/// Begins to connect. A reset ends the connection in any case: probes leave no TIME_WAIT behind.
 ///
 /// # Errors
 /// It was refused at once, or this host has no socket or no route.
@@ -59,7 +59,7 @@ pub fn dial(target: SocketAddr, mark: u32, handshake: Handshake) -> Result<Dial>
         Err(error) if is_under_way(&error) => {}
         Err(error) => return Err(error),
     }
-    // What lives on this host has answered before the first call was back: a second one says so.
+    // A server on this host has answered before the first call returned: a second call says so.
     match socket.connect(&target) {
         Ok(()) => Ok(Dial::Connected(socket)),
         Err(error) if is_under_way(&error) => Ok(Dial::Waits(socket)),
@@ -81,7 +81,7 @@ pub async fn connected(socket: Socket) -> Result<Socket> {
     }
 }
 
-/// What an error of a connection says of its target.
+/// What an error of a connection says of the backend.
 pub fn failure(error: &Error) -> ProbeFailure {
     match error.kind() {
         ErrorKind::ConnectionRefused => ProbeFailure::new(Cause::Refused, "connection refused"),

@@ -1,4 +1,4 @@
-//! Documents from a file or a directory: what changed since the last look, as plain events.
+//! Documents from a file or a directory: what changed since the last scan, as events.
 //! A directory's `*.yaml`, `*.yml` and `*.json` count; hidden names, other names and sub-directories do not.
 //! Symbolic links are followed, so that a directory whose content is swapped by one link is read as a whole.
 
@@ -27,7 +27,7 @@ pub enum FileEvent {
     Changed { file: PathBuf, documents: Vec<Parsed> },
     /// The file cannot be used as it is; what it brought before stays. Said once for the same content.
     Failed { file: PathBuf, error: String },
-    /// The file is away for good, and what it brought goes with it.
+    /// The file is gone for good, and its documents with it.
     Removed { file: PathBuf },
 }
 
@@ -48,18 +48,18 @@ pub struct Files {
     known: BTreeMap<PathBuf, Known>,
     /// Why the directory could not be listed.
     trouble: Option<String>,
-    /// Whether the last look has to be made again.
+    /// Whether the last scan has to be made again.
     again: bool,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Tells whether to read it again. `None`: read it at the next look.
+    /// Differs once the file has to be read again; `None`: it is read by the next scan.
     stamp: Option<FileStamp>,
     /// Documents of the last good content.
     keys: Vec<String>,
     error: Option<String>,
-    /// When it was first seen to be away.
+    /// When it was first found missing.
     away: Option<Instant>,
 }
 
@@ -73,8 +73,8 @@ struct FileStamp {
 }
 
 impl Files {
-    /// For a file or a directory at `path`. `brought` are the files that brought something in earlier runs: when one of
-    /// them was in this place and is away now, that is seen.
+    /// For a file or a directory at `path`. `brought`: files whose documents were applied in earlier runs; one that was
+    /// at `path` and is gone is reported as removed.
     ///
     /// # Errors
     /// When there is nothing at `path`.
@@ -92,18 +92,17 @@ impl Files {
         Ok(Self { path, is_directory, known, trouble: None, again: false })
     }
 
-    /// The directory to watch, so that a file that is replaced is seen too.
+    /// The directory to watch; for a file, the one that it is in, so that its replacement is seen too.
     pub fn directory(&self) -> &Path {
         if self.is_directory { &self.path } else { self.path.parent().unwrap_or(&self.path) }
     }
 
-    /// Whether another look is due soon: a file is away and its time of [`GRACE`] still runs, or the last look came to
-    /// nothing.
+    /// Whether the next scan is due soon: a file is missing and its [`GRACE`] runs, or the last scan was not applied.
     pub fn is_waiting(&self) -> bool {
         self.again || self.known.values().any(|known| known.away.is_some())
     }
 
-    /// Has the next look find anew what the last one said of these files: nobody could take it in.
+    /// Has the next scan report these files again: the last one was not applied.
     pub fn look_again(&mut self, files: Vec<PathBuf>) {
         self.again = true;
         for file in files {
@@ -116,14 +115,14 @@ impl Files {
         }
     }
 
-    /// What is different from the last look. Removals come last: a document that moved to another file is
-    /// taken over by that file first.
+    /// What differs from the last scan. Removals come last, so that a document that moved is taken over by its new file
+    /// first.
     pub fn scan(&mut self, now: Instant) -> Vec<FileEvent> {
         self.again = false;
         let listed = match self.list() {
             Ok(listed) => listed,
             Err(error) => {
-                // Without a list nothing is known to be away.
+                // Without a list no file is known to be missing.
                 let error = format!("{error:#}");
                 let said = self.trouble.replace(error.clone()).is_some_and(|before| before == error);
                 return if said { Vec::new() } else { vec![FileEvent::Failed { file: self.path.clone(), error }] };
@@ -157,7 +156,7 @@ impl Files {
         events
     }
 
-    /// Events for files with new content. A document belongs to one file: the one that has it keeps it.
+    /// Events for files with new content. A document belongs to the file that had it first.
     fn judge(
         &mut self,
         contents: BTreeMap<PathBuf, Result<Vec<Parsed>, String>>,
@@ -165,7 +164,7 @@ impl Files {
     ) -> Vec<FileEvent> {
         let mut claims: BTreeMap<String, PathBuf> = BTreeMap::new();
         for (file, known) in self.known.iter().filter(|(file, _)| listed.contains_key(*file)) {
-            // A file that cannot be read keeps what it brought; one that can says anew what it brings.
+            // A file that cannot be read keeps its documents; the documents of one that can are claimed anew.
             if contents.get(file).is_none_or(Result::is_err) {
                 claims.extend(known.keys.iter().map(|key| (key.clone(), file.clone())));
             }
@@ -177,7 +176,7 @@ impl Files {
             let known = self.known.entry(file.clone()).or_default();
             let content = content.and_then(|documents| {
                 claimed(&file, documents, &claims).inspect_err(|_| {
-                    // The other file may let go of it at any time.
+                    // Read again by the next scan: the other file may have let go of the document.
                     known.stamp = None;
                 })
             });
@@ -211,14 +210,14 @@ impl Files {
         } else {
             files.insert(self.path.clone());
         }
-        // A file that goes between the listing and here is away.
+        // A file that disappears between the listing and here is missing.
         let stamped = files.into_iter().filter_map(|file| Some((FileStamp::of(&fs::metadata(&file).ok()?)?, file)));
         Ok(stamped.map(|(stamp, file)| (file, stamp)).collect())
     }
 }
 
 impl FileStamp {
-    /// `None` for what is no regular file.
+    /// `None`: it is no regular file.
     fn of(metadata: &fs::Metadata) -> Option<Self> {
         metadata.is_file().then(|| Self {
             file: (metadata.dev(), metadata.ino()),

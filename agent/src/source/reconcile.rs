@@ -1,6 +1,6 @@
-//! From what files hold to changes of the state. Pure: the same files, state and hashes give the same changes.
-//! A document is applied when its content changed since it was last applied from that file, so that what was changed
-//! over the API in between stays, also across restarts.
+//! From the documents of files to changes of the state. Pure: the same files, state and hashes give the same changes. A
+//! document is applied when its content changed since it was last applied from that file, so that changes made over the
+//! API in between stay, also across restarts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::model::{
 /// each gets something done.
 const ROUNDS: u32 = 16;
 
-/// What events came to. `touched` and `marks` belong into one transaction of the store.
+/// The result of events. `touched` and `marks` belong into one transaction of the store.
 #[derive(Clone, Debug)]
 pub struct Reconciled {
     pub state: State,
@@ -40,7 +40,7 @@ pub struct DocumentProblem {
     pub message: String,
 }
 
-/// Documents that must wait, by their keys, with the reason: their tables find no room.
+/// Documents that must wait because their tables find no room, by their keys.
 pub type Excluded = BTreeMap<String, Refusal>;
 
 /// Applies the events of each scan, and tries refused documents again when something else has changed. Cloning is cheap;
@@ -52,18 +52,18 @@ pub struct Reconciler {
     nodes: OrdMap<String, PathBuf>,
 }
 
-/// One document's part.
+/// What one document leads to.
 #[derive(Debug)]
 struct DocumentStep {
-    /// To be kept once the change is made.
+    /// Saved once the change is made.
     mark: AppliedMark,
-    /// `None`: there is nothing to do but to keep the mark.
+    /// `None`: only the mark is to be saved.
     change: Option<Change>,
 }
 
 impl Reconciler {
-    /// Applies the events of one look at the files. Together, because a document may move from one file to another.
-    /// `applied` gives the hashes that are kept for a file.
+    /// Applies the events of one scan. All at once, because a document may move from one file to another. `applied`
+    /// gives the saved hashes of a file.
     ///
     /// # Errors
     /// That of `applied`.
@@ -111,7 +111,7 @@ impl Reconciler {
             }
             puts.extend(documents.iter().filter_map(|parsed| step(state, &applied, file, parsed)));
         }
-        // What goes may be in the way of what comes.
+        // Removals first: they may be in the way of what comes.
         going.append(&mut puts);
         let refused = outcome.run(going, excluded, now);
         self.remember(&contents, &refused);
@@ -130,7 +130,7 @@ impl Reconciler {
         !self.refused.is_empty()
     }
 
-    /// Tries again what was refused. Free when there is nothing of that kind.
+    /// Tries refused documents again. Free when there are none.
     pub fn retry(&mut self, state: &State, excluded: &Excluded, now: Timestamp) -> Reconciled {
         let mut outcome = Reconciled::new(state);
         self.retry_into(&mut outcome, excluded, now);
@@ -139,7 +139,7 @@ impl Reconciler {
 
     fn retry_into(&mut self, outcome: &mut Reconciled, excluded: &Excluded, now: Timestamp) {
         for (file, mut documents) in std::mem::take(&mut self.refused) {
-            // They were reported when they came.
+            // Their problems were reported when they came.
             let refused = outcome.run(documents.iter().map(|parsed| put(&file, parsed)).collect(), excluded, now);
             documents.retain(|parsed| refused.iter().any(|(mark, _)| mark.document == parsed.document.key()));
             if !documents.is_empty() {
@@ -165,7 +165,7 @@ impl Reconciler {
         }
     }
 
-    /// What takes back what `file` brought, unless another file took it over.
+    /// The change that removes a document of `file`, unless another file has taken it over.
     fn removal(&mut self, state: &State, file: &Path, key: &str) -> Option<Change> {
         let (kind, name) = key.split_once('/')?;
         let name = Name::new(name).ok()?;
@@ -190,12 +190,12 @@ impl Reconciled {
         Self { state: state.clone(), touched: Touched::default(), marks: Vec::new(), problems: Vec::new() }
     }
 
-    /// Whether there is nothing to keep.
+    /// Whether there is nothing to save.
     pub fn is_empty(&self) -> bool {
         self.touched.is_empty() && self.marks.is_empty()
     }
 
-    /// Makes the changes that can be made; returns why the others were refused.
+    /// Makes the changes that can be made; returns the others with the reasons.
     fn run(
         &mut self,
         mut steps: Vec<DocumentStep>,
@@ -238,7 +238,7 @@ fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> AppliedMark
     AppliedMark { file: file.to_owned(), document, hash }
 }
 
-/// What there is to do for a document that the file has, if anything.
+/// What a document of the file asks for; `None`: it is applied already.
 fn step(state: &State, applied: &BTreeMap<String, ContentHash>, file: &Path, parsed: &Parsed) -> Option<DocumentStep> {
     let key = parsed.document.key();
     if applied.get(&key) != Some(&parsed.hash) {
@@ -259,7 +259,7 @@ fn put(file: &Path, parsed: &Parsed) -> DocumentStep {
     DocumentStep { mark: mark(file, parsed.document.key(), Some(parsed.hash)), change: Some(change) }
 }
 
-/// An unchanged document whose service went to another file and came back: it is this file's again, as it is.
+/// Gives an unchanged document its service back, if the service went to another file meanwhile.
 fn claim(state: &State, file: &Path, document: &Document) -> Option<Change> {
     let Document::Service(document) = document else { return None };
     let service = state.service(document.metadata.name.as_str())?;

@@ -1,5 +1,5 @@
-//! Looks at [`Files`] when something happens in their directory, once it is quiet, and every few seconds in any case:
-//! a swapped link above the directory, a network file system or a full table of watches send no word.
+//! Scans [`Files`] when something happens in their directory, once it is quiet, and every few seconds in any case: a
+//! swapped link above the directory, a network file system or a full table of watches give no notice.
 
 use std::{
     collections::BTreeSet,

@@ -21,7 +21,7 @@ const BOUNDS: [f64; 14] =
 /// Bounds of the times of drains, in seconds.
 const DRAIN_BOUNDS: [f64; 10] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
-/// Where documents and changes come from, as the label `source`.
+/// Where a document or change came from, as the label `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Api,
@@ -36,7 +36,7 @@ pub enum Closed {
     Inbound,
 }
 
-/// One for the whole agent; shared by reference.
+/// The agent's own metrics: one value, shared by reference.
 pub struct Instruments {
     registry: Registry,
     apply: Histogram,
@@ -125,70 +125,70 @@ impl Instruments {
         })
     }
 
-    /// A change is in force: the time from its request to the kernel's acknowledgement.
+    /// Records a change in force, with the time from its request to the kernel's acknowledgement.
     pub fn applied(&self, programmed_in: Duration) {
         self.apply.observe(programmed_in.as_secs_f64());
     }
 
-    /// A zero is in force: the time from its request to the kernel's acknowledgement.
+    /// Records a zero in force, with the time from its request to the kernel's acknowledgement.
     pub fn zeroed(&self, programmed_in: Duration) {
         self.zero.observe(programmed_in.as_secs_f64());
     }
 
-    /// A drain has ended: the time from its request.
+    /// Records the end of a drain, with the time from its request.
     pub fn drained(&self, took: Duration) {
         self.drain.observe(took.as_secs_f64());
     }
 
-    /// A drain has closed connections.
+    /// Counts connections that a drain has closed.
     pub fn closed(&self, reason: Closed, connections: u64) {
         self.closed.with_label_values(&[reason.name()]).inc_by(connections);
     }
 
-    /// A service has rules: its ejections are counted from 0 on, so that the first one is seen as a growth.
+    /// Begins the counts of a service with rules at 0, so that its first ejection is seen as a growth.
     pub fn may_eject(&self, service: &str) {
         for rule in Rule::ALL {
             self.ejections.with_label_values(&[service, rule.name()]);
         }
     }
 
-    /// A rule has put a backend out.
+    /// Counts an ejection.
     pub fn ejected(&self, service: &str, rule: Rule) {
         self.ejections.with_label_values(&[service, rule.name()]).inc();
     }
 
-    /// A change or a document could not be used.
+    /// Counts a change or document that could not be used.
     pub fn refused(&self, source: Source) {
         self.errors.with_label_values(&[source.name()]).inc();
     }
 
-    /// A write to the tables or the store has failed.
+    /// Counts a write to the tables or the store that failed.
     pub fn kernel_failed(&self) {
         self.kernel.inc();
     }
 
-    /// Backends of a service have become healthy or unhealthy in this way, or the service itself as for its panics.
+    /// Counts backends whose health changed in this way, or a change of their service's panic.
     pub fn health_changed(&self, service: &str, change: EventKind, many: usize) {
         self.health.with_label_values(&[service, change.name()]).inc_by(many as u64);
     }
 
-    /// A probe of this kind has ended.
+    /// Records a probe of this kind that has ended.
     pub fn probed(&self, kind: &str, succeeded: bool, took: Duration) {
         self.probes.with_label_values(&[kind, if succeeded { "success" } else { "failure" }]).inc();
         self.probe_times.with_label_values(&[kind]).observe(took.as_secs_f64());
     }
 
-    /// A probe had to wait for others.
+    /// Counts a probe that had to wait for others.
     pub fn late_probe(&self) {
         self.late_probes.inc();
     }
 
-    /// So many watch decisions now.
+    /// Sets the number of watchers of decisions.
     pub fn watched_by(&self, watchers: usize) {
         self.watchers.set(i64::try_from(watchers).unwrap_or(i64::MAX));
     }
 
-    /// The programs told so many decisions, and so many found no room.
+    /// Counts decisions that the programs told, and those that found no room.
     pub fn decided(&self, told: u64, lost: u64) {
         self.decisions.inc_by(told);
         self.lost_decisions.inc_by(lost);

@@ -8,11 +8,11 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::settings::LogFormat;
 
-/// The programs in the kernel, as a part of this program.
+/// The target of the programs' messages in the log.
 const PROGRAMS: &str = "sluice_ebpf";
 
-/// Whether `level` asks for the messages of the programs by their name: `sluice_ebpf=debug`. A level for everything does
-/// not, because it takes other programs to say something.
+/// Whether `level` names the programs, as in `sluice_ebpf=debug`. A level for everything does not ask for their
+/// messages, because other programs have to be loaded for them.
 pub fn asks_for_programs(level: &str) -> bool {
     let parts = level.split(',').filter_map(|word| word.split_once('='));
     let wanted =
@@ -29,11 +29,11 @@ pub fn start(format: LogFormat, level: &str) -> Result<()> {
     let wrong = || {
         format!("{level:?} is no log level: write error, warn, info, debug, trace, or a list such as info,sluice=debug")
     };
-    // A filter takes any other word for the name of a part of the program, and is silent about the rest.
+    // A filter takes any other word for a target, and silences the rest.
     let is_known = |word: &str| word.contains('=') || word.trim().parse::<LevelFilter>().is_ok();
     ensure!(level.split(',').all(is_known), wrong());
     let filter = EnvFilter::try_new(level).with_context(wrong)?;
-    // A reader of the logs that has gone is no reason to end.
+    // That nobody reads the logs any more is no reason to end.
     let builder = fmt().with_env_filter(filter).with_writer(stderr).with_target(false).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => builder.with_ansi(stderr().is_terminal()).finish().try_init(),

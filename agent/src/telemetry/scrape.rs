@@ -1,7 +1,7 @@
 //! One scrape: the kernel's counters under the names of the configuration, then the agent's own metrics.
 //!
-//! Families are written one after the other, and each reads the counters anew: the reading is a copy from mapped memory,
-//! and holding 100,000 backends' counters for the length of a scrape would cost more than reading them ten times.
+//! Each family reads the counters anew: reading is a copy from mapped memory, and to hold the counters of 100,000
+//! backends for the length of a scrape would cost more than to read them ten times.
 
 use std::io::Write;
 
@@ -128,7 +128,7 @@ impl Scrape<'_> {
         })
     }
 
-    /// Per service: per backend it would be forty samples for each.
+    /// Histograms by service: by backend they would be forty samples each.
     fn durations(&self, out: &mut dyn Write) -> Result<()> {
         let connect = |counters: &Counters| (counters.connect_time, counters.connect_sum as f64 / 1e6);
         let connect_bound = |i: usize| (64_u64 << i) as f64 / 1e6;
@@ -269,7 +269,7 @@ impl Scrape<'_> {
         Ok(sample(out, names::CONFIG_GENERATION, "", &[], state.revision())?)
     }
 
-    /// The kernel's table of a service, if it is that of its document.
+    /// The kernel's table of a service, if it was built from the service's current document.
     fn table(&self, service: &Service) -> Option<&ProgrammedService> {
         let table = self.published.programmed.get(&service.id)?;
         (table.generation == service.generation).then_some(table)
@@ -285,7 +285,7 @@ impl Scrape<'_> {
         })
     }
 
-    /// Backends that something was sent to: of the others there is nothing to tell, and they may be many.
+    /// Hands backends that were ever used to `act`: the others have nothing to show, and may be many.
     fn each_used_backend(&self, mut act: impl FnMut(&Service, &Backend, &Counters) -> Result<()>) -> Result<()> {
         self.each_backend(
             |service, backend, counters| {

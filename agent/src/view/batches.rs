@@ -1,5 +1,5 @@
-//! Counters of many services, read a few thousand backends at a time: each reading maps a part of the kernel's table
-//! and gives it back, which for ten backends would cost more than their numbers are worth.
+//! Counters of many services, a few thousand backends at a time: each reading maps a part of the kernel's table and
+//! unmaps it, which costs too much for ten backends alone.
 
 use std::sync::Arc;
 

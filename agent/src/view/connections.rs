@@ -74,7 +74,7 @@ pub enum SocketState {
     Other,
 }
 
-/// Which connections are wanted; what is not set does not matter.
+/// Which connections are wanted; `None` stands for any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub service: Option<String>,
@@ -112,7 +112,7 @@ struct Owner {
     node: Option<Name>,
 }
 
-/// Backends that were looked up: a service may have thousands.
+/// A cache of owners: many connections may have the same of thousands of backends.
 struct Owners<'a> {
     state: &'a State,
     known: HashMap<u32, Owner>,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-/// Events kept for those who come back.
+/// Events kept for readers that resume.
 pub const KEPT: usize = 8192;
 
 /// Something that an operator may want to know of.
@@ -85,7 +85,7 @@ pub struct EventLog {
 struct RecentEvents {
     events: VecDeque<Arc<Event>>,
     capacity: usize,
-    /// Events up to this id are not held: dropped here, or told by an earlier agent.
+    /// Events up to this id are not held: dropped here, or recorded by an earlier agent.
     gone: u64,
     newest: u64,
 }
@@ -105,15 +105,15 @@ impl Default for EventLog {
 }
 
 impl EventLog {
-    /// Ids grow from one agent to the next as long as the clock does, and whoever resumes from before this agent is told
-    /// that events may be missing.
+    /// Ids grow from one agent to the next while the clock advances. A reader that resumes from before this agent is
+    /// told that events may be missing.
     pub fn new(capacity: usize) -> Self {
         let gone = micros(Timestamp::now());
         let ring = RecentEvents { events: VecDeque::new(), capacity: capacity.max(1), gone, newest: gone };
         Self { ring: Mutex::new(ring), newest: watch::Sender::new(gone) }
     }
 
-    /// Adds an event of now.
+    /// Adds an event that happens now.
     pub fn record(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) -> Arc<Event> {
         self.record_at(Timestamp::now(), kind, object, message.into())
     }
@@ -129,7 +129,7 @@ impl EventLog {
         }
         ring.events.push_back(event.clone());
         ring.newest = id;
-        // Under the lock, so that whoever is woken finds ids in order.
+        // Under the lock, so that a woken reader finds ids in order.
         self.newest.send_replace(id);
         event
     }

@@ -136,7 +136,7 @@ fn sort(published: &Published, operations: &Operations, service: &Service) -> (V
             }),
         }
     }
-    // Until the table is built anew, slots of backends that were closed a moment ago fall to the others in proportion.
+    // Until the table is rebuilt, slots of backends that were just closed fall to the others in proportion.
     let open: f64 = candidates.iter().map(|candidate| candidate.share).sum();
     if open > 0.0 {
         candidates.iter_mut().for_each(|candidate| candidate.share /= open);

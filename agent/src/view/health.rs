@@ -78,7 +78,7 @@ impl HealthStatus {
         (!status.reasons.is_empty()).then_some(status)
     }
 
-    /// What stands in a table: the author and the cause.
+    /// One line for a table: the author and the cause.
     pub fn sentence(&self) -> String {
         let reasons: Vec<_> = self.reasons.iter().map(|reason| reason.message.clone()).collect();
         reasons.join("; ")
@@ -89,7 +89,7 @@ impl WarmingStatus {
     pub fn of(ramps: &Ramps, service: &Service, backend: &Backend) -> Option<Self> {
         let (ramp, warmup) = (ramps.get(backend.id)?, service.warmup(backend)?);
         let now = clock::stamp();
-        // By today's clock: it may have been set since.
+        // In wall-clock time as the clock is set now.
         let since = now.before(ramp.since.until(&now)).at;
         let left = warmup.reaches(WHOLE).saturating_sub(ramp.since.until(&now));
         Some(Self { part: f64::from(ramp.part) / f64::from(WHOLE), since, warm_at: now.after(left).at })

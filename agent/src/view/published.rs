@@ -1,5 +1,5 @@
-//! What the engine has done, published as immutable values: readers never hold a map that can be written and never wait
-//! for a writer.
+//! What the engine has done, as immutable values: readers never hold a table that can be written, and never wait for a
+//! writer.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentReadiness {
     Ready,
-    /// With what is missing.
+    /// With the reason.
     NotReady(String),
 }
 
@@ -37,7 +37,7 @@ pub struct ZeroProof {
     /// CLOCK_MONOTONIC ns, read after the kernel had the zero. A pick that the zero did not stop carries an earlier time,
     /// because a pick reads the clock before it checks the state.
     pub monotonic_ns: u64,
-    /// What the backends of the target had counted then; later ones when they became its backends.
+    /// What each backend of the target had counted then, or later when it joined the target.
     pub before: BTreeMap<BackendId, Before>,
     /// From the request to the kernel's acknowledgement.
     pub programmed_in: Duration,
@@ -70,7 +70,7 @@ pub struct ProgrammedService {
 #[derive(Clone, Debug)]
 pub struct ProgrammedBackend {
     pub id: BackendId,
-    /// Weight after zero and the factors; 0 when it takes nothing.
+    /// Weight after zero, health and warm-up; 0 when it takes nothing.
     pub effective_weight: u32,
     /// Share that the document asks for, 0..=1, groups and spill included.
     pub desired_share: f64,

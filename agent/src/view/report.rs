@@ -134,7 +134,7 @@ impl Reporter<'_> {
             return None;
         };
         let status = ZeroStatus::new(&target, zero, self.proof(&target), [(backend.id, counters)]);
-        // One that was zeroed by itself is emptied with its node all the same.
+        // A drain of the node empties also a backend that has a zero of its own.
         let lasting = self.published.state.drain(backend).map(|drain| drain.operation.clone());
         Some(ZeroStatus { drain: lasting.or(status.drain), ..status })
     }

@@ -5,7 +5,7 @@ use crate::{
     plan::{MapOp, Names},
 };
 
-/// What a change would write. What leaves with it has its name in the state before.
+/// What a change would write. What the change removes has its name in the state before.
 pub fn lines<'a>(ops: impl IntoIterator<Item = &'a MapOp>, before: &State, after: &State) -> Vec<String> {
     let names = NamedWrites { before, after };
     ops.into_iter().map(|op| op.line(&names)).collect()

@@ -45,7 +45,7 @@ impl TopArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let first = self.look(client).await?;
         if self.once || !io::stdout().is_terminal() {
-            // Rates need two looks.
+            // Rates need two snapshots.
             tokio::time::sleep(self.interval).await;
             let view = TopView::new(Some(&first), &self.look(client).await?);
             return output::print(&frame::plain(&frame::lines(&view)));

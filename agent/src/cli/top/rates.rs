@@ -1,4 +1,4 @@
-//! Two looks at the services become rates. Pure.
+//! Rates between two snapshots of the services. Pure.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -7,7 +7,7 @@ use crate::{
     view::status::{AdminState, BackendStatus},
 };
 
-/// One look.
+/// The services at one time.
 pub struct Snapshot {
     pub at: Instant,
     pub services: Vec<ServiceView>,
@@ -43,7 +43,7 @@ pub struct BackendRow {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// New connections a second; `None` after one look.
+    /// New connections a second; `None`: there is one snapshot only.
     pub rate: Option<f64>,
     pub active: u64,
     pub failed: u64,

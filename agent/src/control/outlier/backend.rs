@@ -8,7 +8,7 @@ use crate::{
     model::{Backend, BackendId, Ejection, HealthReport, HealthUpdate, Name, Outlier, Rule, Stage, Stamp},
 };
 
-/// Separates the figures that broke a rule from what came of a recovery probe.
+/// Separates the figures that broke a rule from the result of a recovery probe.
 const TRIED: &str = "; tried again, ";
 
 pub struct OutlierBackend {
@@ -18,21 +18,21 @@ pub struct OutlierBackend {
     /// Whether it has a weight.
     pub takes: bool,
     ejection: Announced<Option<Ejection>>,
-    /// CLOCK_BOOTTIME ns of the end of the stage; `None` while a recovery probe is on its way.
+    /// CLOCK_BOOTTIME ns of the end of the stage; `None`: a recovery probe is under way.
     ends: Option<u64>,
     /// How often in a row it was ejected, as of `back`.
     times: u32,
     /// CLOCK_BOOTTIME ns since when it is not ejected.
     back: u64,
-    /// CLOCK_BOOTTIME ns at which it has gone unanswered for too long, unless it answers.
+    /// CLOCK_BOOTTIME ns at which the backend will have gone unanswered for too long.
     pub unanswered: Option<u64>,
-    /// At the end of the last window.
+    /// Counts at the end of the last window.
     pub counted: Option<Totals>,
     limits: Option<SignalLimits>,
 }
 
 impl OutlierBackend {
-    /// As the state has it: an ejection goes on from where it was.
+    /// Goes on from the ejection in the state, if there is one.
     pub fn new(backend: &Backend, takes: bool, now: Stamp, agenda: &mut Agenda) -> Self {
         let mut new = Self {
             id: backend.id,
@@ -55,7 +55,7 @@ impl OutlierBackend {
         self.ejection.current().as_ref().map(|ejection| ejection.stage)
     }
 
-    /// CLOCK_BOOTTIME ns of the end of the stage it is in; while a recovery probe is on its way, that is now.
+    /// CLOCK_BOOTTIME ns of the end of the stage; 0 while a recovery probe is under way.
     pub fn ends(&self) -> u64 {
         self.ends.unwrap_or(0)
     }
@@ -64,12 +64,12 @@ impl OutlierBackend {
         self.ends == Some(at)
     }
 
-    /// Whether a recovery probe is on its way.
+    /// Whether a recovery probe is under way.
     pub fn is_probed(&self) -> bool {
         self.stage() == Some(Stage::Out) && self.ends.is_none()
     }
 
-    /// Takes the ejection that is published, if somebody else has set or ended it; its streaks begin anew then.
+    /// Takes over a published ejection that somebody else has set or ended, and restarts the streaks.
     pub fn adopt(&mut self, backend: &Backend, now: Stamp, agenda: &mut Agenda) {
         if self.ejection.is_overruled(published(backend)) {
             self.go_on(now, agenda);
@@ -77,7 +77,7 @@ impl OutlierBackend {
         }
     }
 
-    /// Breaks a rule: out, longer each time.
+    /// Ejects the backend for breaking a rule, longer each time.
     pub fn eject(&mut self, rules: &Outlier, rule: Rule, message: String, now: Stamp, agenda: &mut Agenda) {
         let times = self.times_now(rules, now).saturating_add(1).min(most_times(rules));
         let lasts = rules.base_ejection_time.times(times).min(rules.max_ejection_time);
@@ -85,13 +85,13 @@ impl OutlierBackend {
         self.announce(Some(Ejection { since: now, stage: Stage::Out, lasts, times, rule, message }), now, agenda);
     }
 
-    /// The time out is over; a recovery probe decides what follows.
+    /// Ends the time out: a recovery probe decides what follows.
     pub fn begin_probe(&mut self, agenda: &mut Agenda) {
         self.ends = None;
         agenda.act(OutlierAction::Probe(self.id, self.address));
     }
 
-    /// The recovery probe has failed: out for another base time.
+    /// Keeps the backend out for another base time: the recovery probe failed.
     pub fn stay_out(&mut self, rules: &Outlier, why: &str, now: Stamp, agenda: &mut Agenda) {
         let Some(ejection) = self.ejection.current() else { return };
         let times = ejection.times.saturating_add(1).min(most_times(rules));
@@ -113,12 +113,12 @@ impl OutlierBackend {
         self.announce(None, now, agenda);
     }
 
-    /// Sets at which streaks the kernel signals.
+    /// Sets the streaks at which the kernel signals.
     pub fn limit(&mut self, rules: &Outlier, agenda: &mut Agenda) {
         let limits = match self.stage() {
             _ if !self.takes => SignalLimits::default(),
             None => limits(rules, rules.consecutive_failures, rules.consecutive_early_resets),
-            // What still comes is of connections that were on their way.
+            // Failures of connections that were on their way say nothing new.
             Some(Stage::Out) => SignalLimits::default(),
             Some(Stage::Trial) => {
                 limits(rules, rules.consecutive_failures.min(1), rules.consecutive_early_resets.min(1))
@@ -130,7 +130,7 @@ impl OutlierBackend {
         }
     }
 
-    /// How often it was ejected in a row, less one for each longest time out that it was back since.
+    /// How often the backend was ejected in a row, less one for each longest time out that it has been back.
     fn times_now(&self, rules: &Outlier, now: Stamp) -> u32 {
         if self.stage().is_some() {
             return self.times;
@@ -146,7 +146,7 @@ impl OutlierBackend {
         agenda.act(OutlierAction::Update(HealthUpdate { backend: self.id, report: HealthReport::Ejection(ejection) }));
     }
 
-    /// Goes on from the ejection that is published.
+    /// Goes on from the published ejection.
     fn go_on(&mut self, now: Stamp, agenda: &mut Agenda) {
         self.times = self.ejection.current().as_ref().map_or(0, |ejection| ejection.times);
         self.plan_end(now, agenda);
@@ -162,12 +162,12 @@ impl OutlierBackend {
     }
 }
 
-/// From so many times on the time out does not grow.
+/// Number of ejections from which on the time out no longer grows.
 fn most_times(rules: &Outlier) -> u32 {
     rules.max_ejection_time.as_millis().div_ceil(rules.base_ejection_time.as_millis().max(1)).max(1)
 }
 
-/// The figures that broke the rule, and what the recovery probe found.
+/// The figures that broke the rule, and the result of the recovery probe.
 fn tried(ejection: &Ejection, found: &str) -> String {
     let cause = ejection.message.split(TRIED).next().unwrap_or_default();
     format!("{cause}{TRIED}it {found}")
@@ -179,7 +179,7 @@ fn published(backend: &Backend) -> Option<Ejection> {
 
 fn limits(rules: &Outlier, failures: u32, early_resets: u32) -> SignalLimits {
     let is_silent = failures == 0 && early_resets == 0 && rules.unanswered.as_millis() == 0;
-    // Without a limit the kernel would keep quiet of the others too.
+    // A limit of 0 would silence signals of the other kinds too.
     let failures = if failures == 0 && !is_silent { u32::MAX } else { failures };
     SignalLimits { failures, early_resets }
 }

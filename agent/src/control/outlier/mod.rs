@@ -1,7 +1,7 @@
-//! Ejections: backends that the kernel's counts find misbehaving are out for a while, then on trial, then back.
+//! Ejections: a backend that misbehaves by the kernel's counts is out for a while, then on trial, then back.
 //!
-//! The detector can be rebuilt at any time from what the state holds of ejections and what the kernel holds of streaks;
-//! only how often a backend that is back was out is lost then.
+//! The detector can be rebuilt at any time from the ejections in the state and the streaks in the kernel; only how
+//! often a backend was ejected before it came back is lost then.
 
 mod backend;
 #[cfg(test)]

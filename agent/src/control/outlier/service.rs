@@ -30,7 +30,7 @@ pub struct OutlierService {
 impl OutlierService {
     /// Without backends yet: see [`OutlierService::update`].
     pub fn new(service: &Service, rules: Arc<Outlier>, now: Stamp, agenda: &mut Agenda) -> Self {
-        // The first window is only for the counts to begin with.
+        // The first window only takes the counts from which the next one starts.
         agenda.timers.add(now.ns, OutlierDue::Window(service.id));
         Self {
             id: service.id,
@@ -48,7 +48,7 @@ impl OutlierService {
         self.backends.keys().copied()
     }
 
-    /// Takes what is published; returns the backends that are gone.
+    /// Takes in a published service; returns the backends that are gone.
     pub fn update(
         &mut self,
         service: &Service,
@@ -86,14 +86,14 @@ impl OutlierService {
         gone
     }
 
-    /// Nothing is watched any more; returns the backends.
+    /// Ends the watch over the service; returns its backends.
     pub fn unwatch(self, agenda: &mut Agenda) -> Vec<BackendId> {
         let silent = self.backends().map(|id| OutlierAction::Limit(id, SignalLimits::default()));
         agenda.actions.extend(silent);
         self.backends().collect()
     }
 
-    /// Judges streaks; `signal` is what the kernel had to say, if it spoke up by itself.
+    /// Judges the streaks of a backend; `signal`: what the kernel signalled, if it did.
     pub fn judge(
         &mut self,
         id: BackendId,
@@ -109,7 +109,8 @@ impl OutlierService {
             Some(Stage::Out) => return,
         };
         let rules = &self.rules;
-        // On trial one is enough; a SYN that had to be sent again may be of a connection that began long before.
+        // On trial one is enough if it was signalled: a SYN sent again may belong to a connection that began long
+        // before.
         let enough = |limit: u32, kind| limit.min(if is_on_trial && signal == Some(kind) { 1 } else { limit });
         let reached = |streak, limit: u32, kind| limit != 0 && streak >= enough(limit, kind);
         let on_trial = if is_on_trial { "on trial " } else { "" };
@@ -138,7 +139,7 @@ impl OutlierService {
         self.eject(id, rule, message, now, agenda);
     }
 
-    /// The time in which it should have answered something is over.
+    /// Judges a backend whose time to answer is over.
     pub fn still_unanswered(
         &mut self,
         id: BackendId,
@@ -154,7 +155,7 @@ impl OutlierService {
         }
     }
 
-    /// A window is over: judges its figures. Streaks are looked at as well, for signals get lost.
+    /// Ends a window: judges its figures, and the streaks as well, for signals get lost.
     pub fn window(&mut self, at: u64, counts: &BTreeMap<BackendId, BackendCounts>, now: Stamp, agenda: &mut Agenda) {
         if at != self.window_ends {
             return;
@@ -176,7 +177,7 @@ impl OutlierService {
         }
     }
 
-    /// A time out or a trial is over.
+    /// Ends a time out or a trial.
     pub fn stage_over(&mut self, id: BackendId, at: u64, now: Stamp, agenda: &mut Agenda) {
         let Some(backend) = self.backends.get_mut(&id).filter(|backend| backend.is_due(at)) else { return };
         match backend.stage() {
@@ -186,12 +187,12 @@ impl OutlierService {
         }
     }
 
-    /// A recovery probe is over.
+    /// Takes in the result of a recovery probe.
     pub fn probed(&mut self, id: BackendId, probe: &RecoveryProbe, now: Stamp, agenda: &mut Agenda) {
         let Some(backend) = self.backends.get_mut(&id).filter(|backend| backend.is_probed()) else { return };
         match probe {
             RecoveryProbe::Failed(why) => return backend.stay_out(&self.rules, why, now, agenda),
-            // Those that were on their way when it was put out have failed meanwhile.
+            // Connections that were on their way at the ejection have failed meanwhile.
             RecoveryProbe::Answered => agenda.act(OutlierAction::Restart(id)),
         }
         if self.rules.trial.as_millis() == 0 {
@@ -229,7 +230,8 @@ impl OutlierService {
         self.spared = false;
     }
 
-    /// Backends have left, or the document allows fewer: those that would be back first are.
+    /// Ends ejections early, those first that would end first, while more backends are out than may be: backends have
+    /// left, or the document allows fewer.
     fn release_excess(&mut self, now: Stamp, agenda: &mut Agenda) {
         while self.ejected > self.most {
             let ejected = self.backends.values().filter(|backend| backend.stage().is_some());

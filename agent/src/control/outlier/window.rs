@@ -1,4 +1,4 @@
-//! The rules that compare figures of a window.
+//! The rules that compare what the backends of a service did in a window.
 
 use crate::model::{BackendId, Outlier, Rule};
 
@@ -6,11 +6,11 @@ use crate::model::{BackendId, Outlier, Rule};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub established: u64,
-    /// Refused, timed out and unreachable. What a caller gave up by itself says nothing.
+    /// Refused and timed out. What a caller abandoned says nothing of the backend.
     pub failed: u64,
     /// Among the established: reset by the backend before its first byte.
     pub early_resets: u64,
-    /// Sum of the connect times of the established ones, us.
+    /// Sum of the connect times of established connections, us.
     pub connect_us: u64,
 }
 
@@ -29,14 +29,14 @@ pub struct Broken {
     pub message: String,
 }
 
-/// A success rate that is less than this below the mean is never an outlier, in percent: where nearly everything
-/// succeeds the standard deviation is next to nothing, and one failure in ten thousand would lie outside.
+/// Least distance from the mean of an outlying success rate, in percent: where nearly everything succeeds the standard
+/// deviation is next to nothing, and one failure in ten thousand would lie outside.
 const RATE_MARGIN: f64 = 1.0;
-/// The same for mean connect times, in us: less than this above the median is noise or another rack.
+/// The same for mean connect times, in us above the median: less is noise or another rack.
 const CONNECT_MARGIN: f64 = 1000.0;
 
 impl Totals {
-    /// What was added since `before`; `None` when another backend has the id.
+    /// What was added since `before`; `None`: the id has another backend now.
     pub fn since(&self, before: &Self) -> Option<Self> {
         Some(Self {
             established: self.established.checked_sub(before.established)?,
@@ -51,7 +51,7 @@ impl Totals {
     }
 
     fn failures(&self) -> u64 {
-        // A connection may have been established in the window before.
+        // A reset connection may have been established in the window before.
         (self.failed + self.early_resets).min(self.volume())
     }
 
@@ -66,7 +66,7 @@ impl Totals {
     }
 }
 
-/// Who breaks a rule, the worst first; each backend once.
+/// The backends that break a rule, the worst first, each once.
 pub fn broken(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
     let with_volume = |figures: &&WindowFigures| figures.totals.volume() >= u64::from(rules.minimum_volume.max(1));
     let figures: Vec<WindowFigures> = figures.iter().filter(with_volume).copied().collect();
@@ -96,9 +96,9 @@ fn failing(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
 }
 
 /// Success rates below the mean minus a multiple of the standard deviation (of the population), as in Envoy's outlier
-/// detection: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier#success-rate>. That of
-/// n backends the worst can be at most (n - 1) / sqrt(n) deviations below the mean holds here too: with 5 backends a
-/// factor of 1.79 or more never ejects.
+/// detection: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier#success-rate>. As
+/// there, the worst of n backends is at most (n - 1) / sqrt(n) deviations below the mean: with 5 backends a factor of
+/// 1.79 or more never ejects.
 fn unlike_the_others(rules: &Outlier, figures: &[WindowFigures]) -> Vec<Broken> {
     let factor = rules.success_rate_stdev_factor.value();
     if factor == 0.0 {
