@@ -1,4 +1,4 @@
-//! What the programs tell of their decisions while somebody watches, and which of them are told.
+//! The records of decisions that the programs send while somebody watches, and the filter that selects them.
 
 use crate::tables::Endpoint;
 
@@ -21,7 +21,7 @@ pub struct DecisionRecord {
     pub backend_id: u32,
     /// What the application asked for.
     pub frontend: Endpoint,
-    /// Address of the backend, which may be another one's by the time that somebody looks its id up.
+    /// Address of the backend. Its id may belong to another backend by the time it is looked up.
     pub backend: Endpoint,
     /// Name of the thread, ended by a zero.
     pub command: [u8; 16],
@@ -40,13 +40,13 @@ pub struct SkippedRecord {
     pub why: u32,
 }
 
-/// Entry of DECISION_FILTER: which decisions are told.
+/// Entry of DECISION_FILTER: which decisions are sent.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecisionFilter {
     /// Id of a cgroup: its processes, and those of the cgroups in it. With [`BY_CGROUP`].
     pub cgroup: u64,
-    /// Which of the rest is asked for: [`WANTED`] and the others.
+    /// Which of the other fields count: [`WANTED`] and the flags after it.
     pub asked: u32,
     pub service_id: u32,
     pub pid: u32,
@@ -60,32 +60,32 @@ pub const NODE: u32 = 1 << 31;
 /// Places for what was skipped: the first draw and those that follow it.
 pub const SKIPPED: usize = crate::pick::REDRAWS as usize + 1;
 
-/// In [`DecisionFilter::asked`]: decisions are told at all.
+/// In [`DecisionFilter::asked`]: decisions are sent at all.
 pub const WANTED: u32 = 1;
 pub const BY_SERVICE: u32 = 2;
 pub const BY_FRONTEND: u32 = 4;
 pub const BY_PID: u32 = 8;
 pub const BY_CGROUP: u32 = 16;
-/// Calls to addresses that are no frontend are told too.
+/// Calls to addresses that are no frontend are sent too.
 pub const FOREIGN: u32 = 32;
 
 /// Bytes of DECISIONS: room for nearly 3,000.
 pub const DECISIONS_BYTES: u32 = 512 * 1024;
 
 impl DecisionFilter {
-    /// Nothing is told.
+    /// No decision is sent.
     pub const OFF: Self = Self { cgroup: 0, asked: 0, service_id: NONE, pid: 0, frontend: Endpoint::v6([0; 4], 0, 0) };
 
-    /// Everything about frontends is told.
+    /// Every decision about a frontend is sent.
     pub const ON: Self = Self { asked: WANTED, ..Self::OFF };
 
-    /// Whether this part of the rest matters.
+    /// Whether this flag is set.
     #[inline(always)]
     pub const fn asks(&self, what: u32) -> bool {
         self.asked & what != 0
     }
 
-    /// The narrowest filter that lets through all that either does.
+    /// The narrowest filter that passes all that either of the two passes.
     pub fn or(&self, other: &Self) -> Self {
         if !self.asks(WANTED) || !other.asks(WANTED) {
             return if self.asks(WANTED) { *self } else { *other };

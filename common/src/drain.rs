@@ -1,5 +1,5 @@
-//! Backends that are drained: what the agent allows to be done to their connections, and what the programs find there.
-//! These tables belong to one agent: they are not pinned, and a new agent fills its own.
+//! Draining backends: which of their connections the agent allows the programs to close, and what the programs find.
+//! These tables are not pinned: a new agent fills its own.
 
 use crate::{
     flight::{Activity, Side},
@@ -7,22 +7,22 @@ use crate::{
     tables::TCP,
 };
 
-/// DRAINING, by backend id: its connections are counted, and may be closed when they are idle. Removed first when a
-/// backend is restored: from then on nothing is closed.
+/// Entry of DRAINING, by backend id: the backend's connections are counted, and closed when idle for `quiet`. A restore
+/// removes the entry first: from then on nothing is closed.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draining {
     /// An idle connection may be closed after this many milliseconds of quiet; 0: never.
     pub quiet: u32,
-    /// Says what the drain allowed besides when this was written: a pass that was begun on other terms closes nothing
-    /// because of its deadline, and nothing that was accepted.
+    /// A fingerprint of what else the drain allowed when this was written. A pass that was begun on other terms closes
+    /// nothing because of its deadline, and nothing that was accepted.
     pub terms: u32,
 }
 
-/// A time of quiet by which in flight and idle are told apart when idle connections are not to be closed, in ms.
+/// Quiet by which in flight and idle are told apart while idle connections are not closed, in ms.
 pub const DEFAULT_QUIET: u32 = 2000;
 
-/// REMAINS, by backend id: what one pass found. The agent makes a new entry before each pass.
+/// Entry of REMAINS, by backend id: what one pass found. The agent makes a new one before each pass.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
@@ -36,7 +36,7 @@ pub struct Remains {
     pub connecting: u32,
     pub in_flight: u32,
     pub idle: u32,
-    /// Those that may be closed now, connected datagram sockets among them.
+    /// Connections that may be closed now, connected datagram sockets among them.
     pub closable: u32,
     /// Connected datagram sockets, which do not tell whether they are idle.
     pub datagrams: u32,
@@ -44,10 +44,10 @@ pub struct Remains {
     /// Closed because of [`ALL`], idle or not.
     pub closed_late: u32,
     pub closed_datagrams: u32,
-    /// The kernel refused to close it.
+    /// Connections that the kernel refused to close.
     pub refused: u32,
     pub padding: u32,
-    /// CLOCK_MONOTONIC ns at which the oldest of them began; 0 when there is none.
+    /// CLOCK_MONOTONIC ns at which the oldest connection began; 0 when there is none.
     pub oldest: u64,
 }
 
@@ -56,7 +56,7 @@ pub const ALL: u32 = 1;
 /// Connected datagram sockets may be closed.
 pub const DATAGRAMS: u32 = 2;
 
-/// INBOUND, by the address of a backend: what one pass found on the accepting side.
+/// Entry of INBOUND, by the address of a backend: what one pass found on the accepting side.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inbound {
@@ -65,13 +65,13 @@ pub struct Inbound {
     pub in_flight: u32,
     pub idle: u32,
     pub closed: u32,
-    /// One that has this address: nothing is closed once DRAINING does not have it so any more.
+    /// A backend with this address: nothing is closed unless DRAINING still has it with this `quiet` and these `terms`.
     pub backend_id: u32,
     /// See [`Draining::terms`].
     pub terms: u32,
 }
 
-/// NAMESPACES, by the cookie of a network namespace: where closable sockets are.
+/// Entry of NAMESPACES, by the cookie of a network namespace that has closable sockets.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceEntry {
@@ -80,8 +80,8 @@ pub struct NamespaceEntry {
     pub closable: u32,
 }
 
-/// The helper number that stands for the kernel function `bpf_sock_destroy` in the object: the agent replaces calls of it
-/// before loading. No helper has it.
+/// The helper number that stands for the kernel function `bpf_sock_destroy` in the object: the agent replaces calls of
+/// it before it loads the programs. No helper has this number.
 pub const DESTROY: u32 = 0x5eed_0001;
 
 const _: () = {
@@ -92,7 +92,7 @@ const _: () = {
 };
 
 impl Draining {
-    /// The time of quiet in jiffies of a kernel that has `hz` of them a second; what is idle is told by this.
+    /// `quiet` in jiffies, of which the kernel has `hz` a second.
     #[inline(always)]
     pub const fn patience(&self, hz: u32) -> u32 {
         patience(if self.quiet == 0 { DEFAULT_QUIET } else { self.quiet }, hz)
@@ -100,18 +100,18 @@ impl Draining {
 }
 
 impl Remains {
-    /// Connections, of all kinds.
+    /// All connections.
     pub fn total(&self) -> u64 {
         [self.connecting, self.in_flight, self.idle, self.datagrams].into_iter().map(u64::from).sum()
     }
 }
 
-/// What a connection of a draining backend is found to do.
+/// What a connection of a draining backend does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
     /// SYN sent.
     Connecting,
-    /// A connected datagram socket: it does not tell.
+    /// A connected datagram socket, which does not tell.
     Datagrams,
     InFlight,
     Idle,

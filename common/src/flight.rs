@@ -31,8 +31,8 @@ pub struct Activity {
     pub multipath: u32,
 }
 
-/// Supposed where a socket leaves the time to the system (`net.ipv4.tcp_keepalive_time`, two hours unless somebody
-/// changes it), in seconds.
+/// Keep-alive time assumed for sockets that use the system's (`net.ipv4.tcp_keepalive_time`, two hours by default), in
+/// seconds.
 pub const LEAST_KEEPALIVE: u32 = 60;
 
 /// Who speaks first: callers ask, servers answer.
@@ -57,18 +57,17 @@ pub enum Flight {
 /// idle one may be closed.
 pub const UNCLEAR_PATIENCE: u32 = 4;
 
-/// A conversation that was over this soon after the establishment may be a TLS handshake with the first request in its
-/// wake, ms.
+/// A conversation that ended this soon after the establishment, in ms, may be a TLS handshake with the first request
+/// right behind it.
 pub const EARLY: u32 = 1000;
-/// Where the establishment is not known, such a handshake took this many segments at the most.
+/// Most segments of such a handshake, where the time of the establishment is not known.
 const HANDSHAKE_SEGMENTS: u32 = 8;
-/// The least that each side of it says, in bytes: a client its hello and Finished, a server that resumes an earlier
-/// session its hello, its Finished and a short ticket (320 with OpenSSL).
+/// Least bytes of each side of it: a client sends its hello and Finished; a server that resumes an earlier session
+/// sends its hello, its Finished and a short ticket (320 bytes with OpenSSL).
 const HANDSHAKE: u64 = 200;
 
 impl Activity {
-    /// The same with what a FIN means: it takes a number in the sequence, but is no data. `state` as in
-    /// `include/net/tcp_states.h`.
+    /// The same without FINs, which take a sequence number and are no data. `state` as in `include/net/tcp_states.h`.
     #[inline(always)]
     pub const fn without_fin(self, state: u32) -> Self {
         const FIN_WAIT1: u32 = 4;
@@ -86,7 +85,7 @@ impl Activity {
         }
     }
 
-    /// The same of a connection that was established at `since`; `clock` is now, both in ns of one clock.
+    /// The same of a connection that was established at `since`; `clock` is the time now, both in ns of one clock.
     #[inline(always)]
     pub const fn begun(self, since: u64, clock: u64, hz: u32) -> Self {
         let age = clock.saturating_sub(since) / 1_000_000;
@@ -191,7 +190,7 @@ impl Activity {
 
 #[inline(always)]
 const fn since(now: u32, then: u32) -> u32 {
-    /// A stamp is at most this much younger than the look at the clock.
+    /// A stamp that seems this little later than `now`, in jiffies, was set after the clock was read.
     const LATE: u32 = 1 << 16;
     let elapsed = now.wrapping_sub(then);
     if elapsed > u32::MAX - LATE { 0 } else { elapsed }

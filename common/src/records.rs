@@ -43,8 +43,8 @@ pub struct ConnectionRecord {
     pub backend_id: u32,
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
-    /// While on its way: what the backend had answered others when the SYN was sent, see STREAKS; 0 in records of before
-    /// that table. Then: the number of the next byte to send when the last answer came, see TURNS.
+    /// While connecting: the backend's count of answers when the SYN was sent (see STREAKS); 0 in records older than
+    /// that table. Once established: the number of the next byte to send when the last answer came (see TURNS).
     pub seen: u32,
     /// CLOCK_MONOTONIC ns: of the pick, as in `Counters::last_pick`, then of the establishment.
     pub since: u64,
@@ -118,8 +118,8 @@ pub struct CensusRow {
     pub padding: u32,
 }
 
-/// Members of kernel structures that a census and the tracking of failures read. Their offsets differ between
-/// kernels: the agent reads them from the kernel's BTF and hands them over as constants, indexed by this.
+/// Members of kernel structures that the programs read. Their offsets differ between kernels: the agent reads them from
+/// the kernel's BTF and sets them as constants, indexed by this enum.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelMember {
@@ -147,9 +147,9 @@ pub enum KernelMember {
     Flags,
     KeepaliveTime,
     SegmentsSent,
-    /// Kernels without MPTCP have none.
+    /// Kernels without MPTCP do not have it.
     Multipath,
-    // What turn time is measured by; a kernel without them measures none.
+    // For turn times; a kernel without them measures none.
     /// ns: when the last segment was sent.
     SentAt,
     SndNxt,
@@ -204,7 +204,7 @@ impl CensusRow {
 }
 
 impl ConnectionRecord {
-    /// The record of a choice that is being made.
+    /// The record of a choice that is just made.
     #[inline(always)]
     pub fn picked(
         frontend: &Endpoint,

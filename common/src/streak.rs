@@ -1,11 +1,12 @@
-//! What the programs notice of a backend as it happens: streaks of failures, and the signals that tell the agent.
+//! Failure streaks of backends, as the programs notice them, and the signals that tell the agent.
 //!
-//! A streak is broken by an answer, so that it says nothing about a backend that nobody calls. Streaks are kept for
-//! every backend; signals are for those whose limits the agent has set.
+//! An answer ends a streak, so that a streak says nothing of a backend that nobody calls. Streaks are kept for every
+//! backend; signals are sent for those whose limits the agent has set.
 
 use crate::tables::CONNECT_BUCKETS;
 
-/// Entry of STREAKS, by backend id. A cache line of its own: an establishment only reads it while all is well.
+/// Entry of STREAKS, by backend id. It has a cache line of its own, which establishments only read while there are no
+/// failures.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailureStreak {
@@ -22,9 +23,9 @@ pub struct FailureStreak {
     /// Established connections in a row that ended by a reset from the backend before it had sent a byte.
     pub early_resets: u32,
     pub padding: u32,
-    /// CLOCK_MONOTONIC ns since when the backend has left SYNs unanswered; 0 when the last was answered, be it by a
-    /// refusal. It is the pick of the earliest connection that had to send its SYN again, unless something was answered
-    /// after that pick: then it is that repetition.
+    /// CLOCK_MONOTONIC ns since when the backend has left SYNs unanswered; 0 once one is answered, if only by a
+    /// refusal. It is the pick of the earliest connection that had to resend its SYN; if something was answered after
+    /// that pick, the time of the resending.
     pub unanswered_since: u64,
     /// CLOCK_MONOTONIC ns of the last signal.
     pub signalled: u64,
@@ -32,7 +33,8 @@ pub struct FailureStreak {
     pub unanswered: u64,
     /// As `early_resets`, but only grows while the id is in use.
     pub early_resets_total: u64,
-    /// Written by the agent: CLOCK_MONOTONIC ns at which the streaks began anew. What was picked before counts in none.
+    /// Written by the agent: CLOCK_MONOTONIC ns of the last restart of the streaks. Connections picked before do not
+    /// count.
     pub restarted: u64,
 }
 
@@ -50,8 +52,8 @@ pub struct Turns {
 /// In [`FailureStreak::flags`]: the turn time of this backend is measured.
 pub const MEASURED: u32 = 1;
 
-/// A backend that goes on failing signals at most this often, in ns. What reaches a limit for the first time in its
-/// streak is never held back.
+/// Least time between two signals of a backend that goes on failing, in ns. The first time that a streak reaches its
+/// limit is always signalled.
 pub const SIGNAL_INTERVAL: u64 = 200_000_000;
 
 /// What a signal is about.
@@ -66,7 +68,7 @@ pub enum SignalKind {
     EarlyResets = 2,
 }
 
-/// Record of SIGNALS: the streaks as they stood. The kind says what came last, the figures what to judge by.
+/// Record of SIGNALS: the streaks at that moment. `kind` is what came last; the figures decide.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signal {

@@ -213,7 +213,7 @@ pub const CONNECT_BUCKETS: usize = 16;
 /// Bounds of the connection duration histogram are `1 ms << 2 i`; the last bucket has none.
 pub const DURATION_BUCKETS: usize = 16;
 
-/// Why a connection was never established, or how an established one ended. Index of [`Counters::failed`].
+/// Why a connection was never established. Index of [`Counters::failed`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionFailure {
@@ -238,9 +238,9 @@ pub const FAILURES: usize = 4;
 pub struct Counters {
     /// Times that this backend was chosen: connections, connected datagram sockets and datagram flows.
     pub picked: u64,
-    /// CLOCK_MONOTONIC ns, read before the backend was seen to be open: a pick that the agent's zero did not
-    /// stop carries a time before that zero. To read the clock costs as much as all else of a pick: within one tick of
-    /// the kernel (1 to 10 ms), the first pick of a service reads it for all, except for a while after
+    /// CLOCK_MONOTONIC ns, read before the backend was seen to be open: a pick that the agent's zero did not stop
+    /// carries a time before that zero. Reading the clock costs as much as the rest of a pick: within one tick of the
+    /// kernel (1 to 10 ms), the first pick of a service reads it for all, except for a while after
     /// [`Meta::exact_until`] was set.
     pub last_pick: u64,
     /// Connections that sent their SYN; connected datagram sockets.

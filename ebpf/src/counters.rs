@@ -1,4 +1,4 @@
-//! What is counted: verdicts on each CPU alone, everything about a backend on all CPUs together.
+//! Counters: verdicts on each CPU by itself, figures of a backend on all CPUs together.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
@@ -38,7 +38,7 @@ pub fn add_one(field: *mut u32) {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(field, 1) };
 }
 
-/// The value of a shared counter, which this call moves on by one.
+/// Increments a shared counter; returns its former value.
 #[inline(always)]
 pub fn next(field: *mut u64) -> u64 {
     // SAFETY: as in `add`. Not relaxed: LLVM makes a locked add that returns nothing out of a relaxed one.

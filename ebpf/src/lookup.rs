@@ -1,5 +1,5 @@
 //! From an address to a backend: the service, its table, a draw, a slot, a backend that is open. No hook is known here:
-//! who asks is a [`Requester`].
+//! the caller is a [`Requester`].
 
 use core::{ffi::c_void, ptr};
 
@@ -16,19 +16,19 @@ use crate::{
     storage::{BACKENDS, FILTER, FRONTENDS, META, NODES, SERVICES, SLOTS, frontends_mask},
 };
 
-/// Who asks for a backend.
+/// A caller that asks for a backend.
 pub trait Requester {
     /// Whether it can speak with this address.
     fn reaches(&self, address: &[u32; 4]) -> bool;
-    /// What tells it from other callers.
+    /// What tells the caller from others.
     fn client(&self) -> ClientIdentity;
 }
 
-/// Learns how a decision comes about, step by step.
+/// Is told each step of a decision.
 pub trait Observer {
-    /// The address that is asked for is a frontend of this service.
+    /// The address is a frontend of this service.
     fn finds(&mut self, service_id: u32);
-    /// This draw goes to this table: what [`pick::pick`] makes of both follows from what is open.
+    /// This draw goes to this table; what is open decides what [`pick::pick`] makes of both.
     fn draws(&mut self, table: TableWord, draw: u64);
     /// The choice fell on this backend. The call goes there if the caller reaches it.
     fn takes(&mut self, backend_id: u32);
@@ -111,7 +111,7 @@ fn draw(caller: &impl Requester, service: *mut ServiceEntry, table: TableWord) -
 
 /// CLOCK_MONOTONIC ns of a pick, see `Counters::last_pick`.
 ///
-/// On x86, whoever reads an old `exact_until` does so before the agent's store, and the clock was read before that too.
+/// On x86 a program that reads an old `exact_until` read it before the agent's store, and read the clock earlier still.
 #[inline(always)]
 fn time_of_pick(service: *mut ServiceEntry) -> u64 {
     // SAFETY: helpers without arguments; live map values, aligned words.

@@ -1,8 +1,7 @@
-//! What becomes of a call, told to those who watch: a record in a ring buffer when it fits their filter, and the
-//! programs' own messages when the agent logs them.
+//! Tells watchers what became of a call: by a record in a ring buffer when it fits their filter, and by log messages
+//! when the agent wants them.
 //!
-//! Here alone it does not matter what an instruction costs. A call is told after it was decided, so that nothing here can
-//! change where it goes.
+//! Instructions are not saved here. A call is told after it was decided, so that nothing here can change where it goes.
 
 use core::ptr;
 
@@ -57,13 +56,13 @@ impl Observer for Recorder {
 }
 
 impl Recorder {
-    /// Before the call is decided: afterwards it may have another destination.
+    /// Takes the destination before the decision, which may replace it.
     #[inline(always)]
     pub fn new(frontend: Endpoint) -> Self {
         Self { frontend, service_id: NONE, backend_id: NONE, table: TableWord(0), draw: 0 }
     }
 
-    /// The end of the decision.
+    /// Sends the finished decision.
     #[inline(always)]
     pub fn tell(&self, program: Program, verdict: Verdict) {
         debug!((), "program {} ends with verdict {}", program as u32, verdict as u32);

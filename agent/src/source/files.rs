@@ -79,7 +79,7 @@ impl Files {
     /// # Errors
     /// When there is nothing at `path`.
     pub fn new(path: &Path, brought: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
-        let path = std::path::absolute(path).with_context(|| format!("update {}", path.display()))?;
+        let path = std::path::absolute(path).with_context(|| format!("resolving the path {}", path.display()))?;
         let metadata = fs::metadata(&path).with_context(|| {
             format!(
                 "looking for documents in {}: make the file or directory, or leave it out of --apply",

@@ -159,7 +159,8 @@ impl<F: Family> Call<F> {
         Endpoint::v6(F::read(self.context()), field!(self, user_port) as u16, field!(self, protocol) as u16)
     }
 
-    /// The destination under which a frontend is looked up: the wildcard means what it means to the kernel.
+    /// The destination under which a frontend is looked up: a wildcard stands for the address that the kernel takes it
+    /// for.
     #[inline(always)]
     pub fn destination(&self) -> Endpoint {
         let mut endpoint = self.endpoint();

@@ -85,8 +85,8 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
     Verdict::Stale
 }
 
-/// The record of a connected socket that sends to the frontend it is connected to. It keeps its backend, zeroed or not,
-/// as send() does without asking: the kernel gives a connected socket the answers of that one peer only.
+/// The record of a connected socket that sends to its own frontend. It keeps its backend, zeroed or not, as send()
+/// does, which meets no hook: the kernel gives a connected socket the answers of that one peer only.
 #[inline(always)]
 fn connected<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static ConnectionRecord> {
     let stored = connection(call.socket());

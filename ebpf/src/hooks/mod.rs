@@ -40,14 +40,14 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     decide(Call::<V6>::new(ctx, Program::Sendmsg6), datagram::sendmsg)
 }
 
-/// Runs a program that chooses a backend, as [`run`].
+/// Runs a program that chooses a backend with [`run`].
 #[cfg(not(feature = "observe"))]
 #[inline(always)]
 fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Unobserved) -> Verdict) -> i32 {
     run(call, |call| program(call, &mut Unobserved))
 }
 
-/// Runs a program that chooses a backend, as [`run`], and tells those who watch.
+/// Runs a program that chooses a backend with [`run`], and records the decision for watchers.
 #[cfg(feature = "observe")]
 #[inline(always)]
 fn decide<F: Family>(call: Call<F>, program: impl FnOnce(&Call<F>, &mut Recorder) -> Verdict) -> i32 {

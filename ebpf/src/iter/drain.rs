@@ -1,4 +1,4 @@
-//! Connections of backends that are drained: counted, and closed when nothing is lost by it.
+//! Connections of draining backends: counted, and closed when that loses no request.
 //!
 //! `survey` walks the steered sockets of the whole host and only counts; it also notes the network namespaces in which
 //! there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so that
@@ -134,7 +134,7 @@ fn look(record: &ConnectionRecord, found: *mut c_void, pass: &Remains) -> (Doing
     // SAFETY: the value is copied at once; the agent replaces it as a whole.
     match unsafe { DRAINING.get(record.backend_id) }.copied() {
         Some(draining) => judge(record, activity, &draining, pass, hz()),
-        // Restored in this moment: it counts, and stays.
+        // Restored during the pass: the connection counts, and stays.
         None => judge(record, activity, &Draining { quiet: 0, terms: !pass.terms }, pass, hz()),
     }
 }
@@ -206,8 +206,8 @@ fn destroy(found: *mut c_void) -> bool {
     }
 }
 
-/// Notes the caller's end of a connection that its backend is not to close: that is for the rule of the caller's side.
-/// When the table is full, this pass closes nothing that was accepted there.
+/// Notes the caller's end of a connection that must not be closed on the accepting side: the rule of the caller's side
+/// decides about it. When the table is full, this pass closes nothing that was accepted there.
 #[inline(always)]
 fn note_caller(record: &ConnectionRecord, found: *mut c_void) {
     if record.protocol != TCP {

@@ -1,5 +1,5 @@
-//! The steered connections of each backend, counted: no rows are written, so that the walk is one and misses nobody. (One
-//! that fills the reader's buffer is resumed by position, and that shifts when sockets go.)
+//! Counts the steered connections of each backend. No rows are written, so that the walk is never interrupted and
+//! misses nobody. (A walk that fills the reader's buffer is resumed by position, which shifts when sockets go.)
 
 use sluice_common::records::{ConnectionRecord, Phase};
 
