@@ -58,7 +58,7 @@ impl Probed {
 
     /// The next change, as the engine would get it.
     fn next(&self) -> Vec<HealthUpdate> {
-        match self.updates.recv_timeout(LIMIT).expect("a update") {
+        match self.updates.recv_timeout(LIMIT).expect("an update") {
             Command::UpdateHealth(updates) => updates,
             _ => panic!("something else than updates"),
         }
