@@ -72,7 +72,7 @@ pub struct Engine<M> {
     pub(super) kernel_retry: Retry,
     /// Of the store: pending while it misses something.
     store_retry: Retry,
-    measure_retry: Retry,
+    pub(super) measure_retry: Retry,
     expiry_retry: Retry,
     /// What the store could not keep of health updates: kept with the next try.
     pub(super) unsaved: Vec<ExtraRecord>,

@@ -130,12 +130,13 @@ fn a_request_whose_table_finds_no_room_is_refused_and_writes_nothing() {
 #[test]
 fn a_zero_holds_though_what_was_restored_before_it_got_no_table() {
     type Fault = fn(&mut Engine<Fake>);
-    let faults: [Fault; 2] = [
+    let faults: [Fault; 3] = [
         |steering| {
             steering.slots = 16;
             steering.reconcile().unwrap();
         },
         |steering| steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. })),
+        |steering| steering.machine.refuses = Some(|write| matches!(write, MapOp::PutBackend { .. })),
     ];
     for fault in faults {
         let dir = TempDir::new().unwrap();
@@ -294,6 +295,7 @@ fn turn_times_that_cannot_be_measured_are_tried_again_and_steering_goes_on() {
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]));
     assert!(steering.machine.measured.is_empty());
     steering.machine.refuses = None;
+    assert!(steering.measure_retry.is_pending(), "it is tried again, later");
     steering.measure_again();
     assert_eq!(steering.machine.measured.len(), 2);
 }
