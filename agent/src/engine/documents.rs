@@ -11,7 +11,7 @@ use super::{
     transaction::{OnFailure, Proposal},
 };
 use crate::{
-    model::State,
+    model::{State, document::DocumentKey},
     plan::DataPlane,
     source::{
         files::FileEvent,
@@ -71,7 +71,8 @@ impl<M: DataPlane> Engine<M> {
                 Err(ChangeError::WithoutRoom(more)) => {
                     self.reconciler = before.clone();
                     let known = excluded.len();
-                    excluded.extend(more.into_iter().map(|(service, refusal)| (format!("service/{service}"), refusal)));
+                    excluded
+                        .extend(more.into_iter().map(|(service, refusal)| (DocumentKey::Service(service), refusal)));
                     if excluded.len() > known {
                         continue;
                     }

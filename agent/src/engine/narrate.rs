@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::event_loop::Engine;
 use crate::{
-    model::{Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, quiet},
+    model::{
+        Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, document::DocumentKey, quiet,
+    },
     plan::DataPlane,
     source::{reconcile::DocumentProblem, store::AppliedMark},
     telemetry::Source,
@@ -63,12 +65,13 @@ impl<M: DataPlane> Engine<M> {
     /// Tells which documents of files are in force now, and which are gone.
     pub(super) fn tell_documents(&self, marks: &[AppliedMark]) {
         for mark in marks {
-            let (kind, message) = match (mark.hash, mark.document.starts_with("node/")) {
-                (Some(_), _) => (EventKind::SourceApplied, format!("{} from {}", mark.document, mark.file.display())),
-                (None, true) => (EventKind::NodeDeleted, format!("no longer in {}", mark.file.display())),
-                (None, false) => (EventKind::ServiceDeleted, format!("no longer in {}", mark.file.display())),
+            let (key, file) = (&mark.document, mark.file.display());
+            let (kind, message) = match (mark.hash, key) {
+                (Some(_), _) => (EventKind::SourceApplied, format!("{key} from {file}")),
+                (None, DocumentKey::Node(_)) => (EventKind::NodeDeleted, format!("no longer in {file}")),
+                (None, DocumentKey::Service(_)) => (EventKind::ServiceDeleted, format!("no longer in {file}")),
             };
-            self.note(kind, Some(mark.document.clone()), message);
+            self.note(kind, Some(key.to_string()), message);
         }
     }
 

@@ -12,12 +12,14 @@ use super::{
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
 };
-use crate::engine::client::Options;
-use crate::model::Change;
-use crate::model::Origin;
-use crate::model::State as Desired;
-use crate::model::document::Document;
-use crate::model::parse;
+use crate::{
+    engine::client::Options,
+    model::{
+        Change, Origin, State as Desired,
+        document::{Document, DocumentKey},
+        parse,
+    },
+};
 
 /// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
 /// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
@@ -39,7 +41,7 @@ pub async fn apply(
     let changes = documents.into_iter().map(change).collect();
     let options = Options { dry_run: query.dry_run, received: input.received };
     let done = app.handle.batch(changes, options).await?;
-    let items = keys.into_iter().map(|object| item(object, &done.before, &done.published.state, query.dry_run));
+    let items = keys.iter().map(|key| item(key, &done.before, &done.published.state, query.dry_run));
     Ok(Json(ApplyView {
         dry_run: query.dry_run,
         items: items.collect::<Result<_, _>>()?,
@@ -56,7 +58,7 @@ fn change(document: Document) -> Change {
 }
 
 /// Keys of the documents. That one thing is described twice is a mistake: only one of them could hold.
-fn unique(documents: &[Document]) -> Result<Vec<String>, Problem> {
+fn unique(documents: &[Document]) -> Result<Vec<DocumentKey>, Problem> {
     let mut places = BTreeMap::new();
     let mut keys = Vec::with_capacity(documents.len());
     for (index, document) in documents.iter().enumerate() {
@@ -70,40 +72,30 @@ fn unique(documents: &[Document]) -> Result<Vec<String>, Problem> {
     Ok(keys)
 }
 
-fn item(object: String, before: &Desired, after: &Desired, show: bool) -> Result<ApplyItem, Problem> {
-    let (old, new) = (held(&object, before), held(&object, after));
-    let effect = match (&old, &new) {
+fn item(key: &DocumentKey, before: &Desired, after: &Desired, show: bool) -> Result<ApplyItem, Problem> {
+    let effect = match (generation(key, before), generation(key, after)) {
         (None, _) => Effect::Created,
-        (Some(old), Some(new)) if old.generation == new.generation => Effect::Unchanged,
+        (Some(old), Some(new)) if old == new => Effect::Unchanged,
         (Some(_), _) => Effect::Replaced,
     };
     let show = show && effect != Effect::Unchanged;
-    let shown = |held: Option<Described<'_>>| held.filter(|_| show).map(|held| held.document()).transpose();
-    Ok(ApplyItem { effect, before: shown(old)?, after: shown(new)?, object })
+    let shown = |state| if show { document(key, state) } else { Ok(None) };
+    Ok(ApplyItem { effect, before: shown(before)?, after: shown(after)?, object: key.to_string() })
 }
 
-/// Something that a document describes.
-struct Described<'a> {
-    generation: u64,
-    state: &'a Desired,
-    object: &'a str,
-}
-
-fn held<'a>(object: &'a str, state: &'a Desired) -> Option<Described<'a>> {
-    let generation = match object.split_once('/')? {
-        ("node", name) => state.node(name)?.generation,
-        (_, name) => state.service(name)?.generation,
-    };
-    Some(Described { generation, state, object })
-}
-
-impl Described<'_> {
-    fn document(&self) -> Result<Value, Problem> {
-        let (kind, name) = self.object.split_once('/').unwrap_or_default();
-        let document = match kind {
-            "node" => self.state.node(name).map(|node| serde_json::to_value(node.document())),
-            _ => self.state.service(name).map(|service| serde_json::to_value(self.state.document(service))),
-        };
-        Ok(document.transpose().map_err(anyhow::Error::new)?.unwrap_or(Value::Null))
+fn generation(key: &DocumentKey, state: &Desired) -> Option<u64> {
+    match key {
+        DocumentKey::Node(name) => state.node(name.as_str()).map(|node| node.generation),
+        DocumentKey::Service(name) => state.service(name.as_str()).map(|service| service.generation),
     }
+}
+
+fn document(key: &DocumentKey, state: &Desired) -> Result<Option<Value>, Problem> {
+    let document = match key {
+        DocumentKey::Node(name) => state.node(name.as_str()).map(|node| serde_json::to_value(node.document())),
+        DocumentKey::Service(name) => {
+            state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service)))
+        }
+    };
+    Ok(document.transpose().map_err(anyhow::Error::new)?)
 }

@@ -1,7 +1,7 @@
 //! The documents: one shape in files and over HTTP.
 //! The comments on the fields are the text of the OpenAPI document.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{
@@ -13,7 +13,9 @@ use utoipa::{
 };
 
 use super::{
-    Frontend, Name, Outlier, Readiness, Warmup, address, name, quiet,
+    Frontend, Name, Outlier, Readiness, Warmup, address,
+    name::{self, NameError},
+    quiet,
     service::{Balance, OnNoBackend, ServiceProtocol},
 };
 
@@ -171,6 +173,13 @@ pub struct BackendDocument {
     pub readiness: Option<Readiness>,
 }
 
+/// What a document describes: unique among documents. As text `node/NAME` or `service/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DocumentKey {
+    Node(Name),
+    Service(Name),
+}
+
 /// Any document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
@@ -179,11 +188,31 @@ pub enum Document {
 }
 
 impl Document {
-    /// `service/NAME` or `node/NAME`: unique among documents.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> DocumentKey {
         match self {
-            Self::Service(document) => format!("service/{}", document.metadata.name),
-            Self::Node(document) => format!("node/{}", document.metadata.name),
+            Self::Service(document) => DocumentKey::Service(document.metadata.name.clone()),
+            Self::Node(document) => DocumentKey::Node(document.metadata.name.clone()),
+        }
+    }
+}
+
+impl fmt::Display for DocumentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Service(name) => write!(f, "service/{name}"),
+        }
+    }
+}
+
+impl FromStr for DocumentKey {
+    type Err = NameError;
+
+    /// A name alone is that of a service.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.strip_prefix("node/") {
+            Some(name) => Ok(Self::Node(Name::new(name)?)),
+            None => Ok(Self::Service(Name::new(text.strip_prefix("service/").unwrap_or(text))?)),
         }
     }
 }

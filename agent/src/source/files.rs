@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::model::parse::{self, DocumentFormat, Parsed};
+use crate::model::{
+    document::DocumentKey,
+    parse::{self, DocumentFormat, Parsed},
+};
 
 /// Largest file, in bytes.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -57,7 +60,7 @@ struct Known {
     /// Differs once the file has to be read again; `None`: it is read by the next scan.
     stamp: Option<FileStamp>,
     /// Documents of the last good content.
-    keys: Vec<String>,
+    keys: Vec<DocumentKey>,
     error: Option<String>,
     /// When it was first found missing.
     away: Option<Instant>,
@@ -162,7 +165,7 @@ impl Files {
         contents: BTreeMap<PathBuf, Result<Vec<Parsed>, String>>,
         listed: &BTreeMap<PathBuf, FileStamp>,
     ) -> Vec<FileEvent> {
-        let mut claims: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let mut claims: BTreeMap<DocumentKey, PathBuf> = BTreeMap::new();
         for (file, known) in self.known.iter().filter(|(file, _)| listed.contains_key(*file)) {
             // A file that cannot be read keeps its documents; the documents of one that can are claimed anew.
             if contents.get(file).is_none_or(Result::is_err) {
@@ -250,7 +253,11 @@ fn read(file: &Path) -> Result<Vec<Parsed>, String> {
 }
 
 /// `documents`, unless another file has one of them or one is there twice.
-fn claimed(file: &Path, documents: Vec<Parsed>, claims: &BTreeMap<String, PathBuf>) -> Result<Vec<Parsed>, String> {
+fn claimed(
+    file: &Path,
+    documents: Vec<Parsed>,
+    claims: &BTreeMap<DocumentKey, PathBuf>,
+) -> Result<Vec<Parsed>, String> {
     let mut seen = BTreeSet::new();
     for (index, parsed) in documents.iter().enumerate() {
         let key = parsed.document.key();

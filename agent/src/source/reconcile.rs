@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::{files::FileEvent, store::AppliedMark};
 use crate::model::{
     Change, Name, Origin, Refusal, State, Touched,
-    document::Document,
+    document::{Document, DocumentKey},
     parse::{ContentHash, Parsed},
 };
 
@@ -35,13 +35,13 @@ pub struct Reconciled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentProblem {
     pub file: PathBuf,
-    /// The document's key, as in `service/shop`. `None`: the file as a whole.
-    pub document: Option<String>,
+    /// `None`: the file as a whole.
+    pub document: Option<DocumentKey>,
     pub message: String,
 }
 
 /// Documents that must wait because their tables find no room, by their keys.
-pub type Excluded = BTreeMap<String, Refusal>;
+pub type Excluded = BTreeMap<DocumentKey, Refusal>;
 
 /// Applies the events of each scan, and tries refused documents again when something else has changed. Cloning is cheap;
 /// a clone is restored when a commit fails.
@@ -49,7 +49,7 @@ pub type Excluded = BTreeMap<String, Refusal>;
 pub struct Reconciler {
     refused: OrdMap<PathBuf, Vec<Parsed>>,
     /// The file that declares each node, by document key. (A service knows its origin.)
-    nodes: OrdMap<String, PathBuf>,
+    nodes: OrdMap<Name, PathBuf>,
 }
 
 /// What one document leads to.
@@ -70,7 +70,7 @@ impl Reconciler {
     pub fn handle(
         &mut self,
         events: &[FileEvent],
-        applied: impl Fn(&Path) -> Result<BTreeMap<String, ContentHash>>,
+        applied: impl Fn(&Path) -> Result<BTreeMap<DocumentKey, ContentHash>>,
         state: &State,
         excluded: &Excluded,
         now: Timestamp,
@@ -95,8 +95,8 @@ impl Reconciler {
             self.refused.remove(*file);
             for parsed in *documents {
                 let key = parsed.document.key();
-                if matches!(parsed.document, Document::Node(_)) {
-                    self.nodes.insert(key.clone(), (*file).clone());
+                if let DocumentKey::Node(name) = &key {
+                    self.nodes.insert(name.clone(), (*file).clone());
                 }
                 coming.insert(key);
             }
@@ -155,9 +155,9 @@ impl Reconciler {
     }
 
     fn remember(&mut self, contents: &[(&PathBuf, &[Parsed])], refused: &[(AppliedMark, Refusal)]) {
-        let refused: BTreeSet<_> = refused.iter().map(|(mark, _)| (&mark.file, mark.document.as_str())).collect();
+        let refused: BTreeSet<_> = refused.iter().map(|(mark, _)| (&mark.file, &mark.document)).collect();
         for (file, documents) in contents {
-            let is_refused = |parsed: &&Parsed| refused.contains(&(*file, parsed.document.key().as_str()));
+            let is_refused = |parsed: &&Parsed| refused.contains(&(*file, &parsed.document.key()));
             let again: Vec<_> = documents.iter().filter(is_refused).cloned().collect();
             if !again.is_empty() {
                 self.refused.insert((*file).clone(), again);
@@ -166,22 +166,21 @@ impl Reconciler {
     }
 
     /// The change that removes a document of `file`, unless another file has taken it over.
-    fn removal(&mut self, state: &State, file: &Path, key: &str) -> Option<Change> {
-        let (kind, name) = key.split_once('/')?;
-        let name = Name::new(name).ok()?;
-        if kind == "node" {
-            if self.nodes.get(key).is_some_and(|other| other != file) {
-                return None;
+    fn removal(&mut self, state: &State, file: &Path, key: &DocumentKey) -> Option<Change> {
+        match key {
+            DocumentKey::Node(name) => {
+                if self.nodes.get(name).is_some_and(|other| other != file) {
+                    return None;
+                }
+                self.nodes.remove(name);
+                let is_declared = state.node(name.as_str())?.declared;
+                is_declared.then(|| Change::UndeclareNode { node: name.clone() })
             }
-            self.nodes.remove(key);
-            return state
-                .node(name.as_str())
-                .filter(|node| node.declared)
-                .map(|_| Change::UndeclareNode { node: name });
+            DocumentKey::Service(name) => {
+                let is_own = matches!(&state.service(name.as_str())?.origin, Origin::File(owner) if owner == file);
+                is_own.then(|| Change::DeleteService { service: name.clone(), if_match: None })
+            }
         }
-        let service = state.service(name.as_str())?;
-        matches!(&service.origin, Origin::File(owner) if owner == file)
-            .then_some(Change::DeleteService { service: name, if_match: None })
     }
 }
 
@@ -234,12 +233,17 @@ impl Reconciled {
     }
 }
 
-fn mark(file: &Path, document: String, hash: Option<ContentHash>) -> AppliedMark {
+fn mark(file: &Path, document: DocumentKey, hash: Option<ContentHash>) -> AppliedMark {
     AppliedMark { file: file.to_owned(), document, hash }
 }
 
 /// What a document of the file asks for; `None`: it is applied already.
-fn step(state: &State, applied: &BTreeMap<String, ContentHash>, file: &Path, parsed: &Parsed) -> Option<DocumentStep> {
+fn step(
+    state: &State,
+    applied: &BTreeMap<DocumentKey, ContentHash>,
+    file: &Path,
+    parsed: &Parsed,
+) -> Option<DocumentStep> {
     let key = parsed.document.key();
     if applied.get(&key) != Some(&parsed.hash) {
         return Some(put(file, parsed));

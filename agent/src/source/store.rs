@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::model::{Limits, NodeId, ServiceId, State, Touched, parse::ContentHash};
+use crate::model::{Limits, NodeId, ServiceId, State, Touched, document::DocumentKey, parse::ContentHash};
 
 /// Name of the store's file in the state directory.
 pub const FILE: &str = "sluice.redb";
@@ -46,7 +46,7 @@ struct Doubtful {
     services: BTreeSet<ServiceId>,
     nodes: BTreeSet<NodeId>,
     /// Files and documents of marks. Without its mark, a document is applied once more at the next start.
-    marks: BTreeSet<(PathBuf, String)>,
+    marks: BTreeSet<(PathBuf, DocumentKey)>,
 }
 
 /// What one transaction writes besides the revision.
@@ -64,8 +64,7 @@ pub type ExtraRecord = (String, Option<Vec<u8>>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedMark {
     pub file: PathBuf,
-    /// The document's key, as in `service/shop`.
-    pub document: String,
+    pub document: DocumentKey,
     pub hash: Option<ContentHash>,
 }
 
@@ -143,7 +142,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn applied(&self, file: &Path) -> Result<BTreeMap<String, ContentHash>> {
+    pub fn applied(&self, file: &Path) -> Result<BTreeMap<DocumentKey, ContentHash>> {
         let file = text(file)?;
         let table = self.database()?.begin_read()?.open_table(FILES)?;
         let mut applied = BTreeMap::new();
@@ -153,7 +152,7 @@ impl Store {
             if of != file {
                 break;
             }
-            applied.insert(document.to_owned(), ContentHash(hash.value()));
+            applied.insert(document.parse()?, ContentHash(hash.value()));
         }
         Ok(applied)
     }
@@ -345,17 +344,18 @@ fn write_nodes(transaction: &WriteTransaction, state: &State, ids: &BTreeSet<Nod
 fn write_marks(
     transaction: &WriteTransaction,
     marks: &[AppliedMark],
-    doubtful: &BTreeSet<(PathBuf, String)>,
+    doubtful: &BTreeSet<(PathBuf, DocumentKey)>,
 ) -> Result<()> {
     if marks.is_empty() && doubtful.is_empty() {
         return Ok(());
     }
     let mut table = transaction.open_table(FILES)?;
     for (file, document) in doubtful {
-        table.remove((text(file)?, document.as_str()))?;
+        table.remove((text(file)?, &*document.to_string()))?;
     }
     for mark in marks {
-        let key = (text(&mark.file)?, mark.document.as_str());
+        let document = mark.document.to_string();
+        let key = (text(&mark.file)?, &*document);
         match mark.hash {
             Some(hash) => drop(table.insert(key, hash.0)?),
             None => drop(table.remove(key)?),

@@ -31,7 +31,7 @@ fn documents_are_read_from_yaml_and_json_and_hash_the_same() {
     let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
     let several = format!("# a comment\n---\n{SHOP}---\n{node}---\n");
     let parsed = documents(several.as_bytes(), DocumentFormat::Auto).unwrap();
-    let keys: Vec<_> = parsed.iter().map(|parsed| parsed.document.key()).collect();
+    let keys: Vec<_> = parsed.iter().map(|parsed| parsed.document.key().to_string()).collect();
     assert_eq!(keys, ["service/shop", "node/node-1"]);
 
     let value = value(SHOP.as_bytes(), DocumentFormat::Yaml).unwrap();

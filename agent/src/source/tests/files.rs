@@ -40,7 +40,7 @@ impl Scene {
         let name = |file: &Path| file.strip_prefix(&root).unwrap().display().to_string();
         let shown = |event: FileEvent| match event {
             FileEvent::Changed { file, documents } => {
-                let keys: Vec<_> = documents.iter().map(|parsed| parsed.document.key()).collect();
+                let keys: Vec<_> = documents.iter().map(|parsed| parsed.document.key().to_string()).collect();
                 format!("{}: {}", name(&file), keys.join(" "))
             }
             FileEvent::Failed { file, error } => format!("{}! {error}", name(&file)),

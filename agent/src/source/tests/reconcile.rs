@@ -8,6 +8,7 @@ use super::{node_yaml, yaml};
 use crate::{
     model::{
         Change, Origin, State,
+        document::DocumentKey,
         parse::{self, ContentHash, DocumentFormat},
         tests::{LIMITS, at, delete, force, name, patch_backend, put, shop},
     },
@@ -20,7 +21,7 @@ use crate::{
 /// Events that meet a state, over restarts.
 struct Scene {
     state: State,
-    marks: BTreeMap<String, BTreeMap<String, ContentHash>>,
+    marks: BTreeMap<String, BTreeMap<DocumentKey, ContentHash>>,
     reconciler: Reconciler,
 }
 
@@ -56,7 +57,7 @@ impl Scene {
         }
         self.state = outcome.state;
         let shown = |p: crate::source::reconcile::DocumentProblem| {
-            let document = p.document.unwrap_or_default();
+            let document = p.document.map(|key| key.to_string()).unwrap_or_default();
             format!("{} {document}: {}", p.file.display(), p.message)
         };
         outcome.problems.into_iter().map(shown).collect()

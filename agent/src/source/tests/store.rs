@@ -108,7 +108,7 @@ fn files_and_what_they_brought_are_kept() {
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     let mark = |file: &str, document: &str, hash: Option<u8>| {
         let hash = hash.map(|byte| ContentHash([byte; 16]));
-        AppliedMark { file: file.into(), document: document.into(), hash }
+        AppliedMark { file: file.into(), document: document.parse().unwrap(), hash }
     };
     let keep = |store: &mut Store, marks: &[AppliedMark]| {
         store.commit_batch(&state, Batch { marks, ..Batch::default() }).unwrap()
@@ -119,7 +119,7 @@ fn files_and_what_they_brought_are_kept() {
     );
     keep(&mut store, &[mark("/a", "service/x", Some(4)), mark("/a", "node/y", None), mark("/a", "node/never", None)]);
     let applied: Vec<_> = store.applied(Path::new("/a")).unwrap().into_iter().collect();
-    assert_eq!(applied, [("service/x".to_owned(), ContentHash([4; 16]))]);
+    assert_eq!(applied, [("service/x".parse().unwrap(), ContentHash([4; 16]))]);
     assert_eq!(store.applied(Path::new("/")).unwrap().len(), 0);
     let files: Vec<_> = store.files().unwrap().into_iter().collect();
     assert_eq!(files, [Path::new("/a"), Path::new("/a.b")]);
@@ -131,7 +131,7 @@ fn files_and_what_they_brought_are_kept() {
 fn after_a_fault_it_is_opened_again_and_what_is_in_doubt_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
-    let mark = |file: &Path, hash| AppliedMark { file: file.into(), document: "service/shop".into(), hash };
+    let mark = |file: &Path, hash| AppliedMark { file: file.into(), document: "service/shop".parse().unwrap(), hash };
     let (good, bad) = (Path::new("/a"), Path::new(OsStr::from_bytes(b"/\xff")));
     let one = [mark(good, Some(ContentHash([1; 16])))];
     store.commit_batch(&state, Batch { marks: &one, ..Batch::default() }).unwrap();
@@ -158,7 +158,7 @@ fn another_file_in_its_place_is_not_taken_for_the_store() {
     let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
     drop(Store::open(other.path(), LIMITS).unwrap());
     let bad = Path::new(OsStr::from_bytes(b"/\xff"));
-    let marks = [AppliedMark { file: bad.into(), document: "node/a".into(), hash: None }];
+    let marks = [AppliedMark { file: bad.into(), document: "node/a".parse().unwrap(), hash: None }];
     let (here, aside) = (dir.path().join(FILE), dir.path().join("aside"));
     fs::rename(&here, &aside).unwrap();
     assert!(store.commit_batch(&state, Batch { marks: &marks, ..Batch::default() }).is_err());
