@@ -10,9 +10,10 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sluice_common::tables::{BackendEntry, Endpoint};
 use tokio::sync::oneshot;
 
 use super::{
@@ -31,7 +32,7 @@ use crate::{
         client::{Command, Options},
     },
     kernel::{self, Kernel, Sizes},
-    model::{Change, State, Target, Zero},
+    model::{BackendId, Change, State, Target, Zero},
     plan::{DataPlane, Programmed},
     settings::Settings,
     source::{
@@ -80,11 +81,12 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
     for path in &settings.apply {
         files.push(Files::new(path, store.files()?)?);
     }
-    let mut kernel = Kernel::open(&kernel_config(settings))?;
+    let is_ours = |held, backends: &[_]| check_identity(&store, &state, held, backends);
+    let mut kernel = Kernel::open(&kernel_config(settings), is_ours)?;
+    kernel.set_store_identity(store.identity());
     // What an agent before this one has left may still be read, and counts as free from here on.
     kernel::wait_for_readers();
     let meters = kernel.meters();
-    adopt_identity(&kernel, &store, &state)?;
     let events = Arc::new(EventLog::default());
     let operations = Arc::new(Operations::default());
     let (commands, requests) = mpsc::channel();
@@ -177,15 +179,6 @@ impl<M: DataPlane> Engine<M> {
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
         self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
-        if let Some((service, backend)) = self.programmed.stranger(&self.state) {
-            anyhow::bail!(
-                "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
-                 tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start \
-                 the agent again",
-                service.name,
-                backend.name
-            );
-        }
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.load_ramps()?;
@@ -235,16 +228,26 @@ impl<M: DataPlane> Engine<M> {
 
 /// Tables hold ids of one store. Those of another one mean something else: they are only safe to take over when our
 /// store gave none out yet, because then ours can begin where those end.
-fn adopt_identity(kernel: &Kernel, store: &Store, state: &State) -> Result<()> {
-    let (held, ours) = (kernel.store_identity(), store.identity());
-    if held == [0; 16] || held == ours || (state.service_count() == 0 && state.nodes().next().is_none()) {
-        kernel.set_store_identity(ours);
-        return Ok(());
-    }
-    anyhow::bail!(
+fn check_identity(store: &Store, state: &State, held: [u8; 16], backends: &[(u32, BackendEntry)]) -> Result<()> {
+    let gave_none = state.service_count() == 0 && state.nodes().next().is_none();
+    ensure!(
+        held == [0; 16] || held == store.identity() || gave_none,
         "the tables in the kernel belong to another store than the one in --state-dir: steering goes on as it is. Give \
          the agent the --state-dir that it had before, or remove the tables with `sluice uninstall --keep-state`"
-    )
+    );
+    for (id, held) in backends {
+        let Some((service, backend)) = state.backend(BackendId(*id)) else { continue };
+        let wanted = Endpoint::new(backend.address, 0);
+        ensure!(
+            (held.address, held.port) == (wanted.address, wanted.port),
+            "the kernel holds another address for backend {}/{} than the store: the store is an older copy than the \
+             tables. Steering goes on as it is; remove the tables with `sluice uninstall --keep-state` and start the \
+             agent again",
+            service.name,
+            backend.name
+        );
+    }
+    Ok(())
 }
 
 /// As many open files as the system allows: a look at a drain opens every network namespace, and each caller takes one.

@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use sluice_common::{
     drain::Draining,
     registry::{DRAINING, SIGNALS_LOST},
-    tables::{Counters, TableWord},
+    tables::{BackendEntry, Counters, TableWord},
 };
 
 pub use drain::Passes;
@@ -94,15 +94,16 @@ impl Kernel {
     ///
     /// The order makes every prefix safe: tables first, then the hooks that follow and translate, last those that
     /// steer. Links that exist get the new program in place, with no instant in between. What an agent of the former
-    /// version has left is brought to this one, see [`upgrade`].
+    /// version has left is brought to this one, see [`upgrade`]. Nothing of it is changed unless `is_ours` takes the
+    /// tables, by the identity of the store whose ids they hold (all zero when they are new) and the backends in them.
     ///
     /// # Errors
     /// A sentence that says what is missing and what to do; whatever was steered before goes on.
-    pub fn open(config: &Config) -> Result<Self> {
+    pub fn open(config: &Config, is_ours: impl FnOnce([u8; 16], &[(u32, BackendEntry)]) -> Result<()>) -> Result<Self> {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
         let is_new = directory.is_new()?;
-        let mut installed = Self::install(&directory, config);
+        let mut installed = Self::install(&directory, config, is_ours);
         match &mut installed {
             Ok(kernel) => kernel._locks.push(lock),
             // Nothing half attached stays behind.
@@ -116,13 +117,18 @@ impl Kernel {
         installed
     }
 
-    fn install(directory: &pins::Directory, config: &Config) -> Result<Self> {
+    fn install(
+        directory: &pins::Directory,
+        config: &Config,
+        is_ours: impl FnOnce([u8; 16], &[(u32, BackendEntry)]) -> Result<()>,
+    ) -> Result<Self> {
         let cgroup = pins::Lock::of(cgroup::open(&config.cgroup)?, &config.cgroup)?;
         directory.check_version()?;
         let upgrade = Upgrade::find(directory)?;
         directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;
         let mut object = Object::load(config, |table| upgrade.pin(table))?;
         let tables = Arc::new(MappedTables::map(&object)?);
+        is_ours(tables.store_identity(), &tables.backends())?;
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
         let (streaks, lost) = (StreakTable::map(&object)?, Losses::map(&object, &SIGNALS_LOST)?);
@@ -195,11 +201,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Identity of the store whose ids the tables hold; all zero when they are new.
-    pub fn store_identity(&self) -> [u8; 16] {
-        self.tables.store_identity()
-    }
-
+    /// Whose ids the tables hold from now on.
     pub fn set_store_identity(&self, identity: [u8; 16]) {
         self.tables.set_store_identity(identity);
     }

@@ -4,9 +4,10 @@
 //! others are taken over as they are, and with them every record of a live connection. An agent that is killed at any step
 //! leaves what can go on, and what an agent of one version can take over:
 //!
-//! 1. The tables are opened where they are, the new VERDICTS is made beside the former one, and the verifier checks all
-//!    programs. Whatever the kernel refuses, it refuses here, where the former agent still can come back: it does not look
-//!    at the one more pin, and the next upgrade makes it anew.
+//! 1. The tables are opened where they are, and the new VERDICTS is made beside the former one. An agent with another store
+//!    than theirs, or with an older copy of it, refuses them; the verifier checks all programs. Whatever can be refused is
+//!    refused here, where the former agent still can come back: it does not look at the one more pin, and the next upgrade
+//!    makes it anew. What fails later, on a full disk or without memory, is tried again by an agent of this version.
 //! 2. The counts of verdicts are copied. What the former programs count from here until they are replaced is in no metric:
 //!    some milliseconds' worth.
 //! 3. The version is raised. From here on a former agent refuses, and says so; an agent of this version goes on below. This

@@ -11,7 +11,7 @@ use super::{
     Entries, MapOp,
     regions::{Region, Regions},
 };
-use crate::model::{Backend, BackendId, NodeId, Service, ServiceId, State};
+use crate::model::{BackendId, NodeId, ServiceId};
 
 /// The tables as the kernel holds them.
 #[derive(Clone, Debug)]
@@ -190,16 +190,6 @@ impl Programmed {
         if self.left.remove(&region.base).is_some() {
             self.regions.give_back(region);
         }
-    }
-
-    /// A backend that the kernel holds with another address than `state` does: its tables are not those of this state.
-    pub fn stranger<'a>(&self, state: &'a State) -> Option<(&'a Service, &'a Backend)> {
-        let mut backends = state.services().flat_map(|service| service.backends.iter().map(move |b| (&**service, b)));
-        backends.find(|(_, backend)| {
-            let wanted = Endpoint::new(backend.address, 0);
-            let held = self.backends.get(&backend.id.0);
-            held.is_some_and(|held| (held.address, held.port) != (wanted.address, wanted.port))
-        })
     }
 
     /// Ids that the kernel holds: not to be given to anything new.

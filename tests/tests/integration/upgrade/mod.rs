@@ -7,7 +7,11 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 use serde_json::json;
-use sluice_common::{ABI_VERSION, streak::FailureStreak, tables::Meta};
+use sluice_common::{
+    ABI_VERSION,
+    streak::FailureStreak,
+    tables::{BackendEntry, Meta},
+};
 use sluice_tests::{Agent, Client, Load, client::Running, pins};
 
 use crate::{
@@ -122,12 +126,25 @@ fn an_agent_that_cannot_upgrade_leaves_the_former_release_as_it_is() -> Result<(
     stage.agent.kill()?;
     former::install(&stage.agent)?;
     let (pinned, programs) = (pins::names(stage.agent.bpffs()), links(&stage.agent)?);
-    let mut other = stage.agent.sibling().argument("--max-services").argument("4096");
-    other.spawn()?;
-    assert_eq!(other.wait(LIMIT)?.code(), Some(1));
-    assert!(other.log().contains("--max-services"), "{}", other.log());
-    assert_eq!((pins::names(stage.agent.bpffs()), links(&stage.agent)?), (pinned, programs));
-    assert_eq!(version(&stage.agent)?, former::VERSION);
+    let backend = forge::backend_id(&stage.agent, &backend_address(2))?;
+    let refuses = |mut other: Agent, why: &str| -> Result<()> {
+        other.spawn()?;
+        assert_eq!(other.wait(LIMIT)?.code(), Some(1));
+        assert!(other.log().contains(why), "{}", other.log());
+        assert_eq!((links(&stage.agent)?, version(&stage.agent)?), (programs.clone(), former::VERSION), "{why}");
+        Ok(())
+    };
+    refuses(stage.agent.sibling().argument("--max-services").argument("4096"), "--max-services")?;
+    assert_eq!(pins::names(stage.agent.bpffs()), pinned);
+    let of_another_store = || forge::meta(&stage.agent, |meta| meta.store[0] ^= 1);
+    of_another_store()?;
+    refuses(stage.agent.sibling(), "--state-dir that it had before")?;
+    of_another_store()?;
+    let table = stage.agent.bpffs().join("maps/BACKENDS");
+    let moved = || pins::change::<BackendEntry>(&table, backend, |backend| backend.port ^= 1);
+    moved()?;
+    refuses(stage.agent.sibling(), "the store is an older copy")?;
+    moved()?;
     still_steered(&client);
     stage.agent.start()?;
     still_steered(&client);
