@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
-use sluice_common::registry::{Spec, TableOf};
+use sluice_common::registry::{Sizes, Spec, TableOf};
 
 use super::{memory::Window, object::Object};
 
@@ -25,6 +25,8 @@ pub struct Ring<T> {
     ring: RingBuf<MapData>,
     woken: PipeReader,
     waker: Waker,
+    /// Records that it has room for.
+    room: usize,
     records: PhantomData<fn() -> T>,
 }
 
@@ -44,7 +46,9 @@ impl<T: Copy> Ring<T> {
         let (woken, waker) = io::pipe().context("making a pipe")?;
         set_nonblocking(woken.as_raw_fd()).context("making a pipe")?;
         set_nonblocking(waker.as_raw_fd()).context("making a pipe")?;
-        Ok(Self { ring, woken, waker: Waker(Arc::new(waker)), records: PhantomData })
+        // The same for all sizes. The kernel puts 8 bytes before each record.
+        let room = table.entries.of(&Sizes::SMALL) as usize / (size_of::<T>() + 8);
+        Ok(Self { ring, woken, waker: Waker(Arc::new(waker)), room, records: PhantomData })
     }
 
     /// What ends a wait of this reader early.
@@ -52,8 +56,8 @@ impl<T: Copy> Ring<T> {
         self.waker.clone()
     }
 
-    /// Sleeps until there are records, and takes them all; nothing when the waker was used or `timeout` (`None`: for
-    /// ever) is over. The kernel wakes once for a batch that comes while this thread is busy.
+    /// Sleeps until there are records, and takes them, at most as many as the ring has room for; nothing when the waker was
+    /// used or `timeout` (`None`: for ever) is over. The kernel wakes once for a batch that comes while this thread is busy.
     ///
     /// # Errors
     /// When the kernel refuses to wait.
@@ -80,7 +84,9 @@ impl<T: Copy> Ring<T> {
 
     fn take(&mut self) -> Vec<T> {
         let mut found = Vec::new();
-        while let Some(item) = self.ring.next() {
+        // Programs may write as fast as this reads.
+        for _ in 0..self.room {
+            let Some(item) = self.ring.next() else { break };
             if item.len() >= size_of::<T>() {
                 // SAFETY: a record of this type, by the promise made to `new`; no alignment is asked for.
                 found.push(unsafe { ptr::read_unaligned(item.as_ptr().cast()) });
