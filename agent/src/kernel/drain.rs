@@ -48,7 +48,7 @@ impl Passes {
             survey,
             tcp: link(tcp)?,
             udp: link(udp)?,
-            can_destroy: object.facts.can_destroy(),
+            can_destroy: object.can_destroy(),
         })
     }
 

@@ -46,7 +46,7 @@ pub fn report(bpffs: &Path) -> Vec<FeatureCheck> {
     if let Ok((facts, types)) = facts {
         checks.extend(programs(facts, types));
     }
-    checks.extend([readers(), destroy(can_destroy), diagnosis(), namespaces()]);
+    checks.extend([observed(), readers(), destroy(can_destroy), diagnosis(), namespaces()]);
     checks
 }
 
@@ -159,6 +159,13 @@ fn attached(object: &mut Object, program: Program) -> FeatureCheck {
     };
     let result = object.program(program).map(|_| "accepted".into()).map_err(last_words);
     check(&feature, purpose(program), result, otherwise)
+}
+
+/// The programs that stand in for those that choose while somebody watches.
+fn observed() -> FeatureCheck {
+    let load = |mut object: Object| Program::CHOOSING.iter().try_for_each(|one| object.program(*one).map(drop));
+    let result = Object::observed_on_trial().and_then(load).map(|()| "accepted".into()).map_err(last_words);
+    check("observed programs", "sluice monitor", result, Status::Degraded)
 }
 
 /// One of the walks over all steered sockets, which can be done in two ways.

@@ -29,12 +29,14 @@ use super::{
 /// A loaded object: its tables are there, its programs are not yet.
 pub struct Object {
     ebpf: Ebpf,
-    types: Btf,
-    pub facts: Facts,
+    /// For the programs that are of no cgroup; there are none among the observed ones.
+    kernel: Option<(Btf, Facts)>,
 }
 
 /// What an iterator over the records of steered sockets walks.
 pub const STEERED: &str = "bpf_sk_storage_map";
+
+const NO_TYPES: &str = "this object was loaded without the kernel's types";
 
 /// The kernel's own types. Reading them takes longer than all else at a start: 10 ms.
 ///
@@ -56,20 +58,19 @@ impl Object {
         let mut loader = loader(config, &mask, pin);
         facts.tell(&mut loader);
         let ebpf = loader.load(&facts.object()).map_err(errors::explain)?;
-        Ok(Self { ebpf, types, facts })
+        Ok(Self { ebpf, kernel: Some((types, facts)) })
     }
 
-    /// The observed programs, on the tables of those that they stand in for. `logs`: they log at level debug.
+    /// The observed programs, on the tables that are pinned where `pin` says. A table that is not there is made: the caller
+    /// has looked whether they are. `logs`: the programs log at level debug.
     ///
     /// # Errors
-    /// As [`Object::load`].
+    /// When the kernel refuses a table.
     pub fn observed(config: &Config, pin: impl Fn(&Spec) -> PathBuf, logs: bool) -> Result<Self> {
-        let types = kernel_types()?;
-        let facts = Facts::find(&types)?;
         let (mask, level) = (mask(config), if logs { aya_log::Level::Debug as u8 } else { 0 });
         let mut loader = loader(config, &mask, pin);
         let ebpf = loader.override_global(aya_log::LEVEL, &level, true).load(OBSERVED).map_err(errors::explain)?;
-        Ok(Self { ebpf, types, facts })
+        Ok(Self { ebpf, kernel: None })
     }
 
     /// Takes the ring of the programs' own messages, which go to this process's log.
@@ -89,7 +90,22 @@ impl Object {
         loader.verifier_log_level(VerifierLogLevel::DEBUG);
         facts.tell(&mut loader);
         let ebpf = loader.load(&facts.object()).map_err(errors::explain)?;
-        Ok(Self { ebpf, types, facts })
+        Ok(Self { ebpf, kernel: Some((types, facts)) })
+    }
+
+    /// The same of the observed programs, without their messages.
+    ///
+    /// # Errors
+    /// As [`Object::on_trial`].
+    pub fn observed_on_trial() -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::DEBUG).override_global(aya_log::LEVEL, &0_u8, true);
+        Ok(Self { ebpf: loader.load(OBSERVED).map_err(errors::explain)?, kernel: None })
+    }
+
+    /// See [`Facts::can_destroy`].
+    pub fn can_destroy(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|(_, facts)| facts.can_destroy())
     }
 
     /// A table, by a descriptor of its own.
@@ -140,8 +156,9 @@ impl Object {
             (Hook::Cgroup(_), AyaProgram::CgroupSock(program)) => program.load(),
             (Hook::Cgroup(_), AyaProgram::SockOps(program)) => program.load(),
             (Hook::Tracepoint(tracepoint), AyaProgram::BtfTracePoint(program)) => {
-                ensure!(self.facts.can_time_turns(), "this kernel lacks a member of tcp_sock, sk_buff or tcp_skb_cb");
-                program.load(tracepoint, &self.types)
+                let (types, facts) = self.kernel.as_ref().context(NO_TYPES)?;
+                ensure!(facts.can_time_turns(), "this kernel lacks a member of tcp_sock, sk_buff or tcp_skb_cb");
+                program.load(tracepoint, types)
             }
             (Hook::Cgroup(_) | Hook::Tracepoint(_), _) => return Err(anyhow!("{name} is a program of another kind")),
         };
@@ -156,7 +173,8 @@ impl Object {
     pub fn iterator(&mut self, name: &str, over: &str) -> Result<ProgramFd> {
         let found = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         let AyaProgram::Iter(iterator) = found else { return Err(anyhow!("{name} is no iterator")) };
-        iterator.load(over, &self.types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
+        let (types, _) = self.kernel.as_ref().context(NO_TYPES)?;
+        iterator.load(over, types).map_err(errors::explain).with_context(|| format!("loading {name}"))?;
         Ok(iterator.fd()?.try_clone()?)
     }
 }
