@@ -191,11 +191,12 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot measure: what was asked for is not so.
     fn measure(&mut self, backend: u32, measured: bool) -> Result<()> {
-        self.streaks.set_measured(BackendId(backend), measured)?;
         if measured {
             self.turn_times.attach()?;
             self.measured.insert(backend);
-        } else if self.measured.remove(&backend) && self.measured.is_empty() {
+        }
+        self.streaks.set_measured(BackendId(backend), measured)?;
+        if !measured && self.measured.remove(&backend) && self.measured.is_empty() {
             self.turn_times.detach();
         }
         Ok(())
