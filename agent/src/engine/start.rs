@@ -228,7 +228,12 @@ impl<M: DataPlane> Engine<M> {
 
 /// Tables hold ids of one store. Those of another one mean something else: they are only safe to take over when our
 /// store gave none out yet, because then ours can begin where those end.
-fn check_identity(store: &Store, state: &State, held: [u8; 16], backends: &[(u32, BackendEntry)]) -> Result<()> {
+pub(super) fn check_identity(
+    store: &Store,
+    state: &State,
+    held: [u8; 16],
+    backends: &[(u32, BackendEntry)],
+) -> Result<()> {
     let gave_none = state.service_count() == 0 && state.nodes().next().is_none();
     ensure!(
         held == [0; 16] || held == store.identity() || gave_none,

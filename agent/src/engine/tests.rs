@@ -15,7 +15,10 @@ use std::{
 use sluice_common::tables::{Endpoint, TCP};
 use tempfile::TempDir;
 
-use super::event_loop::{Engine, EngineParts};
+use super::{
+    event_loop::{Engine, EngineParts},
+    start::check_identity,
+};
 use crate::{
     engine::client::{ChangeError, Command, Done, Options},
     model::{Change, Limits, Name, Origin, Zero, parse},
@@ -265,8 +268,11 @@ fn a_store_that_is_older_than_the_tables_is_refused() {
     run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
     let mut tables = first.machine.clone();
     drop(first);
+    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let check = |tables: &Fake| check_identity(&store, &state, store.identity(), &tables.read().unwrap().backends);
+    check(&tables).unwrap();
     tables.backends.get_mut(&0).unwrap().port = 1;
-    let error = begin(&dir, tables).begin(Vec::new()).unwrap_err().to_string();
+    let error = check(&tables).unwrap_err().to_string();
     assert!(error.contains("another address for backend shop/a"), "{error}");
 }
 
