@@ -44,6 +44,8 @@ pub struct SkippedRecord {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecisionFilter {
+    /// CLOCK_MONOTONIC ns: no decision is sent from then on, unless the agent renews it.
+    pub until: u64,
     /// Id of a cgroup: its processes, and those of the cgroups in it. With [`BY_CGROUP`].
     pub cgroup: u64,
     /// Which of the other fields count: [`WANTED`] and the flags after it.
@@ -69,14 +71,18 @@ pub const BY_CGROUP: u32 = 16;
 /// Calls to addresses that are no frontend are sent too.
 pub const FOREIGN: u32 = 32;
 
+/// ns for which a filter holds that is not renewed. An agent that was killed renews none.
+pub const LEASE: u64 = 10_000_000_000;
+
 /// Bytes of DECISIONS: room for nearly 3,000.
 pub const DECISIONS_BYTES: u32 = 512 * 1024;
 
 impl DecisionFilter {
     /// No decision is sent.
-    pub const OFF: Self = Self { cgroup: 0, asked: 0, service_id: NONE, pid: 0, frontend: Endpoint::v6([0; 4], 0, 0) };
+    pub const OFF: Self =
+        Self { until: 0, cgroup: 0, asked: 0, service_id: NONE, pid: 0, frontend: Endpoint::v6([0; 4], 0, 0) };
 
-    /// Every decision about a frontend is sent.
+    /// Every decision about a frontend is sent, once the agent says for how long.
     pub const ON: Self = Self { asked: WANTED, ..Self::OFF };
 
     /// Whether this flag is set.
@@ -109,7 +115,7 @@ impl DecisionFilter {
 const _: () = {
     assert!(size_of::<SkippedRecord>() == 8);
     assert!(size_of::<DecisionRecord>() == 168);
-    assert!(size_of::<DecisionFilter>() == 40);
+    assert!(size_of::<DecisionFilter>() == 48);
     assert!(DECISIONS_BYTES.is_power_of_two());
 };
 

@@ -2,12 +2,14 @@
 //! when the agent wants them.
 //!
 //! Instructions are not saved here. A call is told after it was decided, so that nothing here can change where it goes.
+//! Without an agent no decision is sent once the filter's lease is over. Log messages have no lease: each of them would
+//! have to look at it, and they are in place only where the agent logs them.
 
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-    bpf_ktime_get_ns,
+    bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
 };
 use aya_log_ebpf::debug;
 use sluice_common::{
@@ -99,6 +101,8 @@ impl Recorder {
     #[inline(always)]
     fn is_wanted(&self, filter: &DecisionFilter, pid: u32) -> bool {
         filter.asks(WANTED)
+            // SAFETY: helper without arguments.
+            && filter.until > unsafe { bpf_ktime_get_coarse_ns() }
             && (self.service_id != NONE || filter.asks(FOREIGN))
             && (!filter.asks(BY_SERVICE) || filter.service_id == self.service_id)
             && (!filter.asks(BY_PID) || filter.pid == pid)

@@ -138,12 +138,7 @@ impl Kernel {
         let mut programs = Programs::load(&mut object, directory, cgroup.directory(), &config.cgroup)?;
         upgrade.finish(&tables)?;
         programs.hooks.attach().with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let observation = Observation {
-            config: config.clone(),
-            directory: directory.clone(),
-            cgroup: cgroup.directory().try_clone().context("duplicating a descriptor")?,
-            usual: programs.hooks,
-        };
+        let observation = Observation::new(config, directory, cgroup.directory(), &object, programs.hooks)?;
         let meters = Arc::new(Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone()));
         Ok(Self {
             tables,

@@ -34,7 +34,8 @@ pub enum Told {
     Lost(LostDecisions),
 }
 
-/// Decisions that this watcher was not told of: they came faster than they were taken.
+/// Decisions that this watcher was not told of: they came faster than they were taken, or from a cgroup that was gone before
+/// anybody could see where it belonged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LostDecisions {
     pub lost: u64,
@@ -163,21 +164,27 @@ impl MonitorFilter {
         filter
     }
 
-    /// Whether a decision that the programs told, for this watcher or another, is wanted here.
-    pub fn fits(&self, own: &DecisionFilter, told: &DecisionRecord, cgroup: Option<&str>) -> bool {
-        let is_inside = |(id, name): &(u64, String)| {
-            told.cgroup == *id
-                || cgroup.is_some_and(|inner| {
-                    let below = inner.strip_prefix(name.trim_end_matches('/'));
-                    below.is_some_and(|below| below.starts_with('/'))
-                })
-        };
-        (told.service_id != NONE || own.asks(FOREIGN))
+    /// Whether a decision that the programs told, for this watcher or another, is wanted here. `asked`: what the kernel let
+    /// through. `cgroup`: name of the caller's; when that is gone, nobody may be able to say (`None`).
+    pub fn fits(
+        &self,
+        own: &DecisionFilter,
+        asked: &DecisionFilter,
+        told: &DecisionRecord,
+        cgroup: Option<&str>,
+    ) -> Option<bool> {
+        let fits = (told.service_id != NONE || own.asks(FOREIGN))
             && (!own.asks(BY_SERVICE) || own.service_id == told.service_id)
             && (!own.asks(BY_FRONTEND) || own.frontend == told.frontend)
             && (!own.asks(BY_PID) || own.pid == told.pid)
-            && self.cgroup.as_ref().is_none_or(is_inside)
-            && own.asks(WANTED)
+            && own.asks(WANTED);
+        match &self.cgroup {
+            Some((id, name)) if fits && told.cgroup != *id && !(asked.asks(BY_CGROUP) && asked.cgroup == *id) => {
+                let below = cgroup?.strip_prefix(name.trim_end_matches('/'));
+                Some(below.is_some_and(|below| below.starts_with('/')))
+            }
+            _ => Some(fits),
+        }
     }
 }
 

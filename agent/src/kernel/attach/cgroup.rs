@@ -58,6 +58,11 @@ impl Hooks {
         Ok(Self { directory: directory.clone(), cgroup, programs })
     }
 
+    /// Lets go of all but these; they stay attached where they are.
+    pub fn keep(&mut self, programs: &[Program]) {
+        self.programs.retain(|(program, ..)| programs.contains(program));
+    }
+
     /// Brings every program onto the cgroup. A link that was on another cgroup, or on one that is gone, is replaced: the
     /// new one is there before the old one goes.
     ///

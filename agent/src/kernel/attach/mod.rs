@@ -56,6 +56,14 @@ impl Attachment {
         object.program(program).map_or_else(Self::Absent, |program| Self::Tracepoint(Tracepoint::new(program)))
     }
 
+    /// Of the programs of a cgroup those alone that are among these.
+    pub fn only(mut self, programs: &[Program]) -> Self {
+        if let Self::Cgroup(hooks) = &mut self {
+            hooks.keep(programs);
+        }
+        self
+    }
+
     /// That the agent is of no use without it.
     ///
     /// # Errors

@@ -1,4 +1,6 @@
-//! Decisions as they happen: `sluice monitor` against real calls, and what is in place before, while and after.
+//! Decisions as they happen: `sluice monitor` against real calls.
+
+mod in_place;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,7 +13,7 @@ use sluice_tests::{
     system::{eventually, unique},
 };
 
-use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, assert_exact, weighted};
+use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, assert_exact};
 
 /// The programs that choose a backend.
 const CHOOSING: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
@@ -20,11 +22,15 @@ const CHOOSING: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
 struct Monitor(Program);
 
 impl Monitor {
-    fn start(agent: &Agent, words: &[&str]) -> Result<Self> {
+    fn begin(agent: &Agent, words: &[&str]) -> Result<Self> {
         let (program, socket) = (agent::program()?, agent.socket());
         let mut line = vec![path(&program), "--socket".into(), path(&socket), "monitor".into()];
         line.extend(words.iter().map(|word| (*word).to_owned()));
-        let mut monitor = Self(Program::start(None, None, &line)?);
+        Ok(Self(Program::start(None, None, &line)?))
+    }
+
+    fn start(agent: &Agent, words: &[&str]) -> Result<Self> {
+        let mut monitor = Self::begin(agent, words)?;
         let watching = eventually("it watches", LIMIT, || {
             (monitor.0.log().contains("watching") || monitor.0.ended().is_some()).then_some(())
         });
@@ -185,7 +191,9 @@ fn who_was_passed_over_is_named() -> Result<()> {
     assert_eq!(told[2]["skippedBackends"], json!([b1("zeroed")]));
     assert_eq!((&told[3]["verdict"], &told[3]["backend"]), (&json!("refused"), &Value::Null));
     let b2 = json!({"backend": "b2", "node": "n2", "why": "nodeZeroed"});
-    assert_eq!(told[3]["skippedBackends"], json!([b1("zeroed"), b2]));
+    // The table that follows the zero of the node is there already, or b2 is still in it.
+    let skipped = &told[3]["skippedBackends"];
+    assert!(*skipped == json!([b1("zeroed"), b2]) || *skipped == json!([b2, b1("zeroed")]), "{skipped}");
     Ok(())
 }
 
@@ -307,62 +315,18 @@ fn what_is_lost_is_counted() -> Result<()> {
 }
 
 #[test]
-fn an_agent_that_ends_puts_the_usual_programs_back() -> Result<()> {
-    let mut stage = Stage::weights("ends", &[1, 1])?;
-    let client = stage.client()?;
-    let usual = programs(&stage.agent)?;
-    let mut monitor = Monitor::start(&stage.agent, &[])?;
-    assert!(stage.agent.terminate()?.success());
-    assert_eq!(programs(&stage.agent)?, usual);
-    assert_eq!(monitor.0.wait(LIMIT)?.code(), Some(1), "{}", monitor.0.log());
-    assert_exact(&client.spread(FRONTEND, 20), 10, &[("b1", 0.5), ("b2", 0.5)]);
-    Ok(())
-}
-
-#[test]
-fn killed_while_somebody_watches_it_steers_on() -> Result<()> {
-    let mut stage = Stage::weights("killed", &[1, 1])?;
-    let client = stage.client()?;
-    let (usual, sizes_before) = (programs(&stage.agent)?, sizes(&stage.agent)?);
-    let monitor = Monitor::start(&stage.agent, &[])?;
-    let sizes_watched = sizes(&stage.agent)?;
-    assert!(sizes_before.iter().zip(&sizes_watched).all(|(before, watched)| before != watched), "{sizes_watched:?}");
-    stage.agent.kill()?;
-    // More than the ring has room for: nobody reads it any more.
-    let report = client.spread(FRONTEND, 3200);
-    assert_exact(&report, 100, &[("b1", 0.5), ("b2", 0.5)]);
-    assert_eq!(sizes(&stage.agent)?, sizes_watched);
-    drop(monitor);
-    stage.agent.start()?;
-    assert_eq!(sizes(&stage.agent)?, sizes_before, "the next agent's start replaces them");
-    assert!(programs(&stage.agent)?.iter().all(|(name, program)| usual[name] != *program), "all are its own");
-    assert_exact(&client.spread(FRONTEND, 100), 100, &[("b1", 0.5), ("b2", 0.5)]);
-    assert_eq!(stage.status("shop")?["newConnections"], 3300);
-    let monitor = Monitor::start(&stage.agent, &["-o", "json"])?;
-    stage.put(&weighted(&[1, 0]))?;
-    assert_eq!(client.spread(FRONTEND, 2).answered_by("b1"), 2);
-    assert_eq!(monitor.decisions(2)?.len(), 2);
-    Ok(())
-}
-
-#[test]
-fn programs_speak_for_themselves_when_the_log_asks_for_it() -> Result<()> {
-    let quiet = Stage::weights("silent", &[1])?;
-    let usual = sizes(&quiet.agent)?;
-    let mut stage = Stage::with("speaks", |agent| agent.log_level("info,sluice=debug,sluice_ebpf=debug"))?;
-    let service = stage.service(&[1])?;
-    stage.put(&service)?;
-    let are_others = || sizes(&stage.agent).ok()?.iter().zip(&usual).all(|(now, usual)| now != usual).then_some(());
-    eventually("other programs are in place", LIMIT, are_others)?;
-    let said = "the choice is backend";
-    for stage in [&quiet, &stage] {
-        assert_all_answered(&stage.client()?.spread(FRONTEND, 3));
-    }
-    eventually("the programs' messages", LIMIT, || (stage.agent.log().matches(said).count() == 3).then_some(()))?;
-    assert!(!quiet.agent.log().contains(said), "{}", quiet.agent.log());
-    // Who watches then sees the same programs.
-    let monitor = Monitor::start(&stage.agent, &["-o", "json"])?;
-    assert_all_answered(&stage.client()?.spread(FRONTEND, 1));
-    assert_eq!(monitor.decisions(1)?.len(), 1);
+fn calls_from_a_cgroup_that_is_gone_are_told() -> Result<()> {
+    let stage = Stage::weights("gone", &[1])?;
+    let inner = stage.world.cgroup.child(&unique("inner"))?;
+    let client = Client::start(Some(&inner), Some(&stage.world.namespace))?;
+    let directory = inner.path().to_owned();
+    let monitor = Monitor::start(&stage.agent, &["-o", "json", "--cgroup", &path(stage.world.cgroup.path())])?;
+    stage.agent.signal(Signal::SIGSTOP)?;
+    assert_all_answered(&client.spread(FRONTEND, 1));
+    drop(client);
+    drop(inner);
+    assert!(!directory.exists());
+    stage.agent.signal(Signal::SIGCONT)?;
+    assert_eq!(monitor.decisions(1)?[0]["cgroup"], Value::Null);
     Ok(())
 }
