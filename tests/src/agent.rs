@@ -1,7 +1,8 @@
 //! The real agent, with a socket, a state directory, a bpf directory and a cgroup of its own.
 
 use std::{
-    fs,
+    fs::{self, DirEntry},
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output},
     sync::Arc,
@@ -194,7 +195,19 @@ impl Agent {
     /// Sends any signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the agent does not run")?;
-        kill(pid(child), signal).with_context(|| format!("sending {signal}"))
+        kill(pid(child), signal).with_context(|| format!("sending {signal}"))?;
+        if signal != Signal::SIGSTOP {
+            return Ok(());
+        }
+        // Each thread stops for itself.
+        let threads = format!("/proc/{}/task", child.id());
+        let is_stopped = |thread: io::Result<DirEntry>| -> Option<bool> {
+            let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            Some(stat.rsplit_once(')')?.1.trim_start().starts_with('T'))
+        };
+        eventually("the agent is stopped", Duration::from_secs(10), || {
+            fs::read_dir(&threads).ok()?.all(|thread| is_stopped(thread) == Some(true)).then_some(())
+        })
     }
 
     /// Waits until it has ended by itself.
