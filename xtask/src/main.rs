@@ -34,7 +34,7 @@ enum Task {
     Setup(setup::Arguments),
     /// Builds the agent with the eBPF programs inside
     Build(build::Arguments),
-    /// Shows the product at work, in a minute and with no risk to this machine
+    /// Shows the product at work, in two minutes and with no risk to this machine
     Demo(demo::Arguments),
     /// Runs every test: format, lints, units, and black-box tests here and under other kernels
     Test(test::Arguments),

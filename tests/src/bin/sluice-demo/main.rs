@@ -1,4 +1,4 @@
-//! The product at work in about a minute, with no risk to the machine: `cargo xtask demo` builds and runs this.
+//! The product at work in about two minutes, with no risk to the machine: `cargo xtask demo` builds and runs this.
 //!
 //! Nothing is steered but one cgroup that exists for the demo, and no packet leaves its network namespaces.
 
