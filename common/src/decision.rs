@@ -72,7 +72,7 @@ pub const BY_CGROUP: u32 = 16;
 pub const FOREIGN: u32 = 32;
 
 /// ns for which a filter holds that is not renewed. An agent that was killed renews none.
-pub const LEASE: u64 = 10_000_000_000;
+pub const LEASE: u64 = 60_000_000_000;
 
 /// Bytes of DECISIONS: room for nearly 3,000.
 pub const DECISIONS_BYTES: u32 = 512 * 1024;
