@@ -45,10 +45,15 @@ impl<M: DataPlane> Engine<M> {
 
     /// Tries again what documents asked for and were refused: it may be possible now.
     pub(super) fn retry_documents(&mut self) {
+        self.documents_retry.begins();
         let retried = self
             .apply_documents(|reconciler, _, state, excluded| Ok(reconciler.retry(state, excluded, Timestamp::now())));
-        if let Err(error) = retried {
-            tracing::warn!("refused documents are tried again later: {error:#}");
+        match retried {
+            Ok(()) => self.documents_retry.succeeded(),
+            Err(error) => {
+                tracing::warn!("refused documents are tried again later: {error:#}");
+                self.documents_retry.failed();
+            }
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) struct DeferredWrites {
     moved: BTreeSet<String>,
     /// Requests that came before these.
     ahead: u32,
-    retry: Retry,
+    pub(super) retry: Retry,
 }
 
 impl DeferredWrites {

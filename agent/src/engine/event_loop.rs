@@ -1,7 +1,7 @@
 //! The engine and its loop: owner of the desired state, of what the kernel acknowledged, and of the store.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    client::{Command, Lost, Options},
+    client::{ChangeError, Command, Options},
     drains::DeferredWrites,
     retry::Retry,
     workers::reclaim::Reclaimer,
@@ -25,10 +25,10 @@ use crate::{
     control::{StateMachine, warmup::Ramps},
     host::clock,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
-    plan::{DataPlane, MapOp, Programmed, Retired, Scope, service::Built},
+    plan::{DataPlane, Programmed, Scope, service::Built},
     source::{
         reconcile::Reconciler,
-        store::{Batch, ExtraRecord, Store},
+        store::{ExtraRecord, Store},
     },
     telemetry::Instruments,
     view::{
@@ -71,9 +71,11 @@ pub struct Engine<M> {
     /// Of the comparison with the kernel: pending while the tables are not what they should be.
     pub(super) kernel_retry: Retry,
     /// Of the store: pending while it misses something.
-    store_retry: Retry,
+    pub(super) store_retry: Retry,
     pub(super) measure_retry: Retry,
-    expiry_retry: Retry,
+    pub(super) expiry_retry: Retry,
+    /// Of documents that were refused: pending when they met a fault.
+    pub(super) documents_retry: Retry,
     /// What the store could not keep of health updates: kept with the next try.
     pub(super) unsaved: Vec<ExtraRecord>,
     /// Files of which a look could not be taken in, with the reason.
@@ -135,6 +137,7 @@ impl<M: DataPlane> Engine<M> {
             store_retry: Retry::default(),
             measure_retry: Retry::default(),
             expiry_retry: Retry::default(),
+            documents_retry: Retry::default(),
             unsaved: Vec::new(),
             unapplied: BTreeMap::new(),
             expiring: false,
@@ -197,7 +200,8 @@ impl<M: DataPlane> Engine<M> {
             return Duration::ZERO;
         }
         let until = |at: Instant| at.saturating_duration_since(now);
-        let retries = [self.kernel_retry.at(), self.store_retry.at(), self.measure_retry.at(), self.later.put_off()];
+        let retries = [&self.kernel_retry, &self.store_retry, &self.measure_retry, &self.documents_retry];
+        let retries = retries.into_iter().map(Retry::at).chain([self.later.put_off()]);
         let expiry = match self.expiry_retry.at() {
             Some(at) => Some(until(at)),
             None => self.state.next_expiry().map(|at| {
@@ -207,7 +211,7 @@ impl<M: DataPlane> Engine<M> {
             }),
         };
         let step = self.ramps.time_left(clock::stamp());
-        let times = retries.into_iter().flatten().map(until).chain(expiry).chain(step);
+        let times = retries.flatten().map(until).chain(expiry).chain(step);
         times.min().unwrap_or(Duration::from_secs(3600))
     }
 
@@ -215,6 +219,10 @@ impl<M: DataPlane> Engine<M> {
         let now = Instant::now();
         if self.kernel_retry.is_due(now) || self.store_retry.is_due(now) {
             self.recover();
+            self.retry_documents();
+            self.publish();
+        }
+        if self.documents_retry.is_due(now) {
             self.retry_documents();
             self.publish();
         }
@@ -260,72 +268,14 @@ impl<M: DataPlane> Engine<M> {
                 Err(error) => {
                     tracing::warn!(%target, %error, "cannot end an expired zero, and it is tried again");
                     self.expiry_retry.failed();
-                    return;
+                    if matches!(error, ChangeError::Failed(_)) {
+                        return;
+                    }
                 }
             }
         }
-        self.expiry_retry.succeeded();
-    }
-
-    /// After a failure: the kernel is brought to the desired state from what it really holds, and the store is given what
-    /// it misses.
-    pub(super) fn recover(&mut self) {
-        if self.kernel_retry.is_pending() {
-            match self.reconcile() {
-                Ok(()) => {
-                    self.kernel_retry.succeeded();
-                    self.readiness = AgentReadiness::Ready;
-                }
-                Err(error) => self.failed(&error),
-            }
-        }
-        if self.store_retry.is_pending() {
-            let batch = Batch { extras: &self.unsaved, ..Batch::default() };
-            match self.store.commit_batch(&self.state, batch) {
-                Ok(()) => {
-                    self.store_retry.succeeded();
-                    self.unsaved.clear();
-                }
-                Err(error) => self.failed_to_save(&error),
-            }
-        }
-        self.publish();
-    }
-
-    pub(super) fn failed(&mut self, error: &anyhow::Error) {
-        tracing::error!("the tables could not be written: {error:#}");
-        self.instruments.kernel_failed();
-        let why = AgentReadiness::NotReady(format!("{error:#}"));
-        // One that lasts is told once.
-        if self.readiness != why {
-            self.note(EventKind::KernelFailed, None, format!("{error:#}; it is tried again"));
-        }
-        self.readiness = why;
-        self.kernel_retry.failed();
-    }
-
-    /// Notes that the store misses something that holds all the same: it is given to the store again after a while.
-    pub(super) fn failed_to_save(&mut self, error: &anyhow::Error) {
-        tracing::error!("what holds is not saved yet, and it is tried again: {error:#}");
-        self.instruments.kernel_failed();
-        self.store_retry.failed();
-    }
-
-    /// Notes that turn times are not measured as they should be: steering goes on without.
-    pub(super) fn not_measured(&mut self, error: &anyhow::Error) {
-        tracing::warn!("turn times are not measured as the documents ask, and it is tried again: {error:#}");
-        self.measure_retry.failed();
-    }
-
-    pub(super) fn measure_again(&mut self) {
-        self.measure_retry.begins();
-        let services = self.state.services().filter(|service| service.health_policy.turn_time);
-        let services: Vec<_> = services.map(|service| service.id).collect();
-        if let Err(error) = self.bring(&Scope::tables(&services)) {
-            self.failed(&error);
-        }
-        if !self.measure_retry.is_pending() {
-            self.measure_retry.succeeded();
+        if !self.expiry_retry.is_pending() {
+            self.expiry_retry.succeeded();
         }
     }
 
@@ -394,61 +344,5 @@ impl<M: DataPlane> Engine<M> {
 
     pub(super) fn note(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) {
         self.events.record(kind, object, message);
-    }
-
-    /// Gives back what no program can see any more. Backends wait a while longer, so that a connect() that was on its
-    /// way has sent its SYN, and until their last connection has ended.
-    fn reuse(&mut self, retired: Retired) {
-        self.reclaimer.came_back(&retired);
-        let Retired { regions, services, backends, nodes, waited } = retired;
-        regions.into_iter().for_each(|region| self.programmed.give_back(region));
-        let services: Vec<_> = services.into_iter().filter(|id| self.state.service_by_id(*id).is_none()).collect();
-        let backends: Vec<_> = backends.into_iter().filter(|id| self.state.backend(*id).is_none()).collect();
-        let (used, free) = if waited {
-            match self.split_by_use(&backends) {
-                Ok(split) => split,
-                Err(error) => return self.failed(&error),
-            }
-        } else {
-            (backends, Vec::new())
-        };
-        let mut ops: Vec<_> = services.iter().map(|id| MapOp::ForgetService { service: id.0 }).collect();
-        ops.extend(free.iter().map(|id| MapOp::ForgetBackend { backend: id.0 }));
-        if let Err(error) = self.run_all(&ops) {
-            return self.failed(&error);
-        }
-        self.state.release(&free, &services, &nodes);
-        self.reclaimer.wait_for(used);
-        // What found no room, or no id, may find it now.
-        self.kernel_retry.hope();
-        if self.reconciler.has_refused() {
-            self.retry_documents();
-            self.publish();
-        }
-    }
-
-    /// Backends that still have connections, and those that have none.
-    fn split_by_use(&self, ids: &[BackendId]) -> Result<(Vec<BackendId>, Vec<BackendId>)> {
-        let counters: HashMap<BackendId, bool> = ids
-            .iter()
-            .zip(self.machine.counters(ids)?)
-            .map(|(id, counters)| (*id, crate::kernel::gauges::open(&counters) != 0))
-            .collect();
-        Ok(ids.iter().partition(|id| counters.get(id).copied().unwrap_or(false)))
-    }
-
-    /// Adds connections whose end nobody saw, as a tally found them.
-    fn correct(&mut self, lost: &[Lost]) {
-        let ops: Vec<_> = lost
-            .iter()
-            .map(|lost| MapOp::AddLost {
-                backend: lost.backend.0,
-                established: lost.established,
-                connecting: lost.connecting,
-            })
-            .collect();
-        if let Err(error) = self.run_all(&ops) {
-            self.failed(&error);
-        }
     }
 }

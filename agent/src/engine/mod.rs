@@ -3,7 +3,8 @@
 //!
 //! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
 //! `drains` turn them into proposals; `transaction` puts a proposal in force, or says why not; `proofs` and `warmups` add
-//! what is kept with it, and `narrate` tells. What takes time is done by `workers`.
+//! what is kept with it, and `narrate` tells. `recovery` tries again what failed, `reuse` gives ids out again. What takes
+//! time is done by `workers`.
 
 pub mod client;
 mod documents;
@@ -12,8 +13,10 @@ mod event_loop;
 mod health_updates;
 mod narrate;
 mod proofs;
+mod recovery;
 mod requests;
 mod retry;
+mod reuse;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,11 @@ pub(super) struct Retry {
 }
 
 impl Retry {
+    /// The try failed. While one is pending this changes nothing: whatever else fails does not put it off.
     pub fn failed(&mut self) {
+        if self.is_pending() {
+            return;
+        }
         let pause = SHORTEST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
         (self.at, self.failures) = (Some(Instant::now() + pause), self.failures + 1);
     }
@@ -24,12 +28,12 @@ impl Retry {
         *self = Self::default();
     }
 
-    /// A try begins: it is the last one unless [`Retry::failed`] follows.
+    /// A try begins: nothing is pending unless [`Retry::failed`] follows.
     pub fn begins(&mut self) {
         self.at = None;
     }
 
-    /// What it waits for may have come: the next try is after the shortest pause.
+    /// What it waits for may have come: the next try is after the shortest pause at the latest.
     pub fn hope(&mut self) {
         self.at = self.at.map(|at| at.min(Instant::now() + SHORTEST));
     }
@@ -45,5 +49,31 @@ impl Retry {
 
     pub fn is_due(&self, now: Instant) -> bool {
         self.at.is_some_and(|at| at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_with_each_try_and_nothing_else_puts_one_off() {
+        let mut retry = Retry::default();
+        retry.failed();
+        let first = retry.at();
+        retry.failed();
+        assert_eq!(retry.at(), first);
+        let left = |retry: &Retry| retry.at().unwrap().saturating_duration_since(Instant::now());
+        for _ in 0..10 {
+            retry.begins();
+            assert!(!retry.is_pending());
+            retry.failed();
+        }
+        assert!(left(&retry) > LONGEST / 2 && left(&retry) <= LONGEST);
+        retry.hope();
+        assert!(left(&retry) <= SHORTEST);
+        retry.succeeded();
+        retry.failed();
+        assert!(left(&retry) <= SHORTEST);
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{client::ChangeError, event_loop::Engine, warmups::Warming};
+use super::{client::ChangeError, event_loop::Engine, retry::Retry, warmups::Warming};
 use crate::{
     control::warmup::Ramps,
     host::clock,
@@ -105,7 +105,14 @@ impl<M: DataPlane> Engine<M> {
             })
         });
         match saved {
-            Ok(()) => {}
+            // What failed before may be possible again.
+            Ok(()) => {
+                let retries = [&mut self.store_retry, &mut self.expiry_retry, &mut self.later.retry];
+                retries.into_iter().for_each(Retry::hope);
+                if written.failed.is_none() {
+                    self.kernel_retry.hope();
+                }
+            }
             Err(error) if holds => self.failed_to_save(&error),
             Err(error) => {
                 (self.state, self.zeros, self.ramps) = (before, zeros, cold);
@@ -183,12 +190,13 @@ impl<M: DataPlane> Engine<M> {
     /// Runs a transition. `tables_may_fail`: a service whose table cannot be written is tried again later, and the rest
     /// goes on.
     fn write(&mut self, planned: Transition, tables_may_fail: bool) -> Result<Written> {
-        let Transition { steps, without_room, stale, stale_nodes, retired } = planned;
+        let Transition { steps, without_room, stale, stale_nodes, mut retired } = planned;
         let mut written = Written { acknowledged: Instant::now(), failed: None };
         let closes = |late: &[MapOp]| late.iter().any(|write| matches!(write, MapOp::CloseBackend { .. }));
         let closes_late = steps.iter().any(|step| matches!(step, Step::Serve { late, .. } if closes(late)));
         let mut is_closed = false;
         let mut tables: Vec<(Arc<Service>, Built)> = Vec::new();
+        let mut unclosed = None;
         for step in steps {
             match step {
                 Step::Close(writes) => {
@@ -199,18 +207,25 @@ impl<M: DataPlane> Engine<M> {
                 Step::Keep(writes) | Step::Open(writes) | Step::Drain(writes) | Step::Remove(writes) => {
                     self.run_all(&writes)?;
                 }
-                Step::Serve { service, table, writes, late } => {
-                    match self.run_all(&writes) {
+                Step::Serve { service, table, writes, mut late } => {
+                    let table = match self.run_all(&writes) {
                         Ok(()) => {
                             self.stale.remove(&service.id);
-                            tables.extend(table.map(|table| (service, table)));
+                            table
                         }
                         Err(error) if tables_may_fail => {
                             written.failed.get_or_insert(error);
+                            None
                         }
                         Err(error) => return Err(error),
+                    };
+                    if table.is_none() {
+                        late.retain(Step::is_order);
                     }
-                    self.run_all(&late)?;
+                    if let Err(error) = self.run_all(&late) {
+                        unclosed.get_or_insert(error);
+                    }
+                    tables.extend(table.map(|table| (service, table)));
                 }
                 Step::Measure(writes) => self.measure(&writes),
             }
@@ -223,10 +238,14 @@ impl<M: DataPlane> Engine<M> {
             written.acknowledged = Instant::now();
         }
         self.show(tables)?;
+        if written.failed.is_some() {
+            // The table that stays may name them. The comparison with the kernel that follows finds them.
+            retired.backends.clear();
+        }
         self.reclaimer.retire(retired);
         self.stale.extend(stale);
         self.stale_nodes.extend(stale_nodes);
-        Ok(written)
+        unclosed.map_or(Ok(written), Err)
     }
 
     /// Runs writes in order; each is noted when the kernel has acknowledged it.
@@ -260,8 +279,8 @@ impl<M: DataPlane> Engine<M> {
         self.instruments.kernel_failed();
         self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
         self.drop_proofs();
-        self.kernel_retry.failed();
-        self.recover();
+        self.bring_back();
+        self.publish();
         ChangeError::Failed(error)
     }
 

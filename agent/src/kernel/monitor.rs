@@ -131,7 +131,7 @@ impl ObservedPrograms {
     /// Which decisions are told from now on, for [`LEASE`]: who asks more often than that is told without a gap.
     pub fn ask(&mut self, filter: &DecisionFilter) {
         let now = clock::monotonic_ns();
-        // Each call reads it, from a cache line that a write takes away: once a second is enough for a lease.
+        // Each call reads it, from a cache line that a write takes away: a lease is renewed when a tenth of it is over.
         if *filter == self.asked && now + LEASE / 10 * 9 < self.until {
             return;
         }

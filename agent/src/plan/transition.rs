@@ -10,8 +10,8 @@
 //! 3. [`Step::Open`]: nodes open. Their backends have no slots yet, or those of a moment ago when they closed.
 //! 4. [`Step::Drain`]: connections may be closed once nothing new comes to them.
 //! 5. [`Step::Serve`], one for each service: what is referenced comes before what refers to it (backends, slots, flip,
-//!    frontends), and what closes goes after the flip to the table without it. It closes, too, when there is no room
-//!    for that table, or the kernel refuses it.
+//!    frontends), and what closes goes after the flip to the table without it. What somebody closes does so, too, when
+//!    there is no room for that table, or the kernel refuses it.
 //! 6. [`Step::Remove`]: frontends go, and then what they led to is closed. Ids and slots are given out again only after
 //!    a grace period, see [`Retired`].
 //! 7. [`Step::Measure`]: what nothing depends on.
@@ -23,7 +23,7 @@ use std::{
 
 use sluice_common::{
     pick::mix,
-    tables::{BackendEntry, CLOSED_REMOVED, Endpoint},
+    tables::{BackendEntry, CLOSED_EJECTED, CLOSED_REMOVED, CLOSED_UNREADY, Endpoint},
 };
 
 use super::{
@@ -89,7 +89,7 @@ pub enum Step {
         /// Absent when it finds no room.
         table: Option<Built>,
         writes: Vec<MapOp>,
-        /// What closes and drains after them, whatever became of them.
+        /// What closes and drains after them; of that, what [`Step::is_order`] says holds whatever became of them.
         late: Vec<MapOp>,
     },
     Remove(Vec<MapOp>),
@@ -147,6 +147,12 @@ impl Scope {
 }
 
 impl Step {
+    /// Whether a write was ordered by somebody, so that it holds even when the table in which others open cannot be
+    /// written. A backend that is only found unhealthy stays then: it may be all there is.
+    pub fn is_order(write: &MapOp) -> bool {
+        !matches!(write, MapOp::CloseBackend { closed, .. } if closed & !(CLOSED_UNREADY | CLOSED_EJECTED) == 0)
+    }
+
     /// Its writes, in order.
     pub fn writes(&self) -> impl Iterator<Item = &MapOp> {
         let (writes, late) = match self {
@@ -324,7 +330,7 @@ impl Planner<'_> {
         let has_room = !is_other || region.is_some();
         if !has_room {
             self.out.without_room.push(NoRoom { service: service.id, entries: built.entries.len() });
-            held?;
+            held.filter(|held| held.table.present())?;
         }
         let mut writes = Vec::new();
         if held.is_none() {

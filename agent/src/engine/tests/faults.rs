@@ -195,6 +195,22 @@ fn a_document_that_finds_no_ids_is_taken_in_once_some_are_free() {
 }
 
 #[test]
+fn a_refused_document_that_meets_a_fault_is_not_tried_with_all_that_comes_back() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake::default());
+    run(&mut steering, named("other", &["10.96.7.1:80"], &[A])).unwrap();
+    steering.documents(&[changed("/a", &[document("shop", 1, &[1])])]).unwrap();
+    steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. }));
+    run(&mut steering, Change::DeleteService { service: Name::new("other").unwrap(), if_match: None }).unwrap();
+    assert!(steering.documents_retry.is_pending(), "its frontend is free, and its table is refused");
+    steering.machine.refuses = None;
+    steering.obey(Command::GracePeriodElapsed(Retired::default()));
+    assert_eq!(weight(&steering, "shop"), None, "it is tried when its time has come");
+    steering.retry_documents();
+    assert_eq!((weight(&steering, "shop"), steering.documents_retry.is_pending()), (Some(1), false));
+}
+
+#[test]
 fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
     let dir = TempDir::new().unwrap();
     let mut steering = steering(&dir, Fake::default());

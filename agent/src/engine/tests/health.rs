@@ -82,6 +82,21 @@ fn somebody_serves_between_any_two_writes_while_backends_change_places() {
 }
 
 #[test]
+fn one_that_is_found_unready_serves_on_while_no_table_has_anybody_else() {
+    let dir = TempDir::new().unwrap();
+    let mut steering = ready(&dir, &[A, B]);
+    find(&mut steering, &[("b", false)]);
+    leisure(&mut steering);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1]));
+    steering.machine.refuses = Some(|write| matches!(write, MapOp::WriteTable { .. }));
+    find(&mut steering, &[("a", false), ("b", true)]);
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1]));
+    steering.machine.refuses = None;
+    steering.recover();
+    assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
 fn when_nobody_is_healthy_all_serve_and_none_of_them_is_zeroed_unasked() {
     let dir = TempDir::new().unwrap();
     let mut steering = ready(&dir, &[A, B]);
