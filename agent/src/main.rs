@@ -20,6 +20,7 @@ fn main() -> ExitCode {
 
 /// The daemon, from its settings to its end.
 fn run(settings: &Settings) -> Result<(), cli::Failure> {
+    daemon::abort_on_panic();
     allocator::keep_little();
     logs::start(settings.log_format, &settings.log_level).map_err(cli::Failure::usage)?;
     let runtime = daemon::runtime()?;
