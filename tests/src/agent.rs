@@ -110,6 +110,12 @@ impl Agent {
         self
     }
 
+    /// Another directory for its pins, in a bpf file system of the test's own.
+    pub fn pinned_in(mut self, bpffs: &Path) -> Self {
+        self.bpffs = bpffs.to_owned();
+        self
+    }
+
     /// One more word on its command line.
     pub fn argument(mut self, word: &str) -> Self {
         self.arguments.push(word.to_owned());

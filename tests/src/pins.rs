@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -23,6 +23,7 @@ const OBJECT_GET: i32 = 7;
 const PROGRAM_BY_ID: i32 = 13;
 const INFO_BY_FD: i32 = 15;
 const LINK_UPDATE: i32 = 29;
+const LINK_DETACH: i32 = 34;
 
 /// `union bpf_attr`, as far as these commands need it; the rest is zero.
 type Attributes = [u64; 16];
@@ -75,12 +76,30 @@ pub fn pin(what: &OwnedFd, pin: &Path) -> Result<()> {
     bpf(OBJECT_PIN, &mut attributes).map(drop).with_context(|| format!("pinning {}", pin.display()))
 }
 
+/// Puts the program of another pinned link under a pinned link.
+pub fn replace_by(pin: &Path, other: &Path) -> Result<()> {
+    let (_, id) = link(other)?;
+    let mut attributes = Attributes::default();
+    attributes[0] = u64::from(id);
+    let program = bpf(PROGRAM_BY_ID, &mut attributes).with_context(|| format!("opening program {id}"))?;
+    // SAFETY: the kernel has just made this descriptor for this process.
+    replace(pin, unsafe { OwnedFd::from_raw_fd(program) }.as_fd())
+}
+
 /// Puts another program under a pinned link.
 pub fn replace(pin: &Path, program: BorrowedFd<'_>) -> Result<()> {
     let link = open(pin)?;
     let mut attributes = Attributes::default();
     attributes[0] = number(link.as_raw_fd()) | number(program.as_raw_fd()) << 32;
     bpf(LINK_UPDATE, &mut attributes).map(drop).with_context(|| format!("replacing the program of {}", pin.display()))
+}
+
+/// Detaches a pinned link: the pin and the link stay, and do nothing any more.
+pub fn detach(pin: &Path) -> Result<()> {
+    let link = open(pin)?;
+    let mut attributes = Attributes::default();
+    attributes[0] = number(link.as_raw_fd());
+    bpf(LINK_DETACH, &mut attributes).map(drop).with_context(|| format!("detaching {}", pin.display()))
 }
 
 /// The value of a pinned array at an index.

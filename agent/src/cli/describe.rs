@@ -297,8 +297,9 @@ fn interval(status: &BackendStatus) -> String {
 pub fn zeroed(zero: &ZeroStatus) -> String {
     let reason = if zero.reason.is_empty() { String::new() } else { format!(" ({})", zero.reason) };
     let expires = zero.expires_at.map(|at| format!(", until {at:.0}")).unwrap_or_default();
+    let unproven = zero.unproven.as_ref().map(|why| format!(", which is not proven: {why}")).unwrap_or_default();
     format!(
-        "{} zeroed by {}{reason} at {:.0}{expires}; new connections since: {}",
+        "{} zeroed by {}{reason} at {:.0}{expires}; new connections since: {}{unproven}",
         zero.zeroed, zero.owner, zero.zeroed_at, zero.new_connections_since_zero
     )
 }

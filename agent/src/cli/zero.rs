@@ -72,13 +72,14 @@ impl ZeroArguments {
         }
         let view: ZeroView = client.post(&path, &request).await.map_err(insist)?;
         if self.output.print(&view)? {
-            return Ok(());
+            return proven(&view);
         }
         let drain = match view.zero.as_ref().and_then(|zero| zero.drain.as_ref()) {
             Some(id) => describe::drain(client, id).await?,
             None => None,
         };
-        output::print(&proof(&view, drain.as_deref()))
+        output::print(&proof(&view, drain.as_deref()))?;
+        proven(&view)
     }
 }
 
@@ -116,6 +117,14 @@ fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 
+/// A zero that is not proven is in the tables and did not do what was asked for.
+fn proven(view: &ZeroView) -> Result<(), Failure> {
+    match view.zero.as_ref().and_then(|zero| zero.unproven.as_ref()) {
+        Some(why) => Err(anyhow::anyhow!("{} may get new connections: {why}", view.target).into()),
+        None => Ok(()),
+    }
+}
+
 fn proof(view: &ZeroView, drain: Option<&str>) -> String {
     let Some(zero) = &view.zero else { return format!("{} is {}\n", view.target, view.state.name()) };
     let last = match view.last_new_connection_at {
@@ -130,6 +139,7 @@ fn proof(view: &ZeroView, drain: Option<&str>) -> String {
         ("Last new connection", last),
         ("New since the zero", zero.new_connections_since_zero.to_string()),
     ];
+    lines.extend(zero.unproven.clone().map(|why| ("Not proven", why)));
     let active = view.active_connections;
     match (drain, view.state) {
         (Some(drain), AdminState::Draining) => {
@@ -142,7 +152,9 @@ fn proof(view: &ZeroView, drain: Option<&str>) -> String {
     if let Some(at) = zero.expires_at {
         lines.push(("Until", format!("{at:.0}")));
     }
-    format!("{} is zeroed\n{}", view.target, fields(&lines))
+    let is =
+        if zero.unproven.is_some() { "is zeroed in the kernel's tables, which may not be enough" } else { "is zeroed" };
+    format!("{} {is}\n{}", view.target, fields(&lines))
 }
 
 #[cfg(test)]
@@ -173,6 +185,12 @@ mod tests {
              New since the zero:   0\n\
              Still active:         7, untouched\n"
         );
+        assert!(proven(&view).is_ok());
+        let mut unsteered = view.clone();
+        unsteered.zero.as_mut().unwrap().unproven = Some("connect4 is not attached".into());
+        let text = proof(&unsteered, None);
+        assert!(!text.contains("is zeroed\n") && text.contains("Not proven:           connect4 is not"), "{text}");
+        assert!(proven(&unsteered).is_err());
         view.last_new_connection_at = None;
         let text = proof(&view, Some("op-7 (waiting)"));
         assert!(text.contains("Last new connection:  never") && !text.contains("untouched"), "{text}");

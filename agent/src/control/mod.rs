@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 mod announced;
+pub mod attachment;
 pub mod drain;
 pub mod outlier;
 pub mod peers;

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    control::attachment::AttachmentNews,
     kernel::{readings::Readings, sockets::Census},
     model::{BackendId, Change, Drain, DrainEnd, HealthUpdate, Name, Outcome, Refusal, State, Target},
     plan::Retired,
@@ -68,6 +69,8 @@ pub enum Command {
     EndDrain { ended: Box<DrainEnded>, reply: oneshot::Sender<DrainEndAck> },
     /// What probes and rules say of backends.
     UpdateHealth(Vec<HealthUpdate>),
+    /// What is attached and pinned has changed.
+    Attachment(Box<AttachmentNews>),
     /// To be found again after a restart.
     KeepOperation(Box<Operation>),
     /// Ends the thread; steering goes on.
@@ -79,7 +82,7 @@ pub enum Command {
 pub enum DrainEndAck {
     /// It is saved and told.
     Ended,
-    /// The drain was restored, put off or begun anew meanwhile: it has not ended.
+    /// It has not ended: the drain was restored, put off or begun anew meanwhile, or what it says is not proven.
     Superseded,
 }
 

@@ -174,12 +174,18 @@ impl<M: DataPlane> Engine<M> {
     /// Ends drains, all in one transaction.
     fn note_ends(&mut self) {
         let now = Timestamp::now();
+        let is_attached = self.look_at_attachment();
+        if !is_attached {
+            self.publish();
+        }
         let mut ended = Vec::new();
         while ended.len() < AT_ONCE
             && let Some((_, (mut one, waiting))) = self.later.ended.pop_first()
         {
-            // It may have been restored, drained anew or on other terms while this was on its way.
-            if self.lasting(&one.target) == Some(&one.drain) {
+            // It may have been restored, drained anew or on other terms while this was on its way. And what no program has
+            // followed may be there still.
+            let is_proven = is_attached || one.end == DrainEnd::DeadlineReached;
+            if is_proven && self.lasting(&one.target) == Some(&one.drain) {
                 one.operation.finished_at = Some(now);
                 ended.push((one, waiting));
             } else {

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Result;
 use jiff::Timestamp;
+use sluice_common::verdict::Program;
 use tokio::sync::watch;
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     workers::reclaim::Reclaimer,
 };
 use crate::{
-    control::{StateMachine, warmup::Ramps},
+    control::{StateMachine, attachment::Missing, warmup::Ramps},
     host::clock,
     model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
     plan::{DataPlane, Programmed, Scope, service::Built},
@@ -83,6 +84,10 @@ pub struct Engine<M> {
     /// Whether the restore at work is that of a zero whose time has come.
     pub(super) expiring: bool,
     pub(super) readiness: AgentReadiness,
+    /// Of what should be attached and pinned.
+    pub(super) missing: Missing,
+    /// Programs that were not attached when this agent came.
+    pub(super) absent: Vec<Program>,
     published: watch::Sender<Arc<Published>>,
     pub(super) slots: u32,
 }
@@ -101,11 +106,14 @@ pub struct EngineParts<M> {
     pub commands: Sender<Command>,
     /// Size of SLOTS.
     pub slots: u32,
+    /// Programs that were not attached when this agent came.
+    pub absent: Vec<Program>,
 }
 
 impl<M: DataPlane> Engine<M> {
     pub fn new(beginning: EngineParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let EngineParts { state, machine, store, events, operations, instruments, begun, commands, slots } = beginning;
+        let EngineParts { state, machine, store, events, operations, instruments, begun, commands, slots, absent } =
+            beginning;
         let readiness = AgentReadiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
@@ -113,6 +121,7 @@ impl<M: DataPlane> Engine<M> {
             zeros: imbl::OrdMap::new(),
             ramps: Ramps::default(),
             ready: readiness.clone(),
+            missing: Missing::default(),
         }));
         let steering = Self {
             state,
@@ -142,6 +151,8 @@ impl<M: DataPlane> Engine<M> {
             unapplied: BTreeMap::new(),
             expiring: false,
             readiness,
+            missing: Missing::default(),
+            absent,
             published,
             slots,
         };
@@ -189,6 +200,7 @@ impl<M: DataPlane> Engine<M> {
             Command::EndDrain { ended, reply } => self.later.ends(*ended, reply),
             Command::KeepOperation(operation) => self.later.moves(&operation.id),
             Command::UpdateHealth(updates) => self.update_health(updates),
+            Command::Attachment(news) => self.attachment(*news),
             Command::Stop => {}
         }
     }
@@ -329,11 +341,15 @@ impl<M: DataPlane> Engine<M> {
             zeros: self.zeros.clone(),
             ramps: self.ramps.clone(),
             ready: self.ready(),
+            missing: self.missing.clone(),
         })
     }
 
-    /// Whether all that is desired is in force, as far as the tables and the watched files say.
+    /// Whether all that is desired is in force, as far as the tables, what is attached and the watched files say.
     fn ready(&self) -> AgentReadiness {
+        if self.readiness == AgentReadiness::Ready && !self.missing.is_empty() {
+            return AgentReadiness::NotReady(self.missing.to_string());
+        }
         match (&self.readiness, self.unapplied.first_key_value()) {
             (AgentReadiness::Ready, Some((file, why))) => {
                 AgentReadiness::NotReady(format!("{} is not in force yet: {why}", file.display()))

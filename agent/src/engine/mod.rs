@@ -3,9 +3,10 @@
 //!
 //! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
 //! `drains` turn them into proposals; `transaction` puts a proposal in force, or says why not; `proofs` and `warmups` add
-//! what is kept with it, and `narrate` tells. `recovery` tries again what failed, `reuse` gives ids out again. What takes
-//! time is done by `workers`.
+//! what is kept with it, `attachment` follows what is attached, and `narrate` tells. `recovery` tries again what failed,
+//! `reuse` gives ids out again. What takes time is done by `workers`.
 
+mod attachment;
 pub mod client;
 mod documents;
 mod drains;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event_loop::Engine;
 use crate::{
+    control::attachment::Unattached,
     host::clock,
     model::{BackendId, Change, Target, Touched},
     plan::DataPlane,
@@ -83,7 +84,8 @@ impl<M: DataPlane> Engine<M> {
     /// A proof that begins now.
     fn proof(&self, target: &Target, programmed_in: Duration) -> Result<ZeroProof> {
         let (at, monotonic_ns) = (Timestamp::now(), clock::monotonic_ns());
-        Ok(ZeroProof { at, monotonic_ns, before: self.before(self.state.backends_of(target))?, programmed_in })
+        let before = self.before(self.state.backends_of(target))?;
+        Ok(ZeroProof { at, monotonic_ns, before, programmed_in, unattached: None })
     }
 
     /// What backends have counted so far.
@@ -111,6 +113,20 @@ impl<M: DataPlane> Engine<M> {
         Ok(())
     }
 
+    /// Notes that for a time connections may have gone by uncounted. Returns what the store keeps of that.
+    pub(super) fn prove_less(&mut self, unattached: Unattached) -> Result<Vec<ExtraRecord>> {
+        let mut extras = Vec::new();
+        let targets: Vec<Target> = self.zeros.keys().cloned().collect();
+        for target in targets {
+            let Some(proof) = self.zeros.get_mut(&target) else { continue };
+            let Some(since) = unattached.after(proof.at) else { continue };
+            let proof = Arc::make_mut(proof);
+            proof.unattached = Some(proof.unattached.map_or(since, |before| before.and(since)));
+            extras.push((proof_key(&target), Some(SavedProof::of(proof)?)));
+        }
+        Ok(extras)
+    }
+
     /// Forgets the proofs of what is not zeroed any more.
     pub(super) fn drop_proofs(&mut self) {
         let zeros = std::mem::take(&mut self.zeros);
@@ -126,6 +142,8 @@ struct SavedProof {
     before: BTreeMap<BackendId, Before>,
     programmed_us: u64,
     boot: String,
+    #[serde(default)]
+    unattached: Option<Unattached>,
 }
 
 impl SavedProof {
@@ -137,6 +155,7 @@ impl SavedProof {
             before: proof.before.clone(),
             programmed_us: proof.programmed_in.as_micros() as u64,
             boot: clock::boot_id(),
+            unattached: proof.unattached,
         };
         serde_json::to_vec(&saved).context("writing the proof of a zero")
     }
@@ -149,6 +168,7 @@ impl From<SavedProof> for ZeroProof {
             monotonic_ns: saved.monotonic_ns,
             before: saved.before,
             programmed_in: Duration::from_micros(saved.programmed_us),
+            unattached: saved.unattached,
         }
     }
 }

@@ -48,7 +48,11 @@ impl<M: DataPlane> Engine<M> {
             let plan = writes::lines(&writes, &before, &next);
             return Ok(done(Instant::now(), self.as_published(next), plan));
         }
+        let is_zero = changes.iter().any(|change| matches!(change, Change::Zero { .. }));
         if touched.is_empty() {
+            if is_zero {
+                self.look_at_attachment();
+            }
             return Ok(done(Instant::now(), self.publish(), Vec::new()));
         }
         let committed = self.commit(Proposal {
@@ -63,8 +67,10 @@ impl<M: DataPlane> Engine<M> {
         let committed = committed.map_err(|error| refused(error, changes))?;
         let done_in = committed.acknowledged.saturating_duration_since(received);
         self.instruments.applied(done_in);
-        if changes.iter().any(|change| matches!(change, Change::Zero { .. })) {
+        if is_zero {
             self.instruments.zeroed(done_in);
+            // The answer says what is not proven.
+            self.look_at_attachment();
         }
         self.retry_documents();
         let done = done(committed.acknowledged, self.publish(), Vec::new());

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::{
     event_loop::{Engine, EngineParts},
     workers::{
+        attachment,
         drain::{self, DrainWorker, Looker, NamespaceCache},
         health::{self, HealthScheduler},
         monitor::{self, MonitorWorker},
@@ -91,6 +92,7 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
     let operations = Arc::new(Operations::default());
     let (commands, requests) = mpsc::channel();
     let (begun, drains) = mpsc::channel();
+    let (keeper, absent) = (kernel.take_keeper(), kernel.absent().to_vec());
     let (passes, signals, streaks) = (kernel.take_passes(), kernel.take_signals(), kernel.streaks());
     let observation = kernel.take_observation().context("somebody else shows decisions already")?;
     let beginning = EngineParts {
@@ -103,6 +105,7 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
         begun,
         commands: commands.clone(),
         slots: settings.max_slots,
+        absent,
     };
     let (mut steering, published) = Engine::new(beginning);
     let found: Vec<_> = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
@@ -114,6 +117,9 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
         }
     }
     let thread = spawn(steering, requests)?;
+    if let Some(keeper) = keeper {
+        attachment::spawn(keeper, commands.clone())?;
+    }
     let watches = files.into_iter().map(|files| {
         let commands = commands.clone();
         watch(files, move |events| {
@@ -176,6 +182,7 @@ impl<M: DataPlane> Engine<M> {
     /// Takes over what the kernel holds and brings it to what the store and the files ask for. Nothing that steers is
     /// removed before both were read. Returns for each look at files whether it was taken in.
     pub(super) fn begin(&mut self, looks: Vec<Vec<FileEvent>>) -> Result<Vec<bool>> {
+        let came = Timestamp::now();
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
         self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
@@ -186,6 +193,9 @@ impl<M: DataPlane> Engine<M> {
         let taken_in = looks.iter().map(|events| self.documents(events).is_ok()).collect();
         self.reconcile()?;
         self.load_proofs(adopted)?;
+        if adopted {
+            self.tell_absent(came);
+        }
         self.load_operations()?;
         self.readiness = AgentReadiness::Ready;
         self.publish();

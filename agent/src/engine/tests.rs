@@ -1,6 +1,7 @@
 //! The engine on tables in memory: what is in force between any two writes, after a fault at any of them, and
 //! after a restart.
 
+mod attachment;
 mod drains;
 mod dry_run;
 mod faults;
@@ -50,6 +51,7 @@ fn begin(dir: &TempDir, machine: Fake) -> Engine<Fake> {
         begun: std::sync::mpsc::channel().0,
         commands,
         slots: SLOTS,
+        absent: Vec::new(),
     };
     Engine::new(beginning).0
 }

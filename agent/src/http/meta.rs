@@ -24,7 +24,7 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The kernel's tables hold what is desired.
+/// The kernel's tables hold what is desired, and the programs that read them are attached.
 #[utoipa::path(get, path = "/readyz", tag = "agent",
     responses((status = 200, description = "They do", body = String),
         (status = 503, description = "Not yet, or not any more", body = Problem, content_type = "application/problem+json")))]

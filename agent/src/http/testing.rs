@@ -112,6 +112,7 @@ impl Agent {
             ramps: Default::default(),
             zeros: imbl::OrdMap::new(),
             ready: AgentReadiness::Ready,
+            missing: Default::default(),
         }));
         let instruments = Arc::new(Instruments::new().unwrap());
         let steering =
@@ -298,6 +299,7 @@ impl Steering {
                 .map(|(id, counters)| (*id, Before { picked: counters.picked, since }))
                 .collect(),
             programmed_in: Instant::now() - options.received,
+            unattached: None,
         })
     }
 

@@ -34,8 +34,10 @@ use sluice_common::{
     drain::Draining,
     registry::{DRAINING, SIGNALS_LOST},
     tables::{BackendEntry, Counters, TableWord},
+    verdict::Program,
 };
 
+pub use attach::keeper::Keeper;
 pub use drain::Passes;
 pub use meters::Meters;
 pub use monitor::{Observation, ObservedPrograms};
@@ -49,7 +51,10 @@ use crate::{
     model::BackendId,
     plan::{DataPlane, Entries, MapOp},
 };
-use attach::{Attachment, cgroup};
+use attach::{
+    Attachment,
+    cgroup::{self, Links},
+};
 use frontends::Frontends;
 use memory::MappedTables;
 use object::Object;
@@ -85,8 +90,12 @@ pub struct Kernel {
     passes: Option<Passes>,
     signals: Option<Signals>,
     observation: Option<Observation>,
-    /// Held as long as this agent owns the pins and steers the cgroup.
-    _locks: Vec<pins::Lock>,
+    links: Arc<Links>,
+    keeper: Option<Keeper>,
+    /// Programs that an earlier agent's tables were there without.
+    absent: Vec<Program>,
+    /// Held as long as this agent owns the pins.
+    _lock: Option<pins::Lock>,
 }
 
 impl Kernel {
@@ -105,7 +114,7 @@ impl Kernel {
         let is_new = directory.is_new()?;
         let mut installed = Self::install(&directory, config, is_ours);
         match &mut installed {
-            Ok(kernel) => kernel._locks.push(lock),
+            Ok(kernel) => kernel._lock = Some(lock),
             // Nothing half attached stays behind.
             Err(_) if is_new => {
                 if let Err(error) = directory.remove() {
@@ -135,10 +144,13 @@ impl Kernel {
         streaks.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(signals::open(&mut object)?);
-        let mut programs = Programs::load(&mut object, directory, cgroup.directory(), &config.cgroup)?;
+        let programs = Programs::load(&mut object, &config.cgroup)?;
         upgrade.finish(&tables)?;
-        programs.hooks.attach().with_context(|| format!("attaching to {}", config.cgroup.display()))?;
-        let observation = Observation::new(config, directory, cgroup.directory(), &object, programs.hooks)?;
+        let attached = Links::attach(directory, cgroup, &config.cgroup, &programs.hooks);
+        let (links, absent) = attached.with_context(|| format!("attaching to {}", config.cgroup.display()))?;
+        let links = Arc::new(links);
+        let observation = Observation::new(config, directory, links.clone(), &object, &programs.hooks)?;
+        let keeper = Keeper::new(directory, &object, links.clone(), &config.cgroup)?;
         let meters = Arc::new(Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone()));
         Ok(Self {
             tables,
@@ -152,7 +164,10 @@ impl Kernel {
             passes: Some(programs.passes),
             signals,
             observation: Some(observation),
-            _locks: vec![cgroup],
+            links,
+            keeper: Some(keeper),
+            absent,
+            _lock: None,
         })
     }
 
@@ -179,6 +194,16 @@ impl Kernel {
     /// What shows decisions as they happen: for one thread.
     pub fn take_observation(&mut self) -> Option<Observation> {
         self.observation.take()
+    }
+
+    /// What keeps the programs attached and the pins in place: for one thread.
+    pub fn take_keeper(&mut self) -> Option<Keeper> {
+        self.keeper.take()
+    }
+
+    /// Programs that were not attached when this agent came.
+    pub fn absent(&self) -> &[Program] {
+        &self.absent
     }
 
     /// Begins or ends the measuring of a backend's turn times.
@@ -251,6 +276,10 @@ impl DataPlane for Kernel {
 
     fn mark(&self) -> u64 {
         self.tables.begin_exact_times()
+    }
+
+    fn unattached(&self) -> Vec<Program> {
+        self.links.unattached()
     }
 }
 

@@ -6,7 +6,7 @@
 //! in place as it does at every start.
 #![allow(unsafe_code)]
 
-use std::{fs::File, io, os::fd::AsRawFd, ptr, thread, time::Duration};
+use std::{io, os::fd::AsRawFd, ptr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use sluice_common::{
@@ -17,7 +17,7 @@ use sluice_common::{
 
 use super::{
     Config,
-    attach::{Attachment, cgroup::Hooks},
+    attach::cgroup::{Hooks, Links},
     memory::Window,
     object::Object,
     pins::{self, Directory},
@@ -30,11 +30,11 @@ use crate::host::clock;
 pub struct Observation {
     config: Config,
     directory: Directory,
-    cgroup: File,
+    links: Arc<Links>,
     /// The tables that the agent writes, by their ids in the kernel.
     tables: Vec<(Spec, u32)>,
     /// The programs that choose a backend while nobody watches.
-    usual: Attachment,
+    usual: Hooks,
     is_in_place: bool,
 }
 
@@ -53,18 +53,18 @@ impl Observation {
     pub(super) fn new(
         config: &Config,
         directory: &Directory,
-        cgroup: &File,
+        links: Arc<Links>,
         object: &Object,
-        usual: Attachment,
+        usual: &Hooks,
     ) -> Result<Self> {
         let pinned = registry::ALL.iter().filter(|table| table.keep == Keep::Pinned);
         let tables = pinned.map(|table| Ok((*table, id(&object.map(table)?, table)?)));
         Ok(Self {
             config: config.clone(),
             directory: directory.clone(),
-            cgroup: cgroup.try_clone().context("duplicating a descriptor")?,
+            links,
             tables: tables.collect::<Result<_>>()?,
-            usual: usual.only(&Program::CHOOSING),
+            usual: usual.only(&Program::CHOOSING)?,
             is_in_place: false,
         })
     }
@@ -83,12 +83,12 @@ impl Observation {
         let decisions = unsafe { Ring::new(&mut object, &DECISIONS.spec) }?;
         let filter = Window::whole(&object, &DECISION_FILTER)?;
         let lost = Losses::map(&object, &DECISIONS_LOST)?;
-        let hooks = Hooks::load(&mut object, &self.directory, &self.cgroup, &Program::CHOOSING)?;
+        let hooks = Hooks::load(&mut object, &Program::CHOOSING)?;
         if logs {
             follow_log(&mut object)?;
         }
         self.is_in_place = true;
-        if let Err(error) = hooks.attach() {
+        if let Err(error) = self.links.put(&hooks) {
             self.end().context("putting the usual programs back")?;
             return Err(error.context("putting the observed programs in place"));
         }
@@ -106,7 +106,7 @@ impl Observation {
     /// When the kernel refuses a link: the observed programs go on under it, and steer as the others would.
     pub fn end(&mut self) -> Result<()> {
         if self.is_in_place {
-            self.usual.attach()?;
+            self.links.put(&self.usual)?;
             self.is_in_place = false;
         }
         Ok(())
@@ -119,7 +119,7 @@ impl Observation {
             let found = find(table)?.map(|found| id(&found, table)).transpose()?;
             ensure!(
                 found == Some(*wanted),
-                "somebody has removed or replaced the pin {}: start the agent again, which makes what is missing anew",
+                "somebody has removed or replaced the pin {}, and it is not back yet: ask again in a moment",
                 self.directory.map(table.name).display()
             );
         }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
+    os::fd::RawFd,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ use sluice_common::{
     verdict::Program,
 };
 
-use super::sys::Map;
+use super::sys::{self, Map};
 
 /// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
 #[derive(Clone, Debug)]
@@ -80,6 +81,10 @@ impl Directory {
     pub fn lock(&self) -> Result<Lock> {
         let directory = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
         Lock::of(directory, &self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn map(&self, name: &str) -> PathBuf {
@@ -200,6 +205,20 @@ impl Directory {
         pins.sort();
         Ok(pins)
     }
+}
+
+/// Pins something, in place of whatever is there.
+///
+/// # Errors
+/// When the kernel refuses, or a directory stands in the way.
+pub fn pin_over(descriptor: RawFd, pin: &Path) -> Result<()> {
+    // No dot: bpffs reserves names with one.
+    let mut fresh = pin.to_owned().into_os_string();
+    fresh.push("_new");
+    // An agent that was killed below left it.
+    let _ = fs::remove_file(&fresh);
+    sys::pin(descriptor, Path::new(&fresh)).with_context(|| format!("pinning {}", pin.display()))?;
+    fs::rename(&fresh, pin).with_context(|| format!("moving the pin to {}", pin.display()))
 }
 
 /// The table that is pinned at a path, if there is one.

@@ -1,16 +1,22 @@
 //! What the object is loaded for: the programs of the cgroup, the walks over sockets, the measuring of turn times.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use sluice_common::{registry, verdict::Program};
 
-use super::{attach::Attachment, census::CensusProgram, drain::Passes, object::Object, pins::Directory, walk::Walk};
+use super::{
+    attach::{Attachment, cgroup::Hooks},
+    census::CensusProgram,
+    drain::Passes,
+    object::Object,
+    walk::Walk,
+};
 
 /// Everything that was loaded, by what it is for. Nothing is attached yet.
 pub struct Programs {
     /// Without them nothing is steered.
-    pub hooks: Attachment,
+    pub hooks: Hooks,
     pub turns: Attachment,
     pub census: CensusProgram,
     pub passes: Passes,
@@ -19,8 +25,8 @@ pub struct Programs {
 impl Programs {
     /// # Errors
     /// When the kernel refuses a program that the agent cannot do without.
-    pub fn load(object: &mut Object, directory: &Directory, cgroup: &File, path: &Path) -> Result<Self> {
-        let hooks = Attachment::cgroup(object, directory, cgroup).require()?;
+    pub fn load(object: &mut Object, path: &Path) -> Result<Self> {
+        let hooks = Hooks::load(object, &Program::ORDER)?;
         let records = object.map(&registry::CONNECTIONS.spec)?;
         let mut walk = |name| Walk::load(object, name, &records, path);
         let (census, tally, survey) = (walk("census")?, walk("tally")?, walk("survey")?);

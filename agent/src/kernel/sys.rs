@@ -201,9 +201,9 @@ pub fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Pins whatever `fd` is.
-pub fn pin(fd: &OwnedFd, path: &Path) -> io::Result<()> {
+pub fn pin(fd: i32, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    bpf(OBJ_PIN, &mut Pin { path: path.as_ptr().addr_u64(), fd: fd.as_raw_fd() as u32, flags: 0 }).map(drop)
+    bpf(OBJ_PIN, &mut Pin { path: path.as_ptr().addr_u64(), fd: fd as u32, flags: 0 }).map(drop)
 }
 
 /// A new link of a program to a cgroup.
@@ -315,7 +315,8 @@ pub fn membarrier_global() -> io::Result<()> {
     Ok(())
 }
 
-fn info<T: Copy + Default>(fd: &OwnedFd) -> io::Result<T> {
+/// What the kernel tells of a map, a program or a link; `T` is its layout.
+pub(super) fn info<T: Copy + Default>(fd: &OwnedFd) -> io::Result<T> {
     #[repr(C)]
     struct Info {
         fd: u32,
@@ -332,7 +333,8 @@ fn info<T: Copy + Default>(fd: &OwnedFd) -> io::Result<T> {
     Ok(value)
 }
 
-fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i64> {
+/// `attr` is the kernel's layout for this command.
+pub(super) fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i64> {
     // SAFETY: every attr of this file is the kernel's layout for its command, and the addresses in it point to values
     // that outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };

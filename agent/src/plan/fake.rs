@@ -8,6 +8,7 @@ use sluice_common::{
     drain::Draining,
     pick,
     tables::{BackendEntry, Counters, Endpoint, TableWord},
+    verdict::Program,
 };
 
 use super::{DataPlane, Entries, MapOp, service::fingerprint};
@@ -28,6 +29,8 @@ pub struct Fake {
     pub fail_at: Option<usize>,
     /// Writes that fail as long as this says so.
     pub refuses: Option<fn(&MapOp) -> bool>,
+    /// Programs that do not run.
+    pub unattached: Vec<Program>,
     /// Backends whose turn times are measured.
     pub measured: BTreeSet<u32>,
     /// The tables after every write.
@@ -105,6 +108,10 @@ impl DataPlane for Fake {
 
     fn mark(&self) -> u64 {
         clock::monotonic_ns()
+    }
+
+    fn unattached(&self) -> Vec<Program> {
+        self.unattached.clone()
     }
 }
 

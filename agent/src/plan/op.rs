@@ -5,6 +5,7 @@ use std::fmt;
 use sluice_common::{
     drain::Draining,
     tables::{BackendEntry, Counters, Endpoint, TableWord},
+    verdict::Program,
 };
 
 use crate::model::{BackendId, words::plural};
@@ -94,6 +95,9 @@ pub trait DataPlane {
 
     /// CLOCK_MONOTONIC ns: every choice of a backend that begins after this call is counted with this time or a later one.
     fn mark(&self) -> u64;
+
+    /// Programs that should steer and follow connections, and that the kernel does not run.
+    fn unattached(&self) -> Vec<Program>;
 }
 
 /// What the tables hold: occupied entries with their ids.

@@ -47,6 +47,7 @@ pub struct Instruments {
     health: IntCounterVec,
     ejections: IntCounterVec,
     kernel: IntCounter,
+    attachments: IntCounterVec,
     probes: IntCounterVec,
     probe_times: HistogramVec,
     late_probes: IntCounter,
@@ -100,6 +101,11 @@ impl Instruments {
         registry.register(Box::new(ejections.clone()))?;
         let kernel = IntCounter::with_opts(opts(names::KERNEL_ERRORS_TOTAL)).context("a counter")?;
         registry.register(Box::new(kernel.clone()))?;
+        let attachments = IntCounterVec::new(opts(names::ATTACHMENTS_LOST_TOTAL), &["kind"]).context("a counter")?;
+        for kind in ["program", "pin"] {
+            attachments.with_label_values(&[kind]);
+        }
+        registry.register(Box::new(attachments.clone()))?;
         let watchers = IntGauge::with_opts(opts(names::MONITOR_WATCHERS)).context("a gauge")?;
         registry.register(Box::new(watchers.clone()))?;
         let decisions = IntCounter::with_opts(opts(names::MONITOR_DECISIONS_TOTAL)).context("a counter")?;
@@ -116,6 +122,7 @@ impl Instruments {
             health,
             ejections,
             kernel,
+            attachments,
             probes,
             probe_times,
             late_probes,
@@ -165,6 +172,12 @@ impl Instruments {
     /// Counts a write to the tables or the store that failed.
     pub fn kernel_failed(&self) {
         self.kernel.inc();
+    }
+
+    /// Counts programs that were found detached, and pins that were found missing.
+    pub fn lost_attachments(&self, programs: usize, pins: usize) {
+        self.attachments.with_label_values(&["program"]).inc_by(programs as u64);
+        self.attachments.with_label_values(&["pin"]).inc_by(pins as u64);
     }
 
     /// Counts backends whose health changed in this way, or a change of their service's panic.

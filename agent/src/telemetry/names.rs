@@ -165,6 +165,18 @@ pub const MONITOR_LOST_TOTAL: MetricFamily = family(
     MetricKind::Counter,
     "Decisions that found no room on their way to the agent, or from there to a watcher.",
 );
+// Labels: program.
+pub const PROGRAM_ATTACHED: MetricFamily = family(
+    "sluice_program_attached",
+    MetricKind::Gauge,
+    "1 while the kernel runs this program for the processes of the cgroup.",
+);
+// Labels: kind (program, pin).
+pub const ATTACHMENTS_LOST_TOTAL: MetricFamily = family(
+    "sluice_attachments_lost_total",
+    MetricKind::Counter,
+    "Programs that were found detached, and pins that were found missing.",
+);
 // Labels: program, verdict.
 pub const VERDICTS_TOTAL: MetricFamily =
     family("sluice_verdicts_total", MetricKind::Counter, "Ways out of the eBPF programs that were taken.");

@@ -9,6 +9,7 @@ use anyhow::Result;
 use sluice_common::{
     streak::FailureStreak,
     tables::{CONNECT_BUCKETS, Counters, DURATION_BUCKETS},
+    verdict::Program,
 };
 
 use super::{
@@ -243,6 +244,11 @@ impl Scrape<'_> {
     fn kernel(&self, out: &mut dyn Write) -> Result<()> {
         head(out, names::SIGNALS_LOST_TOTAL)?;
         sample(out, names::SIGNALS_LOST_TOTAL, "", &[], self.readings.signals_lost())?;
+        head(out, names::PROGRAM_ATTACHED)?;
+        for program in Program::ALL.iter().filter(|program| **program != Program::Turn) {
+            let is_attached = !self.published.missing.programs.contains(program);
+            sample(out, names::PROGRAM_ATTACHED, "", &[("program", program.name())], u8::from(is_attached))?;
+        }
         head(out, names::VERDICTS_TOTAL)?;
         for (program, verdict, count) in self.readings.verdicts()? {
             let labels: Labels<'_> = &[("program", program.name()), ("verdict", verdict.name())];

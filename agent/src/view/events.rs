@@ -71,6 +71,11 @@ pub enum EventKind {
     SourceFailed,
     /// The kernel said no; it is tried again.
     KernelFailed,
+    /// Programs were detached, or pins removed; they are put back.
+    AttachmentLost,
+    AttachmentRestored,
+    /// Programs of others have come to our hooks, or gone.
+    NeighboursChanged,
     /// Events between the one asked for and the next are no longer held.
     Missed,
 }
@@ -203,6 +208,9 @@ impl EventKind {
             Self::SourceApplied => "sourceApplied",
             Self::SourceFailed => "sourceFailed",
             Self::KernelFailed => "kernelFailed",
+            Self::AttachmentLost => "attachmentLost",
+            Self::AttachmentRestored => "attachmentRestored",
+            Self::NeighboursChanged => "neighboursChanged",
             Self::Missed => "missed",
         }
     }

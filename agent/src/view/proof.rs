@@ -6,6 +6,7 @@ use sluice_common::tables::Counters;
 use utoipa::ToSchema;
 
 use crate::{
+    control::attachment::Missing,
     model::{BackendId, Target, Zero},
     view::published::ZeroProof,
 };
@@ -22,6 +23,9 @@ pub struct ZeroStatus {
     pub programmed_in_microseconds: u64,
     /// Connections and datagram flows that the kernel counted after the zero.
     pub new_connections_since_zero: u64,
+    /// What the count does not prove, and why; absent while it stands for every connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<String>,
     pub owner: String,
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +70,7 @@ impl ZeroStatus {
         target: &Target,
         zero: &Zero,
         proof: Option<&ZeroProof>,
+        missing: &Missing,
         counted: impl IntoIterator<Item = (BackendId, &'a Counters)>,
     ) -> Self {
         Self {
@@ -73,12 +78,19 @@ impl ZeroStatus {
             zeroed_at: proof.map_or(zero.since, |proof| proof.at),
             programmed_in_microseconds: proof.map_or(0, |proof| micros(proof.programmed_in)),
             new_connections_since_zero: proof.map_or(0, |proof| since(proof, counted)),
+            unproven: unproven(proof, missing),
             owner: zero.owner.clone(),
             reason: zero.reason.clone(),
             expires_at: zero.expires,
             drain: zero.drain.as_ref().map(|drain| drain.operation.clone()),
         }
     }
+}
+
+fn unproven(proof: Option<&ZeroProof>, missing: &Missing) -> Option<String> {
+    let before = proof.and_then(|proof| proof.unattached).map(|unattached| unattached.to_string());
+    let parts: Vec<_> = missing.unattached().into_iter().chain(before).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn micros(time: std::time::Duration) -> u64 {
@@ -101,6 +113,7 @@ mod tests {
             monotonic_ns: ZERO,
             before: before.into(),
             programmed_in: Default::default(),
+            unattached: None,
         };
         for (what, counted, expected) in [
             ("untouched since", &[(1, 100, ZERO - 1)][..], 0),

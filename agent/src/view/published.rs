@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::warmup::Ramps,
+    control::{
+        attachment::{Missing, Unattached},
+        warmup::Ramps,
+    },
     model::{BackendId, ServiceId, State, Target},
 };
 
@@ -21,6 +24,8 @@ pub struct Published {
     /// Backends that are warming up.
     pub ramps: Ramps,
     pub ready: AgentReadiness,
+    /// Of what should be attached and pinned.
+    pub missing: Missing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct ZeroProof {
     pub before: BTreeMap<BackendId, Before>,
     /// From the request to the kernel's acknowledgement.
     pub programmed_in: Duration,
+    /// When, since the zero, connections may have gone by unsteered and uncounted.
+    pub unattached: Option<Unattached>,
 }
 
 /// Where the count of one backend of a zeroed target begins.

@@ -82,7 +82,10 @@ impl Reporter<'_> {
         let sum = |figure: fn(Gauges) -> u64| gauges.clone().map(figure).sum();
         let target = Target::Node(node.name.clone());
         let counted = ids.into_iter().zip(&counters);
-        let zero = node.zero.as_ref().map(|zero| ZeroStatus::new(&target, zero, self.proof(&target), counted));
+        let zero = node
+            .zero
+            .as_ref()
+            .map(|zero| ZeroStatus::new(&target, zero, self.proof(&target), &self.published.missing, counted));
         Ok(NodeStatus {
             generation: node.generation,
             state: AdminState::of(node.zero.as_deref()),
@@ -133,7 +136,8 @@ impl Reporter<'_> {
         } else {
             return None;
         };
-        let status = ZeroStatus::new(&target, zero, self.proof(&target), [(backend.id, counters)]);
+        let status =
+            ZeroStatus::new(&target, zero, self.proof(&target), &self.published.missing, [(backend.id, counters)]);
         // A drain of the node empties also a backend that has a zero of its own.
         let lasting = self.published.state.drain(backend).map(|drain| drain.operation.clone());
         Some(ZeroStatus { drain: lasting.or(status.drain), ..status })

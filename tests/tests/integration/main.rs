@@ -14,6 +14,7 @@ mod stage;
 
 mod addresses;
 mod agree;
+mod attachment;
 mod datagrams;
 mod drain;
 mod exact;

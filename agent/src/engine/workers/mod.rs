@@ -2,6 +2,7 @@
 //! commands. None of them writes a table that steers: the outlier worker writes limits into STREAKS, the drain worker the
 //! tables of its passes, the monitor its filter.
 
+pub mod attachment;
 mod changes;
 pub mod drain;
 pub mod health;

@@ -1,13 +1,17 @@
-//! How programs come onto the kernel: in several ways, of which one that this kernel refuses takes no other down.
+//! How programs come onto the kernel: in several ways, of which one that this kernel refuses takes no other down. And how
+//! they stay there.
 
 pub mod cgroup;
+mod ears;
+pub mod keeper;
+mod query;
 mod tracing;
 
 use anyhow::Result;
 use sluice_common::verdict::Program;
 
-use self::{cgroup::Hooks, tracing::Tracepoint};
-use super::{object::Object, pins::Directory};
+use self::tracing::Tracepoint;
+use super::object::Object;
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +39,8 @@ pub const fn hook(program: Program) -> Hook {
     }
 }
 
-/// Programs that are attached together.
+/// A program that the agent can do without.
 pub enum Attachment {
-    /// Their links are pinned: they go on when the agent ends.
-    Cgroup(Hooks),
     /// Attached while somebody asks for it, and for as long as the agent lives.
     Tracepoint(Tracepoint),
     /// This kernel does not have what it takes.
@@ -46,53 +48,26 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// The programs of a cgroup, loaded.
-    pub fn cgroup(object: &mut Object, directory: &Directory, cgroup: &std::fs::File) -> Self {
-        Hooks::load(object, directory, cgroup, &Program::ORDER).map_or_else(Self::Absent, Self::Cgroup)
-    }
-
     /// A program of a tracepoint, loaded.
     pub fn tracepoint(object: &mut Object, program: Program) -> Self {
         object.program(program).map_or_else(Self::Absent, |program| Self::Tracepoint(Tracepoint::new(program)))
     }
 
-    /// Of the programs of a cgroup those alone that are among these.
-    pub fn only(mut self, programs: &[Program]) -> Self {
-        if let Self::Cgroup(hooks) = &mut self {
-            hooks.keep(programs);
-        }
-        self
-    }
-
-    /// That the agent is of no use without it.
-    ///
-    /// # Errors
-    /// Why it is absent.
-    pub fn require(self) -> Result<Self> {
-        match self {
-            Self::Absent(reason) => Err(reason),
-            Self::Cgroup(_) | Self::Tracepoint(_) => Ok(self),
-        }
-    }
-
-    /// Attaches what is not attached yet; where an earlier agent's programs are, they are replaced in place. What is absent
-    /// stays so, and that is no error.
+    /// Attaches what is not attached yet. What is absent stays so, and that is no error.
     ///
     /// # Errors
     /// When the kernel refuses a link.
     pub fn attach(&mut self) -> Result<()> {
         match self {
-            Self::Cgroup(hooks) => hooks.attach(),
             Self::Tracepoint(tracepoint) => tracepoint.attach(),
             Self::Absent(_) => Ok(()),
         }
     }
 
-    /// Detaches what lives no longer than the agent; the cgroup's programs stay until `sluice uninstall`.
     pub fn detach(&mut self) {
         match self {
             Self::Tracepoint(tracepoint) => tracepoint.detach(),
-            Self::Cgroup(_) | Self::Absent(_) => {}
+            Self::Absent(_) => {}
         }
     }
 }

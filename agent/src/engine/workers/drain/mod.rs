@@ -78,7 +78,8 @@ impl DrainLoop {
             let thorough = moved || left.is_zero();
             moved = false;
             if !jobs.is_empty() {
-                let look = self.looker.look(&jobs, thorough);
+                let mut look = self.looker.look(&jobs, thorough);
+                look.problems.extend(self.reporter.published.borrow().missing.unattached());
                 self.meter(&look);
                 let mut ends = Vec::new();
                 for job in &jobs {

@@ -103,7 +103,10 @@ impl DrainReporter {
             Some(DrainAction::Ends(end @ DrainEnd::DeadlineReached)) => (OperationPhase::DeadlineReached, Some(end)),
             None => return (moved, None),
         };
-        let message = message(phase, &remaining, look);
+        let mut message = message(phase, &remaining, look);
+        let published = self.published.borrow().clone();
+        let proof = published.zeros.get(target);
+        message.extend(proof.and_then(|proof| proof.unattached).map(|unattached| format!("; {unattached}")));
         let change = |operation: &mut Operation| {
             operation.deadline = Some(drain.deadline);
             operation.remaining = remaining;
@@ -326,8 +329,13 @@ mod tests {
     }
 
     fn publication(world: &World) -> Arc<Published> {
-        let proof =
-            ZeroProof { at: world.now, monotonic_ns: 0, before: BTreeMap::new(), programmed_in: Duration::ZERO };
+        let proof = ZeroProof {
+            at: world.now,
+            monotonic_ns: 0,
+            before: BTreeMap::new(),
+            programmed_in: Duration::ZERO,
+            unattached: None,
+        };
         let zeroed = world.state.zeroed().into_iter().map(|(target, _)| (target, Arc::new(proof.clone())));
         Arc::new(Published {
             state: world.state.clone(),
@@ -335,6 +343,7 @@ mod tests {
             zeros: zeroed.collect(),
             ramps: Ramps::default(),
             ready: AgentReadiness::Ready,
+            missing: Default::default(),
         })
     }
 

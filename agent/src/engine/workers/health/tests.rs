@@ -29,6 +29,7 @@ fn published(world: &World) -> Arc<Published> {
         zeros: imbl::OrdMap::new(),
         ramps: Default::default(),
         ready: AgentReadiness::Ready,
+        missing: Default::default(),
     })
 }
 
