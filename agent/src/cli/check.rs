@@ -8,10 +8,15 @@ use serde_json::json;
 
 use super::{
     failure::Failure,
-    output::{self, Output, TextTable, text},
+    output::{self, Output, TextTable, fields, text},
 };
 use crate::{
-    kernel::features::{self, FeatureCheck, Status},
+    host::cgroups,
+    kernel::{
+        HookEntry,
+        features::{self, FeatureCheck, Status},
+        on_hooks,
+    },
     settings,
 };
 
@@ -24,6 +29,9 @@ pub struct CheckArguments {
     /// Where the pins would go
     #[arg(long, env = "SLUICE_BPFFS", hide_env_values = true, default_value = settings::BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
+    /// Cgroup whose hooks are looked at [default: the root of the hierarchy]
+    #[arg(long, env = "SLUICE_CGROUP", hide_env_values = true, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -31,8 +39,10 @@ pub struct CheckArguments {
 impl CheckArguments {
     pub fn run(self) -> Result<(), Failure> {
         let checks = features::report(&self.bpffs);
+        let hooks = self.cgroup.map_or_else(cgroups::root, Ok).and_then(|cgroup| on_hooks(&cgroup, &self.bpffs));
         let items: Vec<_> = checks.iter().map(as_json).collect();
-        if !self.output.print(&json!({ "items": items }))? {
+        let running: Vec<_> = hooks.iter().flatten().flat_map(|hook| (1..).zip(hook)).map(program_as_json).collect();
+        if !self.output.print(&json!({ "items": items, "programs": running }))? {
             let mut table = TextTable::new(&["", "FEATURE", "ENABLES", "DETAIL"]);
             for check in &checks {
                 let colour = match check.status {
@@ -44,12 +54,46 @@ impl CheckArguments {
                 table.row([status, text(&check.feature), text(&check.enables), text(&check.detail)]);
             }
             output::print(&table.text())?;
+            output::print(&format!("\n{}", neighbours(&hooks)))?;
         }
         if checks.iter().any(|check| check.status == Status::Missing) {
             return Err(anyhow::anyhow!("the agent cannot start here: what is missing is listed above").into());
         }
         Ok(())
     }
+}
+
+/// Who else is on the hooks, one line for each hook.
+fn neighbours(hooks: &anyhow::Result<Vec<Vec<HookEntry>>>) -> String {
+    let hooks = match hooks {
+        Ok(hooks) => hooks,
+        Err(error) => return format!("Other programs on the same hooks cannot be listed: {error:#}\n"),
+    };
+    let shared = hooks.iter().filter(|hook| hook.iter().any(|entry| !entry.is_ours));
+    let line = |hook: &Vec<HookEntry>| {
+        let name = |entry: &HookEntry| match (entry.is_ours, entry.name.as_str()) {
+            (true, _) => format!("Sluice (id {})", entry.id),
+            (false, "") => format!("a program without a name (id {})", entry.id),
+            (false, name) => format!("{name} (id {})", entry.id),
+        };
+        let names: Vec<_> = hook.iter().map(name).collect();
+        (hook.first().map_or("", |entry| entry.program.name()), names.join(", then "))
+    };
+    let lines: Vec<_> = shared.map(line).collect();
+    match lines.as_slice() {
+        [] => "No other program is on the same hooks.\n".to_owned(),
+        lines => format!("Other programs on the same hooks, in the order in which they run:\n{}", fields(lines)),
+    }
+}
+
+fn program_as_json((order, entry): (u32, &HookEntry)) -> serde_json::Value {
+    json!({
+        "hook": entry.program.name(),
+        "order": order,
+        "name": entry.name,
+        "id": entry.id,
+        "ours": entry.is_ours,
+    })
 }
 
 fn as_json(check: &FeatureCheck) -> serde_json::Value {

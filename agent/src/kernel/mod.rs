@@ -37,7 +37,7 @@ use sluice_common::{
     verdict::Program,
 };
 
-pub use attach::keeper::Keeper;
+pub use attach::{HookEntry, keeper::Keeper, on_hooks};
 pub use drain::Passes;
 pub use meters::Meters;
 pub use monitor::{Observation, ObservedPrograms};

@@ -295,3 +295,36 @@ fn what_was_detached_while_no_agent_ran_is_told_by_the_next_one() -> Result<()> 
     assert_all_answered(&stage.client()?.spread(FRONTEND, 3));
     Ok(())
 }
+
+#[test]
+fn programs_of_others_on_the_same_hooks_are_listed_and_a_change_is_told() -> Result<()> {
+    let stage = Removable::new("beside")?;
+    let cgroup = stage.child.as_ref().unwrap().path().to_string_lossy().into_owned();
+    let bpffs = stage.agent.bpffs().to_string_lossy().into_owned();
+    let check = || -> Result<Value> {
+        let output = stage.agent.cli(&["check", "--cgroup", &cgroup, "--bpffs", &bpffs, "-o", "json"])?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let on_connect4 = |check: &Value| -> Vec<Value> {
+        let programs = check["programs"].as_array().cloned().unwrap_or_default();
+        programs.into_iter().filter(|program| program["hook"] == "connect4").collect()
+    };
+    let alone = on_connect4(&check()?);
+    assert_eq!(alone.iter().filter(|program| program["ours"] == true).count(), 1, "{alone:?}");
+    // Those of the cgroup above run too, after ours.
+    let mut other = Agent::new(stage.world.cgroup.path())?;
+    other.start()?;
+    let (_, id) = pins::link(&other.bpffs().join("links/connect4"))?;
+    is_told(&stage.agent, "neighboursChanged", &format!("connect4 (id {id}, after Sluice)"))?;
+    let beside = on_connect4(&check()?);
+    let theirs = beside.iter().find(|program| program["id"] == id);
+    assert!(theirs.is_some_and(|program| program["ours"] == false && program["name"] == "connect4"), "{beside:?}");
+    assert_eq!(beside.len(), alone.len() + 1);
+    drop(other);
+    eventually("it is told that they are gone", LIMIT, || {
+        let told = told(&stage.agent).ok()?;
+        let last = told.iter().rev().find(|(_, message)| message.contains("connect4: "))?;
+        (!last.1.contains(&format!("id {id},"))).then_some(())
+    })?;
+    Ok(())
+}

@@ -7,11 +7,13 @@ pub mod keeper;
 mod query;
 mod tracing;
 
-use anyhow::Result;
+use std::{os::fd::AsRawFd, path::Path};
+
+use anyhow::{Context, Result};
 use sluice_common::verdict::Program;
 
 use self::tracing::Tracepoint;
-use super::object::Object;
+use super::{object::Object, sys};
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,4 +72,32 @@ impl Attachment {
             Self::Absent(_) => {}
         }
     }
+}
+
+/// A program on a hook of the cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookEntry {
+    pub program: Program,
+    pub id: u32,
+    pub name: String,
+    /// Whether it is under the link that is pinned for the hook.
+    pub is_ours: bool,
+}
+
+/// What runs on each of our hooks of a cgroup, in the order in which it runs. `bpffs`: where our links are pinned.
+///
+/// # Errors
+/// When there is no such cgroup, or the kernel does not say.
+pub fn on_hooks(cgroup: &Path, bpffs: &Path) -> Result<Vec<Vec<HookEntry>>> {
+    let cgroup = cgroup::open(cgroup)?;
+    let mut hooks = Vec::new();
+    for program in Program::ALL.iter().copied() {
+        let Hook::Cgroup(attach_type) = hook(program) else { continue };
+        let ids = query::programs_on(cgroup.as_raw_fd(), attach_type).with_context(|| program.name())?;
+        let pinned = sys::get_pinned(&bpffs.join("links").join(program.name()));
+        let ours = pinned.and_then(|link| sys::cgroup_link_info(&link)).map_or(0, |info| info.program_id);
+        let entry = |id| HookEntry { program, id, name: keeper::name(id), is_ours: id == ours };
+        hooks.push(ids.into_iter().map(entry).collect());
+    }
+    Ok(hooks)
 }
