@@ -17,6 +17,7 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -26,16 +27,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::failure::Failure;
+use super::{failure::Failure, output::duration};
 use crate::{http::problem::Problem, settings};
 
 /// How long the agent may take to answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest silence in an answer without an end: the agent says something every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
 
 pub struct Client {
     address: Address,
     token: Option<String>,
+    patience: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +57,18 @@ impl Client {
             Some(url) => Address::Tcp(authority(&url)?),
             None => Address::Socket(socket.unwrap_or_else(|| settings::SOCKET.into())),
         };
-        let token = token_file.map(|path| {
+        // Whoever may use the socket needs no token.
+        let token = token_file.filter(|_| matches!(address, Address::Tcp(_))).map(|path| {
             let text =
                 fs::read_to_string(path).with_context(|| format!("reading the token file {}", path.display()))?;
             Ok::<_, anyhow::Error>(text.trim().to_owned())
         });
-        Ok(Self { address, token: token.transpose()? })
+        Ok(Self { address, token: token.transpose()?, patience: PATIENCE })
+    }
+
+    /// How long the agent may take to answer from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// The command line of another verb to the same agent.
@@ -104,9 +114,8 @@ impl Client {
             let bytes = response.into_body().collect().await.context("reading the agent's answer")?.to_bytes();
             Ok::<_, Failure>((status, bytes))
         };
-        let (status, bytes) = timeout(PATIENCE, answer)
-            .await
-            .map_err(|_| Failure::TimedOut(format!("the agent did not answer within {} s", PATIENCE.as_secs())))??;
+        let Ok(answered) = timeout(self.patience, answer).await else { return Err(self.hung(self.patience).await) };
+        let (status, bytes) = answered?;
         if !status.is_success() {
             return Err(problem(status, &bytes));
         }
@@ -120,13 +129,59 @@ impl Client {
     /// # Errors
     /// When nobody answers, or the agent refuses.
     pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Result<Incoming, Failure> {
-        let response = self.send(Method::GET, path, None, headers).await?;
+        let sent = timeout(self.patience, self.send(Method::GET, path, None, headers)).await;
+        let Ok(response) = sent else { return Err(self.hung(self.patience).await) };
+        let response = response?;
         let status = response.status();
         if status.is_success() {
             return Ok(response.into_body());
         }
         let bytes = response.into_body().collect().await.context("reading the agent's answer")?.to_bytes();
         Err(problem(status, &bytes))
+    }
+
+    /// The next piece of an answer without an end.
+    ///
+    /// # Errors
+    /// When the agent stops, or says nothing for longer than it does while it runs.
+    pub async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let Ok(frame) = timeout(SILENCE, body.frame()).await else { return Err(self.hung(SILENCE).await) };
+            match frame.transpose().context("the agent stopped")? {
+                None => return Ok(None),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    // Trailers.
+                    Err(_) => continue,
+                },
+            }
+        }
+    }
+
+    /// Of an agent that took a request and did not answer: whether it is there at all, and where to look.
+    async fn hung(&self, patience: Duration) -> Failure {
+        let patience = duration(patience.try_into().unwrap_or(SignedDuration::MAX));
+        match &self.address {
+            Address::Tcp(authority) => Failure::TimedOut(format!(
+                "the agent at {authority} did not answer within {patience}: it hangs, or has much to do (--timeout waits longer)"
+            )),
+            Address::Socket(path) => match timeout(CONNECT_PATIENCE, UnixStream::connect(path)).await {
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => unreachable_socket(path, &error),
+                Ok(Ok(stream)) => {
+                    let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                    let process = process.map_or("the agent".to_owned(), |pid| format!("the agent, process {pid},"));
+                    Failure::TimedOut(format!(
+                        "{process} takes connections on {} and did not answer within {patience}: it hangs, is stopped, or has \
+                         much to do (--timeout waits longer)",
+                        path.display()
+                    ))
+                }
+                _ => Failure::TimedOut(format!(
+                    "the agent at {} did not answer within {patience}, and takes no connection now: it hangs",
+                    path.display()
+                )),
+            },
+        }
     }
 
     async fn send(

@@ -2,7 +2,6 @@
 
 use anyhow::Context;
 use clap::Args;
-use http_body_util::BodyExt;
 
 use super::{
     client::{Client, with_query},
@@ -40,10 +39,8 @@ impl EventsArguments {
         let mut reader = EventReader::default();
         let mut last = self.after.unwrap_or(0);
         let mut body = client.stream("/v1/events", &[("last-event-id", &last.to_string())]).await?;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.context("the agent stopped")?;
-            let Some(data) = frame.data_ref() else { continue };
-            for text in reader.feed(data) {
+        while let Some(data) = client.piece(&mut body).await? {
+            for text in reader.feed(&data) {
                 match serde_json::from_str::<Event>(&text) {
                     Ok(event) => {
                         last = event.id;

@@ -29,9 +29,10 @@ mod version;
 mod weight;
 mod zero;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use jiff::SignedDuration;
 
 use crate::settings::Settings;
 use client::Client;
@@ -70,6 +71,39 @@ struct ConnectionOptions {
     /// File with the token that writes over TCP need
     #[arg(long, global = true, env = "SLUICE_TOKEN_FILE", hide_env_values = true, value_name = "PATH")]
     token_file: Option<PathBuf>,
+    /// How long the agent may take to answer [default: 60s]
+    // `drain` has one that also ends its wait: of the same name and type, so that it stands in for this one.
+    #[arg(long, global = true, value_name = "TIME", value_parser = positive_time)]
+    timeout: Option<String>,
+}
+
+impl ConnectionOptions {
+    /// Of what the command line and the environment name, what counts: a flag beats a variable, whichever they are.
+    ///
+    /// # Errors
+    /// Both flags are given.
+    fn settle(&mut self, is_flag: impl Fn(&str) -> bool) -> Result<(), Failure> {
+        match (is_flag("socket"), is_flag("server")) {
+            (true, true) => Err(Failure::Usage("--socket and --server name two agents: leave one of them out".into())),
+            (true, false) => {
+                self.server = None;
+                Ok(())
+            }
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+/// A time span above zero, such as `30s`; kept as it was written.
+fn positive_time(text: &str) -> Result<String, String> {
+    match time_span(text) {
+        Some(span) if !span.is_zero() => Ok(text.to_owned()),
+        _ => Err("write a time such as 500ms or 30s".to_owned()),
+    }
+}
+
+fn time_span(text: &str) -> Option<Duration> {
+    text.parse().ok().and_then(|span: SignedDuration| span.try_into().ok())
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,11 +152,21 @@ pub struct Request {
 
 /// Reads the command line; ends the process with a usage message when it makes no sense.
 pub fn invocation() -> Invocation {
-    let Cli { connection, verb } = Cli::parse();
-    match verb {
+    match parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    }
+}
+
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let Cli { mut connection, verb } = Cli::from_arg_matches(&matches)?;
+    let settled = connection.settle(|flag| matches.value_source(flag) == Some(ValueSource::CommandLine));
+    settled.map_err(|failure| Cli::command().error(ErrorKind::ArgumentConflict, failure))?;
+    Ok(match verb {
         Verb::Agent(agent) => Invocation::Daemon(Daemon { agent, connection }),
         verb => Invocation::Verb(Request { verb, connection }),
-    }
+    })
 }
 
 /// The exit code of what was done.
@@ -160,7 +204,10 @@ impl Request {
             Verb::Diff(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
-            Verb::Drain(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Drain(verb) => {
+                let timeout = connection.timeout.filter(|_| !verb.waits_with_patience());
+                ask(ConnectionOptions { timeout, ..connection }, async |client| verb.run(client).await)
+            }
             Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
@@ -179,8 +226,11 @@ impl Request {
 
 /// Runs a verb that is a client.
 fn ask(connection: ConnectionOptions, verb: impl AsyncFnOnce(&Client) -> Result<(), Failure>) -> Result<(), Failure> {
-    let ConnectionOptions { socket, server, token_file } = connection;
-    let client = Client::new(socket, server, token_file.as_deref())?;
+    let ConnectionOptions { socket, server, token_file, timeout } = connection;
+    let mut client = Client::new(socket, server, token_file.as_deref())?;
+    if let Some(patience) = timeout.as_deref().and_then(time_span) {
+        client.set_patience(patience);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -190,13 +240,50 @@ fn ask(connection: ConnectionOptions, verb: impl AsyncFnOnce(&Client) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_two_flags_are_a_mistake() {
+        let settled = |flags: &'static [&'static str]| {
+            let mut connection = ConnectionOptions {
+                socket: Some("/s".into()),
+                server: Some("http://h:1".into()),
+                token_file: None,
+                timeout: None,
+            };
+            connection.settle(|flag| flags.contains(&flag)).map(|()| connection.server.is_some())
+        };
+        assert!(!settled(&["socket"]).unwrap());
+        assert!(settled(&["server"]).unwrap() && settled(&[]).unwrap());
+        assert!(matches!(settled(&["socket", "server"]), Err(Failure::Usage(_))));
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(parse(words("sluice --socket /s get --server http://h:1")).err().unwrap().exit_code(), 2);
+    }
+
+    #[test]
+    fn every_verb_has_a_timeout() {
+        for verb in Cli::command().get_subcommands() {
+            let line = match verb.get_name() {
+                "describe" | "delete" => format!("{} shop", verb.get_name()),
+                "apply" | "diff" => format!("{} -f x", verb.get_name()),
+                "weight" => "weight shop/n1 5".to_owned(),
+                "zero" | "drain" | "restore" | "ready" => format!("{} shop/n1", verb.get_name()),
+                "explain" => "explain 10.96.0.10:80".to_owned(),
+                "completions" => "completions bash".to_owned(),
+                name => name.to_owned(),
+            };
+            for line in [format!("sluice {line} --timeout 2s"), format!("sluice --timeout 2s {line}")] {
+                let parsed = Cli::try_parse_from(line.split_whitespace());
+                let said = parsed.map(|cli| cli.connection.timeout);
+                assert_eq!(said.map_err(|error| error.to_string()).unwrap().as_deref(), Some("2s"), "{line}");
+            }
+        }
+        assert!(Cli::try_parse_from(["sluice", "get", "--timeout", "0s"]).is_err());
     }
 
     #[test]

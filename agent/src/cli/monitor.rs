@@ -2,7 +2,6 @@
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use http_body_util::BodyExt;
 use jiff::tz::TimeZone;
 
 use super::{
@@ -85,10 +84,8 @@ impl MonitorArguments {
         output::note("watching; Ctrl-C ends it");
         let mut reader = EventReader::default();
         while self.count.is_none_or(|count| shown.decisions < count) {
-            let Some(frame) = body.frame().await else { return Err(anyhow!("the agent stopped").into()) };
-            let frame = frame.context("the agent stopped")?;
-            let Some(data) = frame.data_ref() else { continue };
-            for text in reader.feed(data) {
+            let Some(data) = client.piece(&mut body).await? else { return Err(anyhow!("the agent stopped").into()) };
+            for text in reader.feed(&data) {
                 let told = serde_json::from_str(&text).context("this decision cannot be understood")?;
                 match &told {
                     Told::Decision(_) if self.count.is_some_and(|count| shown.decisions >= count) => break,

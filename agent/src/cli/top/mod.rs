@@ -77,6 +77,7 @@ impl TopArguments {
                 // An agent that is being replaced comes back.
                 Err(Failure::Unreachable(error) | Failure::Failed(error)) => trouble = Some(format!("{error:#}")),
                 Err(Failure::Refused(problem)) => trouble = Some(problem.detail),
+                Err(Failure::TimedOut(why)) => trouble = Some(why),
                 Err(other) => return Err(other),
             }
         }
