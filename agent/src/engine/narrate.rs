@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::event_loop::Engine;
 use crate::{
     model::{
@@ -38,7 +40,7 @@ impl<M: DataPlane> Engine<M> {
                     (EventKind::ServiceDeleted, format!("service/{service}"), "deleted".into())
                 }
                 Change::PatchBackend { service, backend, patch, .. } => {
-                    (EventKind::BackendChanged, format!("{service}/{backend}"), format!("patched with {patch}"))
+                    (EventKind::BackendChanged, format!("{service}/{backend}"), patched(patch))
                 }
                 Change::PutNode { document } => {
                     let name = &document.metadata.name;
@@ -231,6 +233,16 @@ fn why(kind: EventKind, backend: &Backend) -> Option<String> {
         EventKind::Ejected | EventKind::TrialStarted => Some(health.ejection.as_ref()?.message.clone()),
         _ => None,
     }
+}
+
+/// What a merge patch sets. Of a field that has fields of its own, which may be secrets, the name only.
+fn patched(patch: &Value) -> String {
+    let fields = patch.as_object().into_iter().flatten();
+    let fields = fields.map(|(name, value)| match value {
+        Value::Object(_) | Value::Array(_) => name.clone(),
+        value => format!("{name}: {value}"),
+    });
+    format!("patched with {}", fields.collect::<Vec<_>>().join(", "))
 }
 
 /// `shop/n1` when it is about one backend, else `service/shop`.

@@ -94,7 +94,7 @@ fn document(key: &DocumentKey, state: &Desired) -> Result<Option<Value>, Problem
     let document = match key {
         DocumentKey::Node(name) => state.node(name.as_str()).map(|node| serde_json::to_value(node.document())),
         DocumentKey::Service(name) => {
-            state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service)))
+            state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service).redacted()))
         }
     };
     Ok(document.transpose().map_err(anyhow::Error::new)?)

@@ -44,7 +44,7 @@ pub async fn patch(
     let change = Change::PatchBackend { service, backend, patch: write.input.patch()?, if_match };
     let planned = |state: &Desired| {
         let (service, backend) = find(state, &target).ok()?;
-        Some(serde_json::to_value(state.backend_document(service, backend)))
+        Some(serde_json::to_value(state.backend_document(service, backend).redacted()))
     };
     write.make(&app, change, planned, |done| show(&app, &done.published, &target)).await
 }

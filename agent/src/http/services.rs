@@ -114,8 +114,9 @@ fn generation(app: &App, name: &Name) -> Option<u64> {
 
 /// Changes this service and shows it.
 async fn make(app: &App, write: &Write, name: &Name, change: Change) -> Result<Response, Problem> {
-    let planned =
-        |state: &Desired| state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service)));
+    let planned = |state: &Desired| {
+        state.service(name.as_str()).map(|service| serde_json::to_value(state.document(service).redacted()))
+    };
     let answer = |done: &Done| {
         write::shown(done, &format!("/v1/services/{name}"), |status| show(app, &done.published, name, status))
     };

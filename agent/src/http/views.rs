@@ -170,7 +170,7 @@ pub struct ApplyItem {
 
 impl ServiceView {
     pub fn new(state: &State, service: &Service, status: ServiceStatus) -> Self {
-        let document = state.document(service);
+        let document = state.document(service).redacted();
         Self {
             api_version: document.api_version,
             kind: document.kind,
@@ -190,7 +190,7 @@ impl NodeView {
 
 impl BackendView {
     pub fn new(document: BackendDocument, status: BackendStatus) -> Self {
-        let BackendDocument { name, address, node, group, weight, warmup, readiness } = document;
+        let BackendDocument { name, address, node, group, weight, warmup, readiness } = document.redacted();
         Self { name, address, node, group, weight, warmup, readiness, status }
     }
 }

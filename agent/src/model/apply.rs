@@ -67,6 +67,14 @@ impl State {
         let name = &document.metadata.name;
         let old = self.service(name.as_str()).cloned();
         check_match(name, old.as_deref(), if_match)?;
+        let whole;
+        let document = if document.is_redacted() {
+            let held = old.as_deref().map(|old| self.document(old));
+            whole = document.clone().with_secrets(held.as_ref())?;
+            &whole
+        } else {
+            document
+        };
         document.check()?;
         let origin = match (old.as_deref(), origin) {
             // A file owns what it lists, until it or another file says otherwise.
@@ -117,9 +125,11 @@ impl State {
         let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
         check_match(name, Some(&old), if_match)?;
         let (index, before) = find_backend(&old, backend)?;
-        let mut value = to_value(&self.backend_document(&old, before))?;
+        let held = self.backend_document(&old, before);
+        let mut value = to_value(&held)?;
         merge(&mut value, object(patch)?);
-        let document: BackendDocument = parse::typed(value)?;
+        let mut document: BackendDocument = parse::typed(value)?;
+        document.take_secrets(Some(&held), "readiness")?;
         if document.name != *backend {
             return Err(Refusal::invalid("name", format!("a patch cannot rename {backend}")));
         }

@@ -25,6 +25,7 @@ pub mod quiet;
 mod readiness;
 mod resolve;
 pub mod saved;
+mod secrets;
 pub mod service;
 pub mod span;
 mod stamp;
