@@ -5,4 +5,5 @@ pub mod caller;
 pub mod cgroups;
 pub mod clock;
 pub mod namespaces;
+pub mod ownership;
 pub mod wait;

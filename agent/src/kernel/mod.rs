@@ -53,7 +53,7 @@ use crate::{
 };
 use attach::{
     Attachment,
-    cgroup::{self, Links},
+    cgroup::{Links, OwnedCgroup},
 };
 use frontends::Frontends;
 use memory::MappedTables;
@@ -131,7 +131,7 @@ impl Kernel {
         config: &Config,
         is_ours: impl FnOnce([u8; 16], &[(u32, BackendEntry)]) -> Result<()>,
     ) -> Result<Self> {
-        let cgroup = pins::Lock::of(cgroup::open(&config.cgroup)?, &config.cgroup)?;
+        let cgroup = OwnedCgroup::take(&config.cgroup)?;
         directory.check_version()?;
         let upgrade = Upgrade::find(directory)?;
         directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;

@@ -3,14 +3,18 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
-    os::fd::RawFd,
+    os::{fd::RawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     fcntl::{Flock, FlockArg},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::{
+        stat::{major, minor},
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
+    unistd::geteuid,
 };
 use sluice_common::{
     ABI_VERSION, FORMER_ABI_VERSION,
@@ -20,6 +24,7 @@ use sluice_common::{
 };
 
 use super::sys::{self, Map};
+use crate::host::ownership;
 
 /// Where the pins of one data plane are: `maps/NAME` and `links/NAME`.
 #[derive(Clone, Debug)]
@@ -29,27 +34,28 @@ pub struct Directory {
 
 /// Ownership of a directory; ends with the process, however that ends.
 pub struct Lock {
-    file: Flock<File>,
+    /// `None`: a process that is no agent holds it.
+    _file: Option<Flock<File>>,
 }
 
 impl Lock {
-    /// Takes an open directory for this process.
+    /// Takes an open file or directory for this process; `path` is what it stands for.
     ///
     /// # Errors
     /// When another agent has it.
-    pub fn of(directory: File, path: &Path) -> Result<Self> {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Self { file }),
+    pub fn of(file: File, path: &Path) -> Result<Self> {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { _file: Some(file) }),
+            Err((file, nix::Error::EWOULDBLOCK)) if is_held_by_strangers(&file) => {
+                tracing::warn!("a process that is no agent's holds the lock of {}: it is passed over", path.display());
+                Ok(Self { _file: None })
+            }
             Err((_, nix::Error::EWOULDBLOCK)) => bail!(
                 "another agent owns {}: stop it first, or give this one its own --bpffs, --state-dir, --socket and --cgroup",
                 path.display()
             ),
             Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
-    }
-
-    pub fn directory(&self) -> &File {
-        &self.file
     }
 }
 
@@ -69,8 +75,16 @@ impl Directory {
         );
         for part in ["", "maps", "links"] {
             let directory = path.join(part);
-            fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+            let made = ownership::make_directory(&directory, 0o700);
+            made.with_context(|| {
+                format!(
+                    "whoever may write {} can end steering: remove it, or choose another --bpffs",
+                    directory.display()
+                )
+            })?;
         }
+        // Whoever can open a directory can lock it, and keep agents from starting.
+        ownership::close(path, &["maps", "links"])?;
         Ok(Self { path: path.to_owned() })
     }
 
@@ -221,6 +235,24 @@ pub fn pin_over(descriptor: RawFd, pin: &Path) -> Result<()> {
     fs::rename(&fresh, pin).with_context(|| format!("moving the pin to {}", pin.display()))
 }
 
+/// Whether all who hold a lock are users that can run no agent. Lines of /proc/locks: number, kind, `ADVISORY`, access,
+/// process, `MAJOR:MINOR:INODE` with the device in hexadecimal digits, range.
+fn is_held_by_strangers(file: &File) -> bool {
+    let (Ok(metadata), Ok(locks)) = (file.metadata(), fs::read_to_string("/proc/locks")) else { return false };
+    let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let is_stranger = |process: &str| {
+        let owner = fs::metadata(format!("/proc/{process}")).map(|metadata| metadata.uid());
+        owner.is_ok_and(|owner| owner != 0 && owner != geteuid().as_raw())
+    };
+    let holders = locks.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&place.as_str())).then(|| fields[4].to_owned())
+    });
+    let holders: Vec<_> = holders.collect();
+    !holders.is_empty() && holders.iter().all(|process| is_stranger(process))
+}
+
 /// The table that is pinned at a path, if there is one.
 ///
 /// # Errors
@@ -242,6 +274,7 @@ pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
+    ownership::check(path).context("what is pinned there may be another's")?;
     let directory = Directory { path: path.to_owned() };
     let _lock = directory.lock()?;
     directory.remove()

@@ -25,7 +25,7 @@ use tokio::{
 use super::{Found, Means, Subject};
 use crate::{
     control::readiness::{Cause, ProbeFailure},
-    host::{namespaces::pidfd_open, wait},
+    host::{namespaces::pidfd_open, ownership, wait},
 };
 
 /// The end of the output: bytes that are kept, and characters that are shown.
@@ -74,6 +74,7 @@ fn hook(hooks: Option<&Path>, name: &str) -> Result<PathBuf, ProbeFailure> {
     if file.parent() != Some(&directory) || !is_file {
         return Err(ProbeFailure::new(Cause::Setup, format!("hook {name:?} is no file of {} itself", hooks.display())));
     }
+    ownership::check(&file).map_err(|error| ProbeFailure::new(Cause::Setup, format!("hook {name:?}: {error:#}")))?;
     Ok(file)
 }
 

@@ -13,9 +13,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::model::{
-    document::DocumentKey,
-    parse::{self, DocumentFormat, Parsed},
+use crate::{
+    host::ownership,
+    model::{
+        document::DocumentKey,
+        parse::{self, DocumentFormat, Parsed},
+    },
 };
 
 /// Largest file, in bytes.
@@ -242,7 +245,7 @@ fn read(file: &Path) -> Result<Vec<Parsed>, String> {
         return Err("the file's name is not UTF-8: rename it".to_owned());
     }
     let mut bytes = Vec::new();
-    let read = fs::File::open(file).and_then(|source| source.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    let read = ownership::open_regular(file).and_then(|source| source.take(MAX_FILE + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("reading it: {error}"))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!("the file is larger than {} MiB: split it", MAX_FILE >> 20));

@@ -3,8 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, OpenOptions, Permissions},
     io::Read,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::host::ownership;
 use crate::model::{Limits, NodeId, ServiceId, State, Touched, document::DocumentKey, parse::ContentHash};
 
 /// Name of the store's file in the state directory.
@@ -74,8 +76,11 @@ impl Store {
     /// # Errors
     /// When another process has it open, or it cannot be used; the message says what to do.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, State)> {
-        fs::create_dir_all(dir).with_context(|| format!("making the state directory {}", dir.display()))?;
+        let made = ownership::make_directory(dir, 0o700);
+        made.with_context(|| format!("the state directory {}: choose another --state-dir", dir.display()))?;
+        ownership::close(dir, &[FILE])?;
         let path = dir.join(FILE);
+        close_to_others(&path)?;
         guarded(&path, || Self::open_file(&path, limits))
     }
 
@@ -249,6 +254,14 @@ impl Doubtful {
         self.marks.extend(marks.map(|mark| (mark.file.clone(), mark.document.clone())));
         self
     }
+}
+
+/// Whoever can open the file can read what it holds, and lock it.
+fn close_to_others(path: &Path) -> Result<()> {
+    let closing = || format!("opening {}: run as root or choose another --state-dir", path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.with_context(closing)?;
+    file.set_permissions(Permissions::from_mode(0o600)).with_context(closing)
 }
 
 fn builder() -> redb::Builder {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, ErrorKind},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
@@ -46,7 +46,7 @@ pub struct Links {
 }
 
 struct HeldLinks {
-    cgroup: Lock,
+    cgroup: OwnedCgroup,
     /// In the order in which they were attached.
     links: Vec<HeldLink>,
     /// Programs that somebody other than the keeper has found missing since the keeper last looked.
@@ -69,6 +69,22 @@ pub struct RunningPrograms {
     pub ids: io::Result<Vec<u32>>,
 }
 
+/// A cgroup that no other agent has.
+pub struct OwnedCgroup {
+    directory: File,
+    _lock: Lock,
+}
+
+impl OwnedCgroup {
+    /// # Errors
+    /// When it is none, none of version 2, or another agent's.
+    pub fn take(path: &Path) -> Result<Self> {
+        let directory = open(path)?;
+        let lock = Lock::of(lockable(path, &directory)?, path)?;
+        Ok(Self { directory, _lock: lock })
+    }
+}
+
 /// The directory of a cgroup.
 ///
 /// # Errors
@@ -81,6 +97,20 @@ pub fn open(path: &Path) -> Result<File> {
         path.display()
     );
     Ok(cgroup)
+}
+
+/// What stands for the cgroup `directory` at `path` where agents lock it: a file that root alone can open, so that
+/// nobody else can. Where there is none (a root cgroup without a memory controller, a read-only mount), the directory.
+///
+/// # Errors
+/// When no descriptor is left.
+fn lockable(path: &Path, directory: &File) -> Result<File> {
+    // Nothing is written: that would be an order.
+    let open = |name| OpenOptions::new().write(true).open(path.join(name)).ok();
+    match open("cgroup.kill").or_else(|| open("memory.reclaim")) {
+        Some(file) => Ok(file),
+        None => directory.try_clone().context("duplicating a descriptor"),
+    }
 }
 
 impl Hooks {
@@ -125,8 +155,13 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel refuses a link.
-    pub fn attach(directory: &Directory, cgroup: Lock, path: &Path, hooks: &Hooks) -> Result<(Self, Vec<Program>)> {
-        let id = cgroup.directory().metadata()?.ino();
+    pub fn attach(
+        directory: &Directory,
+        cgroup: OwnedCgroup,
+        path: &Path,
+        hooks: &Hooks,
+    ) -> Result<(Self, Vec<Program>)> {
+        let id = cgroup.directory.metadata()?.ino();
         let mut links = Vec::new();
         for loaded in &hooks.programs {
             let pin = directory.link(loaded.program.name());
@@ -169,7 +204,7 @@ impl Links {
     pub fn put_back(&self) -> Result<()> {
         let mut held = self.held();
         if held.running().iter().any(|running| running.ids.is_err()) {
-            held.cgroup = Lock::of(open(&self.path)?, &self.path)?;
+            held.cgroup = OwnedCgroup::take(&self.path)?;
             held.links.iter_mut().for_each(|link| link.link = None);
         }
         let missing: Vec<_> = held.running().iter().map(|running| !running.is_attached()).collect();
@@ -224,7 +259,7 @@ impl Links {
 
 impl HeldLinks {
     fn running(&self) -> Vec<RunningPrograms> {
-        let cgroup = self.cgroup.directory().as_raw_fd();
+        let cgroup = self.cgroup.directory.as_raw_fd();
         let running = |HeldLink { loaded, .. }: &HeldLink| RunningPrograms {
             program: loaded.program,
             own: loaded.id,
@@ -244,7 +279,7 @@ impl HeldLinks {
 }
 
 impl HeldLink {
-    fn put(&mut self, cgroup: &Lock, directory: &Directory) -> Result<()> {
+    fn put(&mut self, cgroup: &OwnedCgroup, directory: &Directory) -> Result<()> {
         let program = self.loaded.descriptor.as_raw_fd();
         match self.link.as_ref().map(|link| sys::link_update(link, program)) {
             Some(Ok(())) => return Ok(()),
@@ -253,7 +288,7 @@ impl HeldLink {
             Some(Err(error)) => return Err(error).context("replacing the program"),
             None => {}
         }
-        let link = sys::cgroup_link(cgroup.directory().as_raw_fd(), program, self.loaded.attach_type);
+        let link = sys::cgroup_link(cgroup.directory.as_raw_fd(), program, self.loaded.attach_type);
         let link = self.link.insert(link.context("linking")?);
         pin_over(link.as_raw_fd(), &directory.link(self.loaded.program.name()))
     }

@@ -118,7 +118,7 @@ fn start_in(
     prepare: impl FnOnce(&mut Command),
 ) -> Result<(Option<i32>, String)> {
     let home = tempfile::tempdir()?;
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777))?;
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o1777))?;
     let own = bpffs()?.join(unique("start"));
     let mut command = Command::new(program()?);
     command.args(["agent", "--listen", "off"]);
@@ -173,7 +173,7 @@ fn without_rights_it_says_which() -> Result<()> {
     let copy = copied.path().join("sluice");
     fs::copy(program()?, &copy)?;
     let home = tempfile::tempdir()?;
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777))?;
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o1777))?;
     let mut command = Command::new(&copy);
     command.args(["agent", "--listen", "off", "--socket"]).arg(home.path().join("s"));
     command.arg("--state-dir").arg(home.path().join("d")).arg("--cgroup").arg(world.cgroup.path());
