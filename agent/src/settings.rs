@@ -24,6 +24,8 @@ pub struct Settings {
     pub socket: PathBuf,
     pub listen: Listen,
     pub token_file: Option<PathBuf>,
+    /// Names by which the TCP address may be asked, besides itself.
+    pub allow_host: Vec<String>,
     pub state_dir: PathBuf,
     /// Directory on a bpffs that holds the pins.
     pub bpffs: PathBuf,
@@ -89,6 +91,9 @@ pub struct Layer {
     /// TCP address for reads, and with --token-file for writes too; `off` for none [default: 127.0.0.1:9180]
     #[arg(long, env = "SLUICE_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
     pub listen: Option<Listen>,
+    /// Names in the header Host of requests over TCP that are answered, besides the address itself and localhost
+    #[arg(long, env = "SLUICE_ALLOW_HOST", hide_env_values = true, value_name = "NAME,...", value_delimiter = ',')]
+    pub allow_host: Option<Vec<String>>,
     /// Directory of the store [default: /var/lib/sluice]
     #[arg(long, env = "SLUICE_STATE_DIR", hide_env_values = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -178,6 +183,7 @@ impl Layer {
             socket: self.socket.or(other.socket),
             token_file: self.token_file.or(other.token_file),
             listen: self.listen.or(other.listen),
+            allow_host: self.allow_host.or(other.allow_host),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs: self.bpffs.or(other.bpffs),
             cgroup: self.cgroup.or(other.cgroup),
@@ -224,6 +230,7 @@ impl Layer {
                 None => LISTEN.parse()?,
             },
             token_file: self.token_file,
+            allow_host: self.allow_host.unwrap_or_default(),
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS.into()),
             cgroup: match self.cgroup {

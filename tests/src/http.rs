@@ -119,7 +119,15 @@ impl Endpoint {
     }
 
     async fn send(&self, method: &str, path: &str, request: &Request) -> Result<hyper::Response<Incoming>> {
-        let mut asked = hyper::Request::builder().method(method).uri(path).header(HOST, "sluice");
+        let host = match self {
+            Self::Unix(_) => "sluice".to_owned(),
+            Self::Tcp(address) => address.to_string(),
+        };
+        let is_said = request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HOST.as_str()));
+        let mut asked = hyper::Request::builder().method(method).uri(path);
+        if !is_said {
+            asked = asked.header(HOST, host);
+        }
         for (name, value) in &request.headers {
             asked = asked.header(name, value);
         }

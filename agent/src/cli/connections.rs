@@ -11,7 +11,7 @@ use super::{
     output::{self, Output, TextTable, duration, maybe, number, text},
 };
 use crate::cli::get;
-use crate::http::connections::Connections as View;
+use crate::http::connections::{Connections as View, MOST};
 use crate::http::views::List;
 use crate::http::views::ServiceView;
 
@@ -30,7 +30,7 @@ pub struct ConnectionsArguments {
     /// Such as established, synSent or closeWait
     #[arg(long)]
     state: Option<String>,
-    /// Most connections to list
+    /// Most connections to list, 10000 at most
     #[arg(long, default_value_t = 1000)]
     limit: usize,
     #[command(flatten)]
@@ -58,7 +58,11 @@ impl ConnectionsArguments {
         }
         output::print(&table(&view, self.output.is_wide()).text())?;
         if view.total > view.items.len() {
-            output::note(format!("{} of {} connections: --limit lists more", view.items.len(), view.total));
+            output::note(format!(
+                "{} of {} connections: --limit lists more, up to {MOST}",
+                view.items.len(),
+                view.total
+            ));
         }
         Ok(())
     }

@@ -188,7 +188,8 @@ impl<M: DataPlane> Engine<M> {
 
     pub(super) fn obey(&mut self, command: Command) {
         match command {
-            // Whoever asked may have gone: the work is done all the same.
+            // Whoever asked has left before its turn: it believes that nothing was done.
+            Command::Change { reply, .. } if reply.is_closed() => {}
             Command::Change { changes, options, reply } => {
                 let _ = reply.send(self.change(&changes, options));
             }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -62,6 +62,8 @@ pub fn processes(cgroup: &Path) -> Vec<u32> {
 /// # Errors
 /// When there is no such cgroup.
 pub fn id(path: &Path) -> Result<u64> {
+    // A path that leads out of the hierarchy would tell what other files there are.
+    ensure!(path.components().all(|part| part != Component::ParentDir), "{} is no cgroup: it has ..", path.display());
     let root = root()?;
     let directory = if path.starts_with(&root) { path.to_owned() } else { below(&root, path) };
     let metadata = fs::metadata(&directory).with_context(|| format!("there is no cgroup {}", directory.display()))?;
@@ -146,6 +148,15 @@ mod tests {
         assert_eq!(find_root(several), Some("/sys/fs/cgroup".into()));
         assert_eq!(find_root("41 30 0:24 / /a\\040b rw - cgroup2 none rw\n"), Some("/a b".into()));
         assert_eq!(find_root("25 30 0:23 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+
+    #[test]
+    fn no_path_leads_out_of_the_hierarchy() {
+        let said = |path: &str| id(Path::new(path)).unwrap_err().to_string();
+        let there = said("/../../../../../../etc/passwd");
+        let missing = said("/../../../../../../etc/none");
+        assert_eq!(there.replace("passwd", "none"), missing);
+        assert!(there.contains("is no cgroup"), "{there}");
     }
 
     #[test]

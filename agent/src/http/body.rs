@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{App, problem::Problem};
+use super::{Allowance, App, problem::Problem};
 use crate::model::{
     Refusal,
     parse::{self, DocumentFormat},
@@ -25,10 +25,8 @@ pub const LIMIT: usize = 4 << 20;
 pub const BULK_LIMIT: usize = 64 << 20;
 /// How long a body may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What is read and thrown away of a body that is too large, so that a caller that sends all of it before it reads the
-/// answer gets the answer and not a broken pipe.
-const DRAIN: usize = 64 << 20;
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Bodies up to this size are read at any time. Bytes.
+const SMALL: usize = 64 << 10;
 
 /// A request's body, read to its end.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ pub struct Input {
     pub received: Instant,
     media: Media,
     bytes: Bytes,
+    /// Of a large body: what is made of it takes many times its size.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// As [`Input`], up to [`App`]'s limit for many documents.
@@ -109,31 +109,40 @@ impl Input {
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
-    async fn read(request: Request, limit: usize) -> Result<Self, Problem> {
+    async fn read(request: Request, app: &App, limit: usize) -> Result<Self, Problem> {
         let received = Instant::now();
         let media = Media::of(request.headers());
-        let announced = announced(request.headers());
-        let waits = request.headers().contains_key(header::EXPECT);
-        let mut body = request.into_body();
-        if announced.is_some_and(|length| length > limit) {
-            if !waits {
-                drain(&mut body).await;
-            }
+        let length = announced(request.headers()).unwrap_or(limit);
+        if length > limit {
             return Err(too_large(limit));
         }
-        let bytes = timeout(PATIENCE, collect(&mut body, limit)).await.map_err(|_| {
+        let turn = turn(app, length).await?;
+        let bytes = timeout(PATIENCE, collect(&mut request.into_body(), limit)).await.map_err(|_| {
             let detail = format!("the body did not arrive within {} s", PATIENCE.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
         })??;
-        Ok(Self { received, media, bytes })
+        Ok(Self { received, media, bytes, _turn: turn })
+    }
+}
+
+/// A few large bodies of a listener are in memory at a time, or one that is larger than most.
+async fn turn(app: &App, length: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    if length <= SMALL {
+        return Ok(None);
+    }
+    let Allowance { bodies, bodies_at_once, .. } = &app.allowance;
+    let weight = if length > LIMIT { *bodies_at_once } else { 1 };
+    match timeout(PATIENCE, bodies.clone().acquire_many_owned(weight)).await {
+        Ok(turn) => Ok(Some(turn.map_err(anyhow::Error::new)?)),
+        Err(_) => Err(Problem::busy("other large requests take their time: try again")),
     }
 }
 
 impl FromRequest<App> for Input {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
-        Self::read(request, LIMIT).await
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        Self::read(request, app, LIMIT).await
     }
 }
 
@@ -141,7 +150,7 @@ impl FromRequest<App> for BulkInput {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        Input::read(request, app.bulk_limit).await.map(Self)
+        Input::read(request, app, app.allowance.bulk_limit).await.map(Self)
     }
 }
 
@@ -171,26 +180,11 @@ async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Problem> {
         let frame = frame.map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > limit {
-            drain(body).await;
             return Err(too_large(limit));
         }
         collected.extend_from_slice(&data);
     }
     Ok(collected.freeze())
-}
-
-async fn drain(body: &mut Body) {
-    let read = async {
-        let mut left = DRAIN;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    // Whoever is slower gets the answer while still sending.
-    let _ = timeout(DRAIN_PATIENCE, read).await;
 }
 
 fn too_large(limit: usize) -> Problem {

@@ -13,6 +13,8 @@ use crate::view::connections::{self, Connection, Filter, SocketState};
 
 /// Connections of an answer when nobody says how many.
 const LIMIT: usize = 1000;
+/// Most connections of an answer: it is made in memory.
+pub const MOST: usize = 10_000;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
@@ -26,7 +28,7 @@ pub struct ConnectionsQuery {
     node: Option<String>,
     #[param(required = false, inline)]
     state: Option<SocketState>,
-    /// Most connections to list; 1000 when not said.
+    /// Most connections to list; 1000 when not said, and never more than 10000.
     #[param(required = false)]
     limit: Option<usize>,
 }
@@ -43,13 +45,21 @@ pub struct Connections {
 #[utoipa::path(get, path = "/v1/connections", tag = "traffic", params(ConnectionsQuery),
     responses((status = 200, body = Connections), ReadProblems))]
 pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> Result<Json<Connections>, Problem> {
-    let census = app.handle.census().await?;
     let ConnectionsQuery { service, backend, node, state, limit } = query;
-    let published = app.handle.published();
-    let read = tokio::task::spawn_blocking(move || {
-        let filter = Filter { service, backend, node, state };
-        connections::list(&census, &published.state, &filter, limit.unwrap_or(LIMIT))
+    let limit = limit.unwrap_or(LIMIT).min(MOST);
+    let turn = app.allowance.censuses.clone().acquire_owned().await.map_err(anyhow::Error::new)?;
+    // On its own: a caller that leaves does not end a census, which takes as much memory as there are connections.
+    let read = tokio::spawn(async move {
+        let census = app.handle.census().await?;
+        let published = app.handle.published();
+        let listed = tokio::task::spawn_blocking(move || {
+            let filter = Filter { service, backend, node, state };
+            connections::list(&census, &published.state, &filter, limit)
+        });
+        let listed = listed.await?;
+        drop(turn);
+        anyhow::Ok(listed)
     });
-    let (items, total) = read.await.map_err(anyhow::Error::new)?;
+    let (items, total) = read.await.map_err(anyhow::Error::new)??;
     Ok(Json(Connections { items, total }))
 }

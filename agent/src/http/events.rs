@@ -68,8 +68,12 @@ pub async fn stream(
         return Ok(Json(List { items }).into_response());
     }
     let seen = seen.unwrap_or_else(|| app.handle.events().newest());
+    let place = app.stream_place()?;
     let (sender, receiver) = mpsc::channel(AT_ONCE);
-    tokio::spawn(follow(app, seen, sender));
+    tokio::spawn(async move {
+        follow(app, seen, sender).await;
+        drop(place);
+    });
     let stream = ReceiverStream::new(receiver);
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, Permissions},
-    future::IntoFuture,
     io::ErrorKind,
     net::SocketAddr,
     os::unix::{
@@ -15,24 +14,45 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use axum::serve::ListenerExt;
+use axum::{middleware, serve::ListenerExt};
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    stat::{Mode, fchmod},
+};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::watch,
     task::JoinSet,
 };
 
-use super::{Access, App, Token, router::router};
-use crate::settings::{Listen, Settings};
+use super::{
+    Access, App, TokenFile,
+    accept::{self, Ends},
+    host::{self, AskedAt, Names},
+    router::router,
+};
+use crate::{
+    host::ownership,
+    settings::{Listen, Settings},
+};
 
 /// How long requests may go on once the agent stops.
 const GRACE: Duration = Duration::from_secs(5);
+/// Connections at a time over the Unix socket, and over TCP; fewer where the agent may open few files.
+const LOCAL_CONNECTIONS: u32 = 512;
+const REMOTE_CONNECTIONS: u32 = 256;
+/// When a peer that acknowledges nothing is given up.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// Bound listeners; requests wait until [`serve`].
 pub struct Bound {
     unix: UnixListener,
     socket: SocketFile,
     tcp: Option<(TcpListener, Access)>,
+    names: Names,
 }
 
 impl Bound {
@@ -45,9 +65,10 @@ impl Bound {
             Listen::Off => None,
             Listen::On(address) => {
                 let access = match &settings.token_file {
-                    Some(path) => Access::WritesWith(Token::read(path)?),
+                    Some(path) => Access::WritesWith(TokenFile::open(path)?),
                     None => Access::ReadsOnly,
                 };
+                warn_of_wide(address, &access);
                 let listener = TcpListener::bind(address).await.with_context(|| {
                     format!("listening on {address}: is it taken? Choose another with --listen, or --listen off")
                 })?;
@@ -55,7 +76,7 @@ impl Bound {
             }
         };
         let (unix, socket) = bind(&settings.socket)?;
-        Ok(Self { unix, socket, tcp })
+        Ok(Self { unix, socket, tcp, names: settings.allow_host.as_slice().into() })
     }
 
     pub fn socket(&self) -> &Path {
@@ -73,25 +94,29 @@ impl Bound {
 /// # Errors
 /// When a listener breaks.
 pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> Result<()> {
-    let Bound { unix, socket, tcp } = bound;
+    let Bound { unix, socket, tcp, names } = bound;
     let stopped = |mut stopping: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which is the end too.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let mut servers = JoinSet::new();
-    let local = router(app.clone().with_bulk(), Access::Everything);
-    servers.spawn(axum::serve(unix, local).with_graceful_shutdown(stopped(stopping.clone())).into_future());
+    let local = router(app.clone().local(), Access::Everything);
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(files, _)| u32::try_from(files).unwrap_or(u32::MAX));
+    // Strangers leave files to the Unix socket, and both to the agent's own work.
+    let (local_most, remote_most) = (LOCAL_CONNECTIONS.min(files / 4), REMOTE_CONNECTIONS.min(files / 8));
+    servers.spawn(accept::run(unix, local_most.max(1), local, |_| None, stopping.clone()));
     if let Some((listener, access)) = tcp {
         let listener = listener.tap_io(|stream| {
-            // Answers are small and awaited; without it the worst is a delay.
+            // Answers are small and awaited. Without either option the worst is a delay, or a place that is held for long.
             let _ = stream.set_nodelay(true);
+            let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         });
-        let remote = router(app, access);
-        servers.spawn(axum::serve(listener, remote).with_graceful_shutdown(stopped(stopping.clone())).into_future());
+        let remote = router(app, access).layer(middleware::from_fn_with_state(names, host::check));
+        servers.spawn(accept::run(listener, remote_most.max(1), remote, ends, stopping.clone()));
     }
     let ended = async {
         while let Some(ended) = servers.join_next().await {
-            ended.context("a listener was interrupted")?.context("serving the API")?;
+            ended.context("a listener was interrupted")?;
         }
         Ok(())
     };
@@ -101,6 +126,27 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     };
     drop(socket);
     result
+}
+
+/// `None`: it has ended already.
+fn ends(stream: &TcpStream) -> Option<Ends> {
+    let (here, there) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+    Some(Ends { here: AskedAt(here.ip()), there: there.ip() })
+}
+
+/// What is sent over TCP can be read on the way.
+fn warn_of_wide(address: SocketAddr, access: &Access) {
+    if address.ip().is_loopback() {
+        return;
+    }
+    match access {
+        Access::WritesWith(_) => tracing::warn!(
+            "tokens cross the network in clear text to {address}: listen on a loopback address, behind a proxy with TLS"
+        ),
+        Access::Everything | Access::ReadsOnly => tracing::warn!(
+            "everybody who reaches {address} may read documents, connections and events: see SECURITY.md"
+        ),
+    }
 }
 
 /// The file of a Unix socket; removed with this value, unless another agent has put its own there.
@@ -122,7 +168,9 @@ impl Drop for SocketFile {
 /// between, and replaces a socket on which nobody answers.
 fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(|| format!("creating {} for the socket", parent.display()))?;
+        // Members of the socket's group come through.
+        let made = make_place(parent);
+        made.with_context(|| format!("the directory of the socket, {}", parent.display()))?;
     }
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
@@ -142,12 +190,32 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     name.push(format!(".{}", process::id()));
     let fresh = path.with_file_name(name);
     let _ = fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).with_context(|| format!("listening on {}", path.display()))?;
+    let listener = listen(&fresh).with_context(|| format!("listening on {}", path.display()))?;
     let placed = place(&fresh, path);
     if placed.is_err() {
         let _ = fs::remove_file(&fresh);
     }
     Ok((listener, placed.with_context(|| format!("putting the socket at {}", path.display()))?))
+}
+
+/// Makes the directory of a socket. In one that others may write, they could put theirs in its place; what is shared as
+/// /tmp is keeps each from that.
+fn make_place(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        return ownership::check_place(directory);
+    }
+    ownership::make_directory(directory, 0o755).map(drop)
+}
+
+/// A socket that nobody else can connect to: it is bound with the mode that it has before (Linux takes away what the
+/// umask says, and adds nothing).
+fn listen(path: &Path) -> Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(UnixListener::from_std(socket.into())?)
 }
 
 /// Removes a socket that an agent left behind. `false`: there is none, or somebody answers on it.

@@ -41,7 +41,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "agent",
     responses((status = 200, body = String, content_type = "text/plain"), ReadProblems))]
 pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
-    stream::respond(METRICS, move |out| {
+    stream::respond(&app.clone(), METRICS, move |out| {
         let published = app.handle.published();
         let scrape =
             Scrape { published: &published, readings: &**app.handle.readings(), instruments: app.handle.instruments() };

@@ -54,9 +54,13 @@ pub async fn stream(
     Ask(query): Ask<MonitorQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let filter = filter(&app, query).await?;
+    let place = app.stream_place()?;
     let told = app.handle.watch(filter).await?;
     let (sender, receiver) = channel(1);
-    tokio::spawn(pass_on(app, told, sender));
+    tokio::spawn(async move {
+        pass_on(app, told, sender).await;
+        drop(place);
+    });
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

@@ -25,7 +25,7 @@ use crate::{
 /// All nodes with their status.
 #[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, body = List<NodeView>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, Problem> {
-    stream::list(move |items| {
+    stream::list(&app.clone(), move |items| {
         let published = app.handle.published();
         let reporter = app.reporter(&published);
         for node in published.state.nodes() {

@@ -47,6 +47,9 @@ pub enum ReadProblems {
     /// There is no such thing.
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
+    /// Too many of these are being answered on this listener.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Busy(Problem),
 }
 
 /// Problems of writes.
@@ -65,6 +68,9 @@ pub enum WriteProblems {
     /// There is no such thing.
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
+    /// The body took too long.
+    #[response(status = 408, content_type = "application/problem+json")]
+    Slow(Problem),
     /// Something stands in the way; `services` names what.
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(Problem),
@@ -83,7 +89,7 @@ pub enum WriteProblems {
     /// The kernel or the disk said no. The agent tries again.
     #[response(status = 500, content_type = "application/problem+json")]
     Failed(Problem),
-    /// The agent is stopping.
+    /// The agent is stopping, or reads other large bodies.
     #[response(status = 503, content_type = "application/problem+json")]
     Stopping(Problem),
 }
@@ -111,6 +117,11 @@ impl Problem {
 
     pub fn stale(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, detail)
+    }
+
+    /// This listener serves as many of these as it may.
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {

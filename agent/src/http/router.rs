@@ -6,7 +6,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Access, App, access, apply, backends, connections, drain, events, explain, meta, monitor, nodes,
-    openapi::Description, operations, problem::Problem, ready, services, zero,
+    openapi::Description, operations, problem::Problem, ready, services, unread, zero,
 };
 use crate::telemetry::Source;
 
@@ -46,6 +46,7 @@ pub fn router(app: App, access: Access) -> Router {
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), count_refusals))
         .layer(middleware::from_fn_with_state(access, access::check))
+        .layer(middleware::from_fn(unread::finish))
         .with_state(app)
 }
 

@@ -26,7 +26,7 @@ use crate::{
 #[utoipa::path(get, path = "/v1/services", tag = "services",
     responses((status = 200, body = List<ServiceView>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, Problem> {
-    stream::list(move |items| {
+    stream::list(&app.clone(), move |items| {
         let published = app.handle.published();
         let reporter = app.reporter(&published);
         batches::each_service(reporter.readings, published.state.services(), |service, counters| {

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     http::{
-        Access, Bound, Token, serve,
+        Access, Bound, TokenFile, serve,
         testing::{Agent, shop},
     },
     settings::{Listen, LogFormat, Settings},
@@ -21,6 +21,7 @@ fn settings(directory: &Path) -> Settings {
         socket: directory.join("run").join("sluice.sock"),
         listen: Listen::On("127.0.0.1:0".parse().unwrap()),
         token_file: None,
+        allow_host: Vec::new(),
         state_dir: directory.join("state"),
         bpffs: directory.join("bpf"),
         cgroup: directory.join("cgroup"),
@@ -41,7 +42,11 @@ async fn over_tcp_reads_are_free_and_writes_need_the_token() {
     let json = ("content-type", "application/json");
     let with = |token: &'static str| [json, ("authorization", token)];
     let reads = Access::ReadsOnly;
-    let token = || Access::WritesWith(Token::new("secret"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "secret-of-16-characters").unwrap();
+    let file = TokenFile::open(&file).unwrap();
+    let token = || Access::WritesWith(file.clone());
     for path in ["/v1/services", "/metrics", "/healthz", "/readyz", "/openapi.json"] {
         assert_eq!(agent.send_as(reads.clone(), Method::GET, path, &[], "").await.0, 200, "{path}");
         assert_eq!(agent.send_as(token(), Method::GET, path, &[], "").await.0, 200, "{path}");
@@ -54,12 +59,20 @@ async fn over_tcp_reads_are_free_and_writes_need_the_token() {
             (status.as_u16(), head.contains_key("www-authenticate"))
         }
     };
-    assert_eq!(put(reads.clone(), with("Bearer secret")).await, (403, false));
+    assert_eq!(put(reads.clone(), with("Bearer secret-of-16-characters")).await, (403, false));
     assert_eq!(put(token(), [json, ("x-none", "")]).await, (401, true));
-    for wrong in ["Bearer wrong", "Bearer ", "secret", "Basic secret", "Bearer secrets", "Bearer secret x"] {
+    for wrong in [
+        "Bearer wrong",
+        "Bearer ",
+        "secret-of-16-characters",
+        "Basic secret-of-16-characters",
+        "Bearer secret-of-16-characterss",
+        "Bearer secret-of-16-characters x",
+    ] {
         assert_eq!(put(token(), with(wrong)).await, (401, true), "{wrong:?}");
     }
-    for right in ["Bearer secret", "bearer secret", "Bearer  secret"] {
+    for right in ["Bearer secret-of-16-characters", "bearer secret-of-16-characters", "Bearer  secret-of-16-characters"]
+    {
         assert_eq!(put(token(), with(right)).await, (200, false), "{right:?}");
     }
     for (method, path) in [
@@ -93,8 +106,8 @@ async fn both_listeners_serve_until_the_agent_stops() {
     assert_eq!(std::fs::metadata(&settings.socket).unwrap().permissions().mode() & 0o777, 0o660);
     let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
 
-    let get = b"GET /v1/services/shop HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let delete = b"DELETE /v1/services/shop HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let get = b"GET /v1/services/shop HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let delete = b"DELETE /v1/services/shop HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     assert!(ask(TcpStream::connect(address).await.unwrap(), get).await.starts_with("HTTP/1.1 200"));
     assert!(ask(TcpStream::connect(address).await.unwrap(), delete).await.starts_with("HTTP/1.1 403"));
     assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), get).await.starts_with("HTTP/1.1 200"));
@@ -120,9 +133,10 @@ async fn a_body_that_is_too_large_is_answered_though_all_of_it_is_sent() {
     let address = bound.address().unwrap();
     let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
     let length = 5_000_000;
-    let mut request =
-        format!("PUT /v1/services/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
-            .into_bytes();
+    let mut request = format!(
+        "PUT /v1/services/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    )
+    .into_bytes();
     request.resize(request.len() + length, b' ');
     let answer = ask(UnixStream::connect(&settings.socket).await.unwrap(), &request).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("application/problem+json"), "{answer}");
@@ -135,6 +149,94 @@ async fn a_body_that_is_too_large_is_answered_though_all_of_it_is_sent() {
     let answer = ask(UnixStream::connect(&settings.socket).await.unwrap(), apply.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
     serving.abort();
+}
+
+/// What the answer to a request begins with whose body comes a moment after its head, and what it is for the next one on
+/// the same connection.
+async fn in_two_segments<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, head: &str, body: &[u8]) -> String {
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    stream.write_all(body).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_that_needs_no_body_arrives_and_the_connection_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let agent = Agent::with_shop().await;
+    let bound = Bound::new(&settings).await.unwrap();
+    let address = bound.address().unwrap();
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+    for (line, local, remote) in [
+        ("POST /v1/services", 405, 403),
+        ("POST /v1/nothing", 404, 403),
+        ("DELETE /v1/services/shop?colour=red", 400, 403),
+        ("GET /v1/nothing", 404, 404),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n");
+        let answers = [
+            (local, in_two_segments(UnixStream::connect(&settings.socket).await.unwrap(), &head, b"{}").await),
+            (remote, in_two_segments(TcpStream::connect(address).await.unwrap(), &head, b"{}").await),
+        ];
+        for (status, answer) in answers {
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {answer}");
+            assert!(answer.contains("HTTP/1.1 200") && answer.ends_with("ok\n"), "{line}: {answer}");
+        }
+    }
+    // A large one is answered, and ends the connection: the answer arrives though all of the body is sent.
+    let large = vec![b' '; 3_000_000];
+    let head = format!("POST /v1/nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", large.len());
+    let answer = in_two_segments(TcpStream::connect(address).await.unwrap(), &head, &large).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close"), "{answer}");
+    let answer = in_two_segments(UnixStream::connect(&settings.socket).await.unwrap(), &head, &large).await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close"), "{answer}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn who_listens_on_tcp_is_asked_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let agent = Agent::new();
+    let bound = Bound::new(&settings).await.unwrap();
+    let address = bound.address().unwrap();
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+    for (lines, status) in [
+        (format!("host: {address}\r\n"), 200),
+        ("host: localhost\r\n".to_owned(), 200),
+        (String::new(), 400),
+        (format!("host: {address}\r\nhost: evil.example\r\n"), 400),
+        ("host: evil.example\r\n".to_owned(), 421),
+    ] {
+        let request = format!("GET /healthz HTTP/1.1\r\n{lines}connection: close\r\n\r\n");
+        let answer = ask(TcpStream::connect(address).await.unwrap(), request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{lines:?}: {answer}");
+    }
+    let absolute = format!("GET http://evil.example/healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let answer = ask(TcpStream::connect(address).await.unwrap(), absolute.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    // The socket has no name.
+    let get = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), get).await.starts_with("HTTP/1.1 200"));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_place_that_others_may_write_gets_no_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { listen: Listen::Off, ..settings(directory.path()) };
+    let place = settings.socket.parent().unwrap();
+    std::fs::create_dir_all(place).unwrap();
+    let set_mode = |mode| std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o777);
+    let error = format!("{:#}", Bound::new(&settings).await.err().unwrap());
+    assert!(error.contains("everybody may write it"), "{error}");
+    set_mode(0o1777);
+    drop(Bound::new(&settings).await.unwrap());
 }
 
 #[tokio::test]

@@ -62,26 +62,51 @@ fn over_tcp_there_are_only_reads() -> Result<()> {
 fn with_a_token_file_writes_over_tcp_need_the_token() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("token");
-    fs::write(&file, "s3cret\n")?;
+    fs::write(&file, "s3cret-of-16-or-more\n")?;
     let path = file.to_string_lossy().into_owned();
     let (stage, tcp) = listening("token", |agent| agent.argument("--token-file").argument(&path))?;
     let client = stage.client()?;
-    for wrong in
-        [None, Some("Bearer wrong"), Some("Bearer "), Some("s3cret"), Some("Basic s3cret"), Some("Bearer s3cret2")]
-    {
+    for wrong in [
+        None,
+        Some("Bearer wrong"),
+        Some("Bearer "),
+        Some("s3cret-of-16-or-more"),
+        Some("Basic s3cret-of-16-or-more"),
+        Some("Bearer s3cret-of-16-or-more2"),
+    ] {
         let answer = zero(&tcp, wrong)?.expect_status(401);
         assert!(answer.header("www-authenticate").is_some_and(|scheme| scheme.starts_with("Bearer")), "{wrong:?}");
     }
     assert_exact(&client.spread(FRONTEND, 100), 100, &[("b1", 0.75), ("b2", 0.25)]);
-    zero(&tcp, Some("Bearer s3cret"))?.expect_status(200);
+    zero(&tcp, Some("Bearer s3cret-of-16-or-more"))?.expect_status(200);
     assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20);
     for path in ["/metrics", "/healthz", "/readyz", "/v1/services"] {
         tcp.request("GET", path, &Request::new())?.expect_status(200);
     }
+    // Another token holds from its first request on, and no more the old one.
+    stage.restore("node/n1")?;
+    fs::write(&file, "another-of-16-or-more\n")?;
+    zero(&tcp, Some("Bearer s3cret-of-16-or-more"))?.expect_status(401);
+    zero(&tcp, Some("Bearer another-of-16-or-more"))?.expect_status(200);
     // The Unix socket is guarded by its mode.
     stage.restore("node/n1")?;
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(stage.agent.socket())?.permissions().mode() & 0o777, 0o660);
+    Ok(())
+}
+
+#[test]
+fn a_request_over_tcp_asks_for_the_agent_by_its_own_name() -> Result<()> {
+    let (_stage, tcp) = listening("host", |agent| agent.argument("--allow-host").argument("node-1.example"))?;
+    let asked = |host: &str| tcp.request("GET", "/v1/services", &Request::new().header("host", host));
+    for ours in ["localhost", "127.0.0.1", "[::1]:9180", "node-1.example:9180"] {
+        asked(ours)?.expect_status(200);
+    }
+    for strange in ["evil.example", "10.0.0.1", "localhost.evil.example:9180"] {
+        asked(strange)?.expect_status(421);
+    }
+    tcp.request("GET", "/healthz", &Request::new().header("host", "localhost").header("host", "evil.example"))?
+        .expect_status(400);
     Ok(())
 }
 
@@ -223,6 +248,13 @@ fn explain_says_why_the_others_are_out() -> Result<()> {
         assert!(out[backend].contains(word), "{out:?}");
     }
     assert_eq!(out.len(), 3);
+    // No path out of the cgroups tells what files there are.
+    let outside = |file: &str| -> Result<Value> {
+        let path = format!("/v1/explain?to={FRONTEND}&from=cgroup:/../../../../../{file}");
+        Ok(stage.agent.get(&path)?.expect_status(400).json()["detail"].clone())
+    };
+    let told = |file: &str| -> Result<String> { Ok(outside(file)?.as_str().unwrap_or_default().replace(file, "")) };
+    assert_eq!(told("etc/passwd")?, told("etc/no-such-file")?);
     // What is no frontend goes untouched.
     assert_eq!(explain(&stage, "10.96.0.99:80", "")?["verdict"], "untouched");
     let wrong = stage.agent.get("/v1/explain?to=nonsense")?.expect_status(400).json();
