@@ -30,6 +30,7 @@ mod ready;
 mod restart;
 mod sockets;
 mod startup;
+mod strangers;
 mod tracking;
 mod uninstall;
 mod warmup;
