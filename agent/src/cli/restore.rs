@@ -30,12 +30,15 @@ impl RestoreArguments {
         if self.output.print(&view)? {
             return Ok(());
         }
-        let rest = match view.state {
-            AdminState::Ready => "it takes connections by its weight again",
-            AdminState::Zero | AdminState::Draining | AdminState::Drained => "its node is still zeroed",
-            AdminState::Warming => "it takes connections again, and warms up",
-            AdminState::Unhealthy => {
-                "it takes no connections yet, because it is not healthy: `sluice describe` says why"
+        let rest = match (view.state, view.unhealthy) {
+            (AdminState::Ready, 0) => "it takes connections by its weight again".to_owned(),
+            (AdminState::Ready, unhealthy) => {
+                format!("its backends take connections again, {unhealthy} of them once they are found ready")
+            }
+            (AdminState::Zero | AdminState::Draining | AdminState::Drained, _) => "its node is still zeroed".to_owned(),
+            (AdminState::Warming, _) => "it takes connections again, and warms up".to_owned(),
+            (AdminState::Unhealthy, _) => {
+                "it takes connections once it is found ready; `sluice describe` says what is known".to_owned()
             }
         };
         let micros = view.programmed_in_microseconds;

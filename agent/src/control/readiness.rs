@@ -123,7 +123,7 @@ impl ReadinessTracker {
         let ProbeFailure { cause, message } = failure;
         let next = match self.reason.current() {
             None if !is_enough => return,
-            None => Unready { since: now, starting: false, message },
+            None => Unready { since: now, starting: false, asked: None, message },
             // Ready and in its delay, until probes have failed often enough.
             Some(_) if self.ready_since.is_some() => return,
             Some(reason) if reason.starting && reason.since == Stamp::NEVER => {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn starting() -> Option<Unready> {
-        Some(Unready { since: Stamp::NEVER, starting: true, message: "it was not probed yet".into() })
+        Some(Unready { since: Stamp::NEVER, starting: true, asked: None, message: "it was not probed yet".into() })
     }
 
     fn at(seconds: u64) -> Stamp {
@@ -236,7 +236,7 @@ mod tests {
         for (second, result) in [refused(), refused(), Ok(()), refused(), refused()].into_iter().enumerate() {
             assert_eq!(serving.saw(result, at(second as u64)), None);
         }
-        let told = Unready { since: at(9), starting: false, message: "connection refused".into() };
+        let told = Unready { since: at(9), starting: false, asked: None, message: "connection refused".into() };
         assert_eq!(serving.saw(refused(), at(9)), Some(Some(told)));
         assert_eq!(serving.saw(refused(), at(10)), None, "told once");
         assert_eq!(serving.saw(Ok(()), at(11)), Some(None));
@@ -247,7 +247,7 @@ mod tests {
         let mut new = machine(starting(), |readiness| readiness.startup_grace = Span::seconds(30));
         assert_eq!(new.saw(refused(), at(1)), None);
         assert_eq!(new.saw(refused(), at(29)), None);
-        let told = Unready { since: at(30), starting: true, message: "connection refused".into() };
+        let told = Unready { since: at(30), starting: true, asked: None, message: "connection refused".into() };
         assert_eq!(new.saw(refused(), at(30)), Some(Some(told)));
         let mut quick = machine(starting(), |readiness| readiness.startup_grace = Span::seconds(30));
         assert_eq!(quick.saw(refused(), at(1)), None);
@@ -286,7 +286,7 @@ mod tests {
         let since = at(1);
         assert!(machine.saw(refused(), since).is_some());
         assert_eq!(machine.saw(status(503), at(2)), None, "too soon after the last");
-        let told = Unready { since, starting: false, message: "HTTP 503, wanted 200-399".into() };
+        let told = Unready { since, starting: false, asked: None, message: "HTTP 503, wanted 200-399".into() };
         assert_eq!(machine.saw(status(503), at(31)), Some(Some(told)));
         let changes = (32..91).filter(|second| machine.saw(status(500 + (second % 2) as u16), at(*second)).is_some());
         assert!(changes.count() <= 2);
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_restart_goes_on_from_what_was_told() {
-        let told = Unready { since: at(0), starting: false, message: "connection refused".into() };
+        let told = Unready { since: at(0), starting: false, asked: None, message: "connection refused".into() };
         let mut after = machine(Some(told), |_| {});
         assert_eq!(after.saw(refused(), at(100)), None, "that is known");
         assert_eq!(after.saw(Ok(()), at(105)), Some(None));

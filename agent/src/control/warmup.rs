@@ -215,7 +215,7 @@ impl Ramps {
                 }
             }
             // The process goes on while its backend is only zeroed.
-            (false, Some(_)) if warmup.start == WarmupStart::Process && is_ready(backend) => {}
+            (false, Some(_)) if warmup.start == WarmupStart::Process && is_running(backend) => {}
             (false, _) => self.discard(id),
         }
     }
@@ -254,7 +254,7 @@ fn begins(warmup: &Warmup, former: Option<&Backend>, backend: &Backend, now: Sta
         WarmupStart::Ready => Some(now),
         WarmupStart::Process if said.is_some() => said,
         // A backend that was ready has a running process.
-        WarmupStart::Process => (!former.is_some_and(is_ready)).then_some(now),
+        WarmupStart::Process => (!former.is_some_and(is_running)).then_some(now),
     }
 }
 
@@ -267,8 +267,8 @@ fn started(backend: &Backend) -> Option<Stamp> {
     backend.health.as_ref().and_then(|health| health.report.as_ref()?.started)
 }
 
-fn is_ready(backend: &Backend) -> bool {
-    backend.health.as_ref().is_none_or(|health| health.is_ready())
+fn is_running(backend: &Backend) -> bool {
+    backend.health.as_ref().is_none_or(|health| health.is_running())
 }
 
 /// Whether the backend takes connections, warm-up aside. A panic does not count: it makes nobody warm.

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::event_loop::Engine;
 use crate::{
     model::{
-        Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, document::DocumentKey, quiet,
+        Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, Unready, document::DocumentKey,
+        quiet,
     },
     plan::DataPlane,
     source::{reconcile::DocumentProblem, store::AppliedMark},
@@ -212,6 +213,8 @@ fn kinds(was: &Backend, is: &Backend) -> Vec<EventKind> {
     let ((ready_before, out_before, trial_before), (ready, out, trial)) = (state(was), state(is));
     let mut kinds = Vec::new();
     match (ready_before, ready) {
+        // A restore that asks for a probe is no loss.
+        (true, false) if is_asked(is) => {}
         (true, false) => kinds.push(EventKind::BackendUnready),
         (false, true) => kinds.push(EventKind::BackendReady),
         (true, true) | (false, false) => {}
@@ -223,6 +226,11 @@ fn kinds(was: &Backend, is: &Backend) -> Vec<EventKind> {
         _ => {}
     }
     kinds
+}
+
+/// Whether a restore waits for a probe of it.
+fn is_asked(backend: &Backend) -> bool {
+    backend.health.as_ref().is_some_and(|health| health.probe.as_ref().is_some_and(Unready::is_unanswered))
 }
 
 /// The cause and its figures.

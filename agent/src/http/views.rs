@@ -89,6 +89,10 @@ pub struct RestoreView {
     pub target: String,
     /// Still `zero` when a backend's node is zeroed too.
     pub state: AdminState,
+    /// Backends of the target that take connections only once they are found ready. A restore asks for a new probe of
+    /// each that is probed.
+    #[serde(default)]
+    pub unhealthy: usize,
     pub restored_at: Timestamp,
     pub programmed_in_microseconds: u64,
     /// Id of the finished operation.

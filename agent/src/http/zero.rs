@@ -64,7 +64,8 @@ pub async fn zero_backend(app: State<App>, target: Target, write: Write) -> Resu
     zero(&app, &target, &write).await
 }
 
-/// Ends the zero of a node: its backends take connections by their weights again.
+/// Ends the zero of a node: its backends take connections by their weights again, those that are probed once a probe
+/// that begins after the restore has found them ready.
 #[utoipa::path(post, path = "/v1/nodes/{node}/restore", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
     responses((status = 200, description = "The kernel has it, or with dryRun the plan", body = RestoreAnswer),
@@ -73,7 +74,8 @@ pub async fn restore_node(app: State<App>, target: Target, write: Write) -> Resu
     restore(&app, &target, &write).await
 }
 
-/// Ends the zero of a backend: it takes connections by its weight again.
+/// Ends the zero of a backend: it takes connections by its weight again, one that is probed once a probe that begins after
+/// the restore has found it ready.
 #[utoipa::path(post, path = "/v1/services/{service}/backends/{backend}/restore", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((RestoreRequest = "application/json"))),
@@ -90,7 +92,7 @@ async fn zero(app: &App, target: &Target, write: &Write) -> Result<Response, Pro
     let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires, drain: None };
     let change = Change::Zero { target: target.clone(), zero, drain: None, force: request.force };
     let answer = |done: &Done| {
-        let Standing { state, active, last, zero } = standing(app, &done.published, target)?;
+        let Standing { state, active, last, zero, unhealthy: _ } = standing(app, &done.published, target)?;
         let view = ZeroView {
             target: target.to_string(),
             state,
@@ -109,14 +111,15 @@ async fn restore(app: &App, target: &Target, write: &Write) -> Result<Response, 
     let now = Timestamp::now();
     let answer = |done: &Done| {
         // A node that lived by its zero alone is gone now, and ready wherever it comes again.
-        let (state, active) = match standing(app, &done.published, target) {
-            Ok(standing) => (standing.state, standing.active),
-            Err(problem) if problem.status == 404 => (AdminState::Ready, 0),
+        let (state, active, unhealthy) = match standing(app, &done.published, target) {
+            Ok(standing) => (standing.state, standing.active, standing.unhealthy),
+            Err(problem) if problem.status == 404 => (AdminState::Ready, 0, 0),
             Err(problem) => return Err(problem),
         };
         let view = RestoreView {
             target: target.to_string(),
             state,
+            unhealthy,
             restored_at: done.acknowledged_at,
             programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
             operation: finished(app, OperationKind::Restore, target, (now, write), active),
@@ -129,6 +132,8 @@ async fn restore(app: &App, target: &Target, write: &Write) -> Result<Response, 
 /// A target as it stands after a change.
 struct Standing {
     state: AdminState,
+    /// Its backends that are not healthy.
+    unhealthy: usize,
     active: u64,
     last: Option<Timestamp>,
     zero: Option<ZeroStatus>,
@@ -142,14 +147,15 @@ fn standing(app: &App, published: &Published, target: &Target) -> Result<Standin
             let node = node.ok_or_else(|| Problem::not_found(format!("there is no node {name}")))?;
             let status = reporter.node(node)?;
             let (active, last) = (status.active_connections, status.last_new_connection_at);
-            Ok(Standing { state: status.state, active, last, zero: status.zero })
+            Ok(Standing { state: status.state, unhealthy: status.unhealthy, active, last, zero: status.zero })
         }
         Target::Backend { .. } => {
             let (service, backend) = backends::find(&published.state, target)?;
             let status = reporter.backend(service, backend)?;
             let status = status.ok_or_else(|| Problem::not_found(format!("there is no backend {target}")))?;
             let (active, last) = (status.active_connections, status.last_new_connection_at);
-            Ok(Standing { state: status.state, active, last, zero: status.zero })
+            let unhealthy = usize::from(!backend.is_healthy());
+            Ok(Standing { state: status.state, unhealthy, active, last, zero: status.zero })
         }
     }
 }

@@ -45,7 +45,7 @@ impl State {
                     Target::Backend { service, backend } => next.zero_backend(service, backend, asked, &mut touched),
                 }
             }
-            Change::Restore { target } => next.restore(target, &mut touched),
+            Change::Restore { target } => next.restore(target, now, &mut touched),
             Change::EndDrains { ends } => next.end_drains(ends, &mut touched),
             Change::UpdateHealth { updates } => next.update_health(updates, &mut touched),
         }?;
@@ -255,7 +255,7 @@ impl State {
         Ok(Outcome::Replaced)
     }
 
-    fn restore(&mut self, target: &Target, touched: &mut Touched) -> Result<Outcome, Refusal> {
+    fn restore(&mut self, target: &Target, now: Timestamp, touched: &mut Touched) -> Result<Outcome, Refusal> {
         match target {
             Target::Node(name) => {
                 let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
@@ -264,6 +264,14 @@ impl State {
                 }
                 self.install_node(Node { zero: None, ..(*node).clone() }, touched);
                 self.forget_unused_node(node.id, touched);
+                let asking = |old: &Arc<Service>| Some((old.clone(), old.asking(now, |one| one.node == node.id)?));
+                let asked: Vec<_> = self.node_services(node.id).filter_map(asking).collect();
+                if !asked.is_empty() {
+                    self.settle();
+                }
+                for (old, new) in asked {
+                    self.install(Some(&old), Some(Arc::new(new)), touched)?;
+                }
             }
             Target::Backend { service, backend } => {
                 let old = self.service(service.as_str()).ok_or_else(|| no_service(service))?.clone();
@@ -274,6 +282,7 @@ impl State {
                     (None, Some(backend)) => with_backend(&old, index, backend),
                     (None, None) => return Ok(Outcome::Unchanged),
                 };
+                let new = new.asking(now, |one| one.id == found.id).unwrap_or(new);
                 self.install(Some(&old), Some(Arc::new(new)), touched)?;
             }
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,8 +28,11 @@ pub struct Health {
 #[serde(rename_all = "camelCase")]
 pub struct Unready {
     pub since: Stamp,
-    /// It was never ready since it was added: no panic lets it serve.
+    /// It was never ready since it was added, or since a restore asked: no panic lets it serve.
     pub starting: bool,
+    /// When a restore asked for a success newer than itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
     /// One sentence.
     pub message: String,
 }
@@ -135,9 +139,32 @@ pub struct HealthUpdate {
 /// The author, and what is so from now on; `None` clears the author's reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthReport {
-    Probe(Option<Unready>),
+    Probe {
+        reason: Option<Unready>,
+        /// The last [`Unready::asked`] that was known when the probe began.
+        asked: Option<Timestamp>,
+    },
     Report(Option<Report>),
     Ejection(Option<Ejection>),
+}
+
+impl Unready {
+    /// A new backend.
+    pub fn unprobed() -> Self {
+        let message = "it was not probed yet".to_owned();
+        Self { since: Stamp::NEVER, starting: true, asked: None, message }
+    }
+
+    /// A backend that a restore lets in again: what probes found before may be true of a process that has ended since.
+    fn restored(now: Timestamp) -> Self {
+        let message = "it was not probed yet since it was restored".to_owned();
+        Self { asked: Some(now), message, ..Self::unprobed() }
+    }
+
+    /// Whether no probe has said anything since a restore asked.
+    pub fn is_unanswered(&self) -> bool {
+        self.asked.is_some() && self.since == Stamp::NEVER
+    }
 }
 
 impl Report {
@@ -166,6 +193,12 @@ impl Health {
         self.probe.is_none() && self.report.as_ref().is_none_or(|report| report.state == Reported::Ready)
     }
 
+    /// Whether nothing says that its process has ended: it is ready, or was when a restore asked anew.
+    pub fn is_running(&self) -> bool {
+        let is_asked = self.probe.as_ref().is_some_and(Unready::is_unanswered);
+        self.is_ready() || (is_asked && Self { probe: None, ..self.clone() }.is_ready())
+    }
+
     /// One sentence that says why it is not ready.
     pub fn why_unready(&self) -> Option<String> {
         let report = self.report.as_ref().filter(|report| report.state != Reported::Ready);
@@ -190,7 +223,7 @@ impl Health {
     fn with(&self, report: &HealthReport) -> Self {
         let mut health = self.clone();
         match report {
-            HealthReport::Probe(probe) => health.probe.clone_from(probe),
+            HealthReport::Probe { reason, .. } => health.probe.clone_from(reason),
             HealthReport::Report(report) => health.report.clone_from(report),
             HealthReport::Ejection(ejection) => health.ejection.clone_from(ejection),
         }
@@ -217,6 +250,12 @@ impl Backend {
     /// The same with what an author says; `None` when that is so already.
     pub(super) fn with_report(&self, report: &HealthReport) -> Option<Self> {
         let before = self.health.as_deref().cloned().unwrap_or_default();
+        // Found before a restore asked anew.
+        if let HealthReport::Probe { asked: known, .. } = report
+            && before.probe.as_ref().and_then(|probe| probe.asked).is_some_and(|asked| Some(asked) != *known)
+        {
+            return None;
+        }
         // A lease that was renewed in the meantime.
         if let HealthReport::Report(Some(lapsed)) = report
             && lapsed.state == Reported::Lapsed
@@ -231,6 +270,22 @@ impl Backend {
 }
 
 impl Service {
+    /// The same, with new success asked of the probes of some backends; `None` when none of them is probed.
+    pub(super) fn asking(&self, now: Timestamp, is_asked: impl Fn(&Backend) -> bool) -> Option<Self> {
+        let mut new = None;
+        for (index, backend) in self.backends.iter().enumerate().filter(|(_, backend)| is_asked(backend)) {
+            if !self.readiness(backend).is_some_and(super::Readiness::is_probed) {
+                continue;
+            }
+            let health = backend.health.as_deref().cloned().unwrap_or_default();
+            let health = Health { probe: Some(Unready::restored(now)), ..health };
+            if let Some(place) = new.get_or_insert_with(|| self.clone()).backends.get_mut(index) {
+                place.health = Some(Arc::new(health));
+            }
+        }
+        new
+    }
+
     pub fn readiness<'a>(&'a self, backend: &'a Backend) -> Option<&'a super::Readiness> {
         let own = backend.own.as_ref().and_then(|own| own.readiness.as_ref());
         own.or(self.health_policy.readiness.as_ref()).map(AsRef::as_ref)

@@ -50,7 +50,8 @@ pub struct Readiness {
     pub success_threshold: u32,
     /// Probes that must fail in a row before the backend is not ready any more.
     pub failure_threshold: u32,
-    /// Time after the backend was added in which failures are expected and not told. It begins anew with the agent.
+    /// Time after the backend was added or restored in which failures are expected and not told. It begins anew with the
+    /// agent.
     pub startup_grace: Span,
     /// Time between readiness and the first connection (delayed registration).
     pub delay: Span,

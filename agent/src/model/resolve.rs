@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Backend, BackendId, Group, Health, HealthPolicy, Name, Node, NodeId, Origin, Own, Readiness, ReadinessKind,
-    Refusal, Report, Reported, Service, ServiceId, Stamp, State, Touched, Unready,
+    Refusal, Report, Reported, Service, ServiceId, State, Touched, Unready,
     address::canonical,
     document::{BackendDocument, GroupDocument, Metadata, NodeDocument, ServiceDocument, ServiceSpec},
     service::Frontend,
@@ -187,11 +187,10 @@ fn health(
         None => Health::default(),
     };
     let is_probed = readiness.is_some_and(Readiness::is_probed);
-    let was_starting = health.probe.as_ref().is_some_and(|probe| probe.starting);
+    let was_starting = health.probe.as_ref().is_some_and(|probe| probe.starting && probe.asked.is_none());
     match (is_probed, before) {
         (true, None) => {
-            health.probe =
-                Some(Unready { since: Stamp::NEVER, starting: true, message: "it was not probed yet".to_owned() });
+            health.probe = Some(Unready::unprobed());
         }
         (true, Some(_)) => {}
         (false, _) => health.probe = None,

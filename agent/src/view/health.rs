@@ -107,7 +107,8 @@ impl Author {
 }
 
 fn of_probe(probe: &Unready) -> Reason {
-    reason(Author::Probe, probe.since, &probe.message, None)
+    let said = reason(Author::Probe, probe.since, &probe.message, None);
+    Reason { since: said.since.or(probe.asked), ..said }
 }
 
 fn of_report(report: &Report) -> Reason {

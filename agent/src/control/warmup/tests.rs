@@ -75,9 +75,13 @@ impl World {
     }
 
     fn probe(&mut self, name: &str, ready: bool) {
-        let unready =
-            Unready { since: Stamp::test(self.now), starting: false, message: "connection refused".to_owned() };
-        let report = HealthReport::Probe((!ready).then_some(unready));
+        let unready = Unready {
+            since: Stamp::test(self.now),
+            starting: false,
+            asked: None,
+            message: "connection refused".to_owned(),
+        };
+        let report = HealthReport::Probe { reason: (!ready).then_some(unready), asked: None };
         self.apply(Change::UpdateHealth { updates: vec![HealthUpdate { backend: self.id(name), report }] });
     }
 }
@@ -158,6 +162,41 @@ fn a_process_that_goes_on_is_not_cold_after_a_zero() {
     world.probe("a", false);
     world.probe("a", true);
     assert_eq!(world.part("a"), 10, "another process");
+}
+
+#[test]
+fn what_is_restored_and_probed_warms_up_from_its_first_success() {
+    for (start, failed, part) in
+        [("ready", false, 10), ("ready", true, 10), ("process", false, 1000), ("process", true, 10)]
+    {
+        let mut world = World::new();
+        let Change::PutService { mut document, origin, if_match } =
+            service(json!({"duration": "100s", "start": start}), &[("a", "n1"), ("b", "n2")])
+        else {
+            unreachable!()
+        };
+        document.spec.readiness = serde_json::from_value(json!({"kind": "http"})).unwrap();
+        world.apply(Change::PutService { document, origin, if_match });
+        world.probe("a", true);
+        world.pass(200);
+        world.zero("node/n1");
+        world.pass(1);
+        world.restore("node/n1");
+        world.pass(50);
+        let asked =
+            world.state.backend(world.id("a")).unwrap().1.health.as_ref().unwrap().probe.as_ref().unwrap().asked;
+        assert!(asked.is_some());
+        let told = |world: &mut World, reason: Option<Unready>| {
+            let update = HealthUpdate { backend: world.id("a"), report: HealthReport::Probe { reason, asked } };
+            world.apply(Change::UpdateHealth { updates: vec![update] });
+        };
+        if failed {
+            let since = Stamp::test(world.now);
+            told(&mut world, Some(Unready { since, starting: true, asked, message: "connection refused".to_owned() }));
+        }
+        told(&mut world, None);
+        assert_eq!(world.part("a"), part, "{start}, failed: {failed}");
+    }
 }
 
 #[test]

@@ -220,8 +220,12 @@ fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
     run(&mut steering, Change::PutService { document, origin, if_match }).unwrap();
     let ids: Vec<_> = steering.state.service("shop").unwrap().backends.iter().map(|backend| backend.id).collect();
     let update = |index: usize, ready: bool| {
-        let unready = Unready { since: Stamp::NEVER, starting: false, message: "connection refused".to_owned() };
-        HealthUpdate { backend: ids[index], report: HealthReport::Probe((!ready).then_some(unready)) }
+        let unready =
+            Unready { since: Stamp::NEVER, starting: false, asked: None, message: "connection refused".to_owned() };
+        HealthUpdate {
+            backend: ids[index],
+            report: HealthReport::Probe { reason: (!ready).then_some(unready), asked: None },
+        }
     };
     steering.store.failing = 1;
     steering.update_health(vec![update(0, true), update(1, true)]);

@@ -14,8 +14,12 @@ fn watched(backends: &[(&str, &str, &str, u32)]) -> Change {
 fn found(steering: &Engine<Fake>, backend: &str, ready: bool) -> HealthUpdate {
     let service = steering.state.service("shop").unwrap();
     let backend = service.backends.iter().find(|held| held.name == *backend).unwrap();
-    let unready = Unready { since: Stamp::NEVER, starting: false, message: "connection refused".to_owned() };
-    HealthUpdate { backend: backend.id, report: HealthReport::Probe((!ready).then_some(unready)) }
+    let unready =
+        Unready { since: Stamp::NEVER, starting: false, asked: None, message: "connection refused".to_owned() };
+    HealthUpdate {
+        backend: backend.id,
+        report: HealthReport::Probe { reason: (!ready).then_some(unready), asked: None },
+    }
 }
 
 fn find(steering: &mut Engine<Fake>, backends: &[(&str, bool)]) {
@@ -48,6 +52,51 @@ fn a_new_backend_takes_nothing_until_it_is_found_ready() {
     find(&mut steering, &[("b", true)]);
     leisure(&mut steering);
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+}
+
+#[test]
+fn what_is_restored_takes_nothing_until_a_probe_that_began_after_it_finds_it_ready() {
+    let dir = TempDir::new().unwrap();
+    for target in ["node/node-1", "shop/a"] {
+        let mut steering = ready(&dir, &[A, B]);
+        run(&mut steering, zero(target, false)).unwrap();
+        // It was found ready a moment before the restore, and that arrives late.
+        let late = found(&steering, "a", true);
+        leisure(&mut steering);
+        steering.machine.history.clear();
+        run(&mut steering, Change::Restore { target: target.parse().unwrap() }).unwrap();
+        steering.update_health(vec![late]);
+        leisure(&mut steering);
+        for tables in &steering.machine.history {
+            for draw in 0..200 {
+                assert_eq!(tables.connect(&at(FRONTEND), draw), Some(Some(B.1.parse().unwrap())), "{}", tables.op);
+            }
+        }
+        let service = steering.state.service("shop").unwrap().clone();
+        let probe =
+            |service: &crate::model::Service| service.backends[0].health.as_ref().unwrap().probe.clone().unwrap();
+        assert_eq!(probe(&service).message, "it was not probed yet since it was restored");
+        assert!(
+            matches!(run(&mut steering, zero("shop/b", false)), Err(ChangeError::Refused(_))),
+            "nobody else serves"
+        );
+        // Whatever becomes of the others, nobody panics over one that has not been found ready.
+        find(&mut steering, &[("b", false)]);
+        leisure(&mut steering);
+        assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+        find(&mut steering, &[("b", true)]);
+        // A restart forgets nothing.
+        let tables = steering.machine.clone();
+        drop(steering);
+        let mut steering = self::steering(&dir, tables);
+        assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
+        let backend = service.backends[0].id;
+        let report = HealthReport::Probe { reason: None, asked: probe(&service).asked };
+        steering.update_health(vec![HealthUpdate { backend, report }]);
+        leisure(&mut steering);
+        assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]));
+        run(&mut steering, Change::DeleteService { service: "shop".parse().unwrap(), if_match: None }).unwrap();
+    }
 }
 
 #[test]

@@ -89,17 +89,21 @@ impl Scheduler {
         self.hold_lease(backend);
         let Some(readiness) = mine else {
             self.probed.remove(&backend.id);
-            return self.release(backend.id, readiness.is_some() && reason.is_some());
+            return self.release(backend.id, reason.filter(|_| readiness.is_some()));
         };
         self.released.remove(&backend.id);
-        let is_same = |subject: &Subject| {
-            subject.service == service.name
+        let asked = reason.as_ref().and_then(|reason| reason.asked);
+        // A restore that asks anew begins anew: probes that are under way saw what was there before it.
+        let is_same = |known: &ProbedBackend| {
+            let subject = &known.subject;
+            asked.is_none_or(|asked| known.asked == Some(asked))
+                && subject.service == service.name
                 && subject.backend == backend.name
                 && subject.address == backend.address
                 && subject.node == node
                 && *subject.readiness == *readiness
         };
-        if self.probed.get(&backend.id).is_some_and(|known| is_same(&known.subject)) {
+        if self.probed.get(&backend.id).is_some_and(is_same) {
             return self.track(backend.id, ReadinessEvent::Published(reason));
         }
         self.epoch += 1;
@@ -113,7 +117,7 @@ impl Scheduler {
             address: backend.address,
             readiness: Arc::new(readiness.clone()),
         });
-        self.probed.insert(backend.id, ProbedBackend { epoch, subject, tracker, delaying: false });
+        self.probed.insert(backend.id, ProbedBackend { epoch, asked, subject, tracker, delaying: false });
     }
 
     /// Plans the first probes: at once where callers wait for readiness, within a period where the backend serves.
@@ -129,11 +133,10 @@ impl Scheduler {
     }
 
     /// Clears the reason of a backend that others probe now, for nobody else would.
-    fn release(&mut self, backend: BackendId, has_reason: bool) {
-        if !has_reason {
-            self.released.remove(&backend);
-        } else if self.released.insert(backend) {
-            self.send(HealthUpdate { backend, report: HealthReport::Probe(None) });
+    fn release(&mut self, backend: BackendId, reason: Option<Unready>) {
+        let Some(Unready { asked, .. }) = reason else { return drop(self.released.remove(&backend)) };
+        if self.released.insert(backend, asked) != Some(asked) {
+            self.send(HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked } });
         }
     }
 

@@ -7,13 +7,14 @@ mod tests;
 mod timers;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, mpsc::Sender},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use tokio::{
     runtime,
     sync::{mpsc, watch},
@@ -82,8 +83,8 @@ struct Scheduler {
     probed: HashMap<BackendId, ProbedBackend>,
     /// Backends with a report that has to be renewed.
     leases: HashMap<BackendId, Lease>,
-    /// Backends that others probe now, and whose reason this agent has cleared.
-    released: HashSet<BackendId>,
+    /// Backends that others probe now, and whose reason this agent has cleared: when that was asked for.
+    released: HashMap<BackendId, Option<Timestamp>>,
     timers: Timers<Instant, ProbeDue>,
     connections: Lane,
     hooks: Lane,
@@ -102,6 +103,8 @@ struct Scheduler {
 struct ProbedBackend {
     /// Timers and probes of another epoch are of another configuration.
     epoch: u64,
+    /// When a restore asked last for a success newer than itself.
+    asked: Option<Timestamp>,
     subject: Arc<Subject>,
     tracker: ReadinessTracker,
     /// Whether a timer waits for the end of its delay.
@@ -129,7 +132,7 @@ impl Scheduler {
             changes: ServiceChanges::default(),
             probed: HashMap::new(),
             leases: HashMap::new(),
-            released: HashSet::new(),
+            released: HashMap::new(),
             timers: Timers::default(),
             connections: Lane::new(probing.in_flight),
             hooks: Lane::new(probing.in_flight.min(COMMANDS)),
@@ -253,8 +256,9 @@ impl Scheduler {
             let due = ProbeDue { backend, epoch: probed.epoch, wake: Wake::Delay };
             self.timers.add(Instant::now() + left.max(TICK), due);
         }
+        let asked = probed.asked;
         for reason in probed.tracker.actions() {
-            self.send(HealthUpdate { backend, report: HealthReport::Probe(reason) });
+            self.send(HealthUpdate { backend, report: HealthReport::Probe { reason, asked } });
         }
     }
 

@@ -96,7 +96,7 @@ fn thousands_that_fail_together_are_a_few_changes() {
     while failed.len() < MANY {
         let updates = probed.next();
         for HealthUpdate { backend, report } in &updates {
-            let HealthReport::Probe(Some(unready)) = report else { panic!("{report:?}") };
+            let HealthReport::Probe { reason: Some(unready), .. } = report else { panic!("{report:?}") };
             assert_eq!((unready.starting, unready.message.as_str()), (true, "connection refused"));
             failed.insert(*backend);
         }
@@ -168,14 +168,17 @@ fn an_update_is_sent_once_though_it_is_never_published() {
     scheduler.follow();
     scheduler.start(backend, epoch);
     assert_eq!(scheduler.outbox, []);
-    let ready = HealthUpdate { backend, report: HealthReport::Probe(None) };
+    let ready = HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked: None } };
     world.apply(&Change::UpdateHealth { updates: vec![ready] });
     sender.send_replace(published(&world));
     scheduler.follow();
     for _ in 0..3 {
         scheduler.start(backend, epoch);
     }
-    assert!(matches!(&scheduler.outbox[..], [HealthUpdate { report: HealthReport::Probe(Some(_)), .. }]));
+    assert!(matches!(
+        &scheduler.outbox[..],
+        [HealthUpdate { report: HealthReport::Probe { reason: Some(_), .. }, .. }]
+    ));
     // A document that asks for no probes ends them.
     let mut without = service(1);
     without["readiness"] = Value::Null;
@@ -209,7 +212,7 @@ fn the_end_of_a_lease_and_of_a_probers_turn_are_told_once() {
         }
         world.put("s", service(weight));
     }
-    let ready = HealthUpdate { backend, report: HealthReport::Probe(None) };
+    let ready = HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked: None } };
     assert_eq!(scheduler.outbox, [ready, update(report.lapsed())]);
     // Renewed, and not in time again.
     let again = Report { since: report.since.after(Duration::from_millis(1)), ..report };
@@ -223,13 +226,71 @@ fn the_end_of_a_lease_and_of_a_probers_turn_are_told_once() {
 }
 
 #[test]
+fn a_restore_begins_anew_and_forgets_probes_that_are_under_way() {
+    let (mut scheduler, mut world, sender) = scheduler();
+    let backends = json!([{"name": "a", "node": "n1", "address": "127.9.0.1:9"}]);
+    let readiness = json!({"kind": "http", "period": "1h"});
+    world.put("s", json!({"frontends": ["10.0.0.1:80"], "readiness": readiness, "backends": backends}));
+    let backend = BackendId(world.id("s", "a"));
+    let mut publish = |world: &World, scheduler: &mut Scheduler| {
+        sender.send_replace(published(world));
+        scheduler.follow();
+        let due = scheduler.timers.next().unwrap();
+        (scheduler.probed[&backend].epoch, due <= Instant::now() + Duration::from_secs(1))
+    };
+    let end = |epoch| {
+        let (kind, started) = (ReadinessKind::Http, Instant::now());
+        EndedProbe { backend, epoch, kind, started, found: Ok(()) }
+    };
+    let (first, _) = publish(&world, &mut scheduler);
+    scheduler.found(end(first));
+    world.apply(&Change::UpdateHealth { updates: std::mem::take(&mut scheduler.outbox) });
+    assert_eq!(publish(&world, &mut scheduler).0, first);
+    world.apply(&crate::model::tests::force("node/n1"));
+    assert_eq!(publish(&world, &mut scheduler).0, first, "a zero asks for nothing");
+    world.apply(&crate::model::tests::restore("node/n1"));
+    let (second, at_once) = publish(&world, &mut scheduler);
+    assert!(second != first && at_once, "the first probe does not wait for its period");
+    scheduler.found(end(first));
+    assert_eq!(scheduler.outbox, [], "this one began before the restore");
+    assert_eq!(publish(&world, &mut scheduler).0, second, "it is asked for once");
+    scheduler.found(end(second));
+    let asked = Some(world.now);
+    assert_eq!(scheduler.outbox, [HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked } }]);
+}
+
+#[test]
+fn an_agent_that_is_not_to_probe_clears_what_every_restore_asks() {
+    let (mut scheduler, mut world, sender) = scheduler();
+    let backends = json!([{"name": "a", "node": "n1", "address": "127.9.0.1:9"}]);
+    let readiness = json!({"kind": "tcp", "from": "node"});
+    world.put("s", json!({"frontends": ["10.0.0.1:80"], "readiness": readiness, "backends": backends}));
+    let backend = BackendId(world.id("s", "a"));
+    for second in 0..3 {
+        sender.send_replace(published(&world));
+        scheduler.follow();
+        let asked = (second > 0).then_some(world.now);
+        let update = HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked } };
+        assert_eq!(scheduler.outbox, std::slice::from_ref(&update), "{second}");
+        world.apply(&Change::UpdateHealth { updates: std::mem::take(&mut scheduler.outbox) });
+        // The state in between is not looked at.
+        world.now = crate::model::tests::at(second + 1);
+        world.apply(&crate::model::tests::force("node/n1"));
+        world.apply(&crate::model::tests::restore("node/n1"));
+    }
+}
+
+#[test]
 fn an_agent_that_is_not_to_probe_says_ready_and_never_looks() {
     for (node, from) in [(None, "node"), (Some("n2"), "node"), (Some("n2"), "peers")] {
         let node = node.map(str::to_owned);
         let mut probed = Probed::new(Probing { node, peers: vec!["n1".into()], ..usual() });
         probed.put(json!({"kind": "tcp", "period": "100ms", "from": from}), nobody(1));
         let updates = probed.next();
-        assert!(updates.iter().all(|update| update.report == HealthReport::Probe(None)), "{updates:?}");
+        assert!(
+            updates.iter().all(|update| update.report == HealthReport::Probe { reason: None, asked: None }),
+            "{updates:?}"
+        );
         probed.apply(updates);
         thread::sleep(Duration::from_millis(300));
         assert_eq!(probed.probes(), 0.0);
