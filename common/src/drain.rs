@@ -78,6 +78,9 @@ pub struct NamespaceEntry {
     /// A process that made such a socket, in the initial pid namespace.
     pub pid: u32,
     pub closable: u32,
+    /// The number of the namespace's file.
+    pub inode: u32,
+    pub padding: u32,
 }
 
 /// The helper number that stands for the kernel function `bpf_sock_destroy` in the object: the agent replaces calls of
@@ -88,7 +91,7 @@ const _: () = {
     assert!(size_of::<Draining>() == 8);
     assert!(size_of::<Remains>() == 64);
     assert!(size_of::<Inbound>() == 24);
-    assert!(size_of::<NamespaceEntry>() == 8);
+    assert!(size_of::<NamespaceEntry>() == 16);
 };
 
 impl Draining {

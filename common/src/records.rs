@@ -135,6 +135,7 @@ pub enum KernelMember {
     Cookie,
     Net,
     NetCookie,
+    NetInode,
     LastSent,
     LastReceived,
     WriteSeq,
@@ -162,7 +163,7 @@ pub enum KernelMember {
 }
 
 /// Number of [`KernelMember`]s.
-pub const MEMBERS: usize = 32;
+pub const MEMBERS: usize = 33;
 /// The offset of a member that the kernel does not have.
 pub const NO_MEMBER: u32 = u32::MAX;
 

@@ -59,6 +59,13 @@ pub fn netns(socket: *mut c_void) -> u64 {
     read(net, KernelMember::NetCookie)
 }
 
+/// Number of the file of its network namespace.
+#[inline(always)]
+pub fn netns_inode(socket: *mut c_void) -> u32 {
+    let net: *mut c_void = read(socket, KernelMember::Net);
+    read(net, KernelMember::NetInode)
+}
+
 /// The traffic of a `tcp_sock`, FINs included.
 #[inline(always)]
 pub fn activity(tcp: *mut c_void) -> Activity {

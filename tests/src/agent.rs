@@ -35,6 +35,8 @@ pub struct Agent {
     namespace: Option<Arc<Namespace>>,
     /// Whether it lives in the cgroup that it steers.
     steered: bool,
+    /// Whether it sees no other processes, as in a container without `hostPID`.
+    alone: bool,
     home: Arc<TempDir>,
     bpffs: PathBuf,
     listen: Option<String>,
@@ -55,6 +57,7 @@ impl Agent {
             cgroup: cgroup.to_owned(),
             namespace: None,
             steered: false,
+            alone: false,
             home: Arc::new(TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?),
             bpffs: bpffs()?.join(unique("agent")),
             listen: None,
@@ -74,6 +77,7 @@ impl Agent {
             cgroup: self.cgroup.clone(),
             namespace: self.namespace.clone(),
             steered: self.steered,
+            alone: self.alone,
             home: Arc::clone(&self.home),
             bpffs: self.bpffs.clone(),
             listen: None,
@@ -113,6 +117,12 @@ impl Agent {
     /// Another directory for its pins, in a bpf file system of the test's own.
     pub fn pinned_in(mut self, bpffs: &Path) -> Self {
         self.bpffs = bpffs.to_owned();
+        self
+    }
+
+    /// Runs it in a pid namespace of its own, as a container without `hostPID` does.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -163,7 +173,9 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let [here, namespace] = place(None, self.namespace.as_deref());
         let cgroup = if self.steered { self.cgroup.clone().into() } else { here };
-        let mut command = command_at::<&Path>([cgroup, namespace], &[&self.program])?;
+        let alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"].map(Path::new);
+        let words = if self.alone { alone.as_slice() } else { &[] };
+        let mut command = command_at::<&Path>([cgroup, namespace], &[words, &[&self.program]].concat())?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", self.log_format, "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -46,9 +46,29 @@ impl Namespace {
         Ok(Self { file })
     }
 
-    /// The namespace with this cookie, if the process or one of its sockets is in it: a process may have left the
-    /// namespace in which it made a socket.
-    pub fn with_cookie(cookie: u64, pid: u32) -> Option<Self> {
+    /// The namespace with this cookie, whose file has the number `inode`: by these numbers where the kernel opens files by
+    /// them (Linux 6.18 and later), be the process `pid` out of sight or gone; or else by this process.
+    pub fn with_cookie(cookie: u64, inode: u32, pid: u32) -> Option<Self> {
+        Self::by_handle(cookie, inode).or_else(|| Self::by_process(cookie, pid))
+    }
+
+    /// Needs CAP_SYS_ADMIN.
+    fn by_handle(cookie: u64, inode: u32) -> Option<Self> {
+        /// `FILEID_NSFS`
+        const NSFS: u32 = 0xf1;
+        /// `FD_NSFS_ROOT`
+        const ROOT: i32 = -10003;
+        // `struct file_handle`, with 16 bytes of `struct nsfs_file_handle`; its number of 64 bits has the lower half first.
+        let halves = [cookie as u32, (cookie >> 32) as u32];
+        let handle = [16, NSFS, halves[0], halves[1], libc::CLONE_NEWNET as u32, inode];
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        // SAFETY: the kernel reads the handle, whose first word says how many bytes follow the second one.
+        let file = owned(unsafe { libc::syscall(libc::SYS_open_by_handle_at, ROOT, handle.as_ptr(), flags) });
+        Some(Self { file: file.ok()?.into() }).filter(|found| found.cookie().is_ok_and(|found| found == cookie))
+    }
+
+    /// If the process or one of its sockets is in it: a process may have left the namespace in which it made a socket.
+    fn by_process(cookie: u64, pid: u32) -> Option<Self> {
         let own = Self::of_process(pid).ok().filter(|own| own.cookie().is_ok_and(|own| own == cookie));
         own.or_else(|| {
             let sockets = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter(|entry| {
@@ -179,7 +199,14 @@ mod tests {
     #[test]
     fn a_namespace_is_found_by_a_socket_that_was_made_there() {
         let pid = std::process::id();
-        assert!(Namespace::with_cookie(cookie_here().unwrap(), pid).is_some());
-        assert!(Namespace::with_cookie(u64::MAX, pid).is_none());
+        assert!(Namespace::with_cookie(cookie_here().unwrap(), 0, pid).is_some());
+        assert!(Namespace::with_cookie(u64::MAX, 0, pid).is_none());
+    }
+
+    #[test]
+    fn numbers_of_another_namespace_open_none() {
+        let inode = fs::metadata("/proc/self/ns/net").unwrap().ino() as u32;
+        assert!(Namespace::by_handle(u64::MAX, inode).is_none());
+        assert!(Namespace::by_handle(cookie_here().unwrap(), inode + 1).is_none());
     }
 }

@@ -27,6 +27,7 @@ const PATHS: [(KernelMember, &str, &[&str]); MEMBERS] = [
     (KernelMember::Cookie, "sock_common", &["skc_cookie"]),
     (KernelMember::Net, "sock_common", &["skc_net", "net"]),
     (KernelMember::NetCookie, "net", &["net_cookie"]),
+    (KernelMember::NetInode, "net", &["ns", "inum"]),
     (KernelMember::LastSent, "tcp_sock", &["lsndtime"]),
     (KernelMember::LastReceived, "inet_connection_sock", &["icsk_ack", "lrcvtime"]),
     (KernelMember::WriteSeq, "tcp_sock", &["write_seq"]),

@@ -60,7 +60,7 @@ fn count(found: *mut c_void, record: &ConnectionRecord) -> i32 {
     }
     if closable {
         remains.closable += 1;
-        note_place(socket::netns(found), record.pid);
+        note_place(found, record.pid);
     }
     0
 }
@@ -229,12 +229,14 @@ fn note_caller(record: &ConnectionRecord, found: *mut c_void) {
 
 /// Notes where there is something to close. When the table is full, the next pass finds the rest.
 #[inline(always)]
-fn note_place(netns: u64, pid: u32) {
+fn note_place(found: *mut c_void, pid: u32) {
+    let netns = socket::netns(found);
     match NAMESPACES.get_ptr_mut(netns) {
         // SAFETY: a live map value; only this program writes it.
         Some(place) => unsafe { (*place).closable += 1 },
         None => {
-            let _ = NAMESPACES.insert(netns, NamespaceEntry { pid, closable: 1 }, 0);
+            let place = NamespaceEntry { pid, closable: 1, inode: socket::netns_inode(found), padding: 0 };
+            let _ = NAMESPACES.insert(netns, place, 0);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Namespace, Server, Service, agent, program};
+use sluice_tests::{Agent, Client, Namespace, Server, Service, agent, program};
 
 use crate::{
     drain::{QUIET, connection_to, drain, ends, is_closed, reaches},
@@ -106,6 +106,33 @@ fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
     assert_eq!((&left["remaining"]["inbound"], &left["finishedAt"]), (&json!(1), &Value::Null), "{left}");
     drop(stranger);
     assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+/// As a container without `hostPID`: its own namespace is visited, others where the kernel opens them by number, and the
+/// drain says what is not known.
+#[test]
+fn usr_an_agent_that_sees_no_processes_closes_what_it_can_and_tells_the_rest() -> Result<()> {
+    let mut stage = Stage::probing("drain-alone", Agent::alone)?;
+    let service = stage.service(&[1, 1])?;
+    stage.put(&service)?;
+    let there = Namespace::new()?;
+    let _link = stage.world.namespace.link(&there, ("10.1.0.1".parse()?, 24), ("10.1.0.2".parse()?, 24))?;
+    there.ip("route add default via 10.1.0.1")?;
+    let (here, elsewhere) = (stage.client()?, Client::start(Some(&stage.world.cgroup), Some(&there))?);
+    let (near, far) = (connection_to(&here, "b1")?, connection_to(&elsewhere, "b1")?);
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": QUIET, "deadline": "3s"}))?;
+    is_closed(&near)?;
+    let ended = ends(&stage, &id)?;
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    let opens_by_number = (numbers.next(), numbers.next()) >= (Some(6), Some(18));
+    assert_eq!(far.error().is_some(), opens_by_number, "{ended}");
+    let left = u64::from(!opens_by_number);
+    assert_eq!((&ended["phase"], &ended["remaining"]["total"]), (&json!("deadlineReached"), &json!(left)), "{ended}");
+    let message = ended["message"].as_str().unwrap_or_default();
+    assert!(message.contains("2 processes have accepted is not known") && message.contains("hostPID"), "{ended}");
+    assert_eq!(message.contains("1 network namespace cannot be found"), !opens_by_number, "{ended}");
     Ok(())
 }
 

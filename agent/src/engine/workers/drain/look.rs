@@ -161,7 +161,8 @@ impl Looker {
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
     fn visit(&mut self, places: Vec<(u64, NamespaceEntry)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
-        let (known, hidden) = Namespace::of_processes(cgroups::processes(&self.cgroup));
+        let processes = [std::process::id()].into_iter().chain(cgroups::processes(&self.cgroup));
+        let (known, hidden) = Namespace::of_processes(processes);
         if hidden > 0 {
             look.problems.insert(format!(
                 "what {hidden} processes have accepted is not known: the agent needs CAP_SYS_PTRACE and the host's process \
@@ -184,11 +185,11 @@ impl Looker {
             look.skipped = all - wanted.len();
         }
         let mut wanted: Vec<_> = wanted.into_iter().map(|(namespace, home, _)| (namespace, home)).collect();
-        // Those of processes outside, and of sockets that outlived every process inside.
+        // Those of processes outside or out of sight, and of sockets that outlived every process inside.
         let others: Vec<_> = places
             .iter()
             .filter_map(|(cookie, place)| {
-                Some((Namespace::with_cookie(*cookie, place.pid)?, CachedNamespace::of(*cookie)))
+                Some((Namespace::with_cookie(*cookie, place.inode, place.pid)?, CachedNamespace::of(*cookie)))
             })
             .collect();
         look.unreachable = places.len() - others.len();

@@ -232,7 +232,10 @@ fn message(phase: OperationPhase, remaining: &Remaining, look: &Look) -> String 
     }
     if look.unreachable > 0 {
         let places = plural(look.unreachable as u64, "network namespace");
-        text += &format!("; {places} cannot be found: the connections there stay");
+        text += &format!(
+            "; {places} cannot be found, and the connections there stay: the agent needs the host's process ids (hostPID), or \
+                       Linux 6.18"
+        );
     }
     for problem in &look.problems {
         text += "; ";
