@@ -226,7 +226,10 @@ fn backend(view: &BackendView, drains: &Drains) -> String {
         (
             "Observed share",
             match status.observed_share {
-                Some(share) => format!("{} (95 %: {})", percentage(share), interval(status)),
+                Some(share) => {
+                    let expected = status.expected_share.map(percentage).unwrap_or_default();
+                    format!("{} (95 %: {}; by the tables: {expected})", percentage(share), interval(status))
+                }
                 None => "nothing chosen yet since the table became current".to_owned(),
             },
         ),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -36,6 +37,7 @@ use crate::{
         events::{EventKind, EventLog},
         operations::Operations,
         published::{AgentReadiness, ProgrammedBackend, ProgrammedService, Published, ZeroProof},
+        share::WindowPicks,
     },
 };
 
@@ -298,7 +300,8 @@ impl<M: DataPlane> Engine<M> {
         self.stale.remove(&service);
     }
 
-    /// Publishes tables that are in force now; their observed shares begin here.
+    /// Publishes tables that are in force now. Their observed shares begin here, or go on where the same generation of a
+    /// service has the same backends open as before, as in a warm-up.
     pub(super) fn show(&mut self, built: Vec<(Arc<Service>, Built)>) -> Result<()> {
         let ids: Vec<BackendId> =
             built.iter().flat_map(|(service, _)| service.backends.iter().map(|backend| backend.id)).collect();
@@ -306,7 +309,9 @@ impl<M: DataPlane> Engine<M> {
         let since = Timestamp::now();
         for (service, table) in built {
             let picked: Vec<u64> = counters.by_ref().take(service.backends.len()).map(|c| c.picked).collect();
-            let backends = service.backends.iter().zip(&table.backends).zip(picked);
+            let earlier = self.view.get(&service.id).and_then(|before| before.picks_before(&service, &table, &picked));
+            let earlier = earlier.into_iter().flatten().chain(iter::repeat(WindowPicks::default()));
+            let backends = service.backends.iter().zip(&table.backends).zip(picked).zip(earlier);
             let shown = ProgrammedService {
                 generation: service.generation,
                 since,
@@ -314,12 +319,13 @@ impl<M: DataPlane> Engine<M> {
                 share_error: table.share_error,
                 spilled: table.spilled,
                 backends: backends
-                    .map(|((backend, built), picked_before)| ProgrammedBackend {
+                    .map(|(((backend, built), picked_before), earlier)| ProgrammedBackend {
                         id: backend.id,
                         effective_weight: built.effective_weight,
                         desired_share: built.desired_share,
                         programmed_share: built.programmed_share,
                         picked_before,
+                        earlier,
                     })
                     .collect(),
             };

@@ -6,6 +6,7 @@ mod drains;
 mod dry_run;
 mod faults;
 mod health;
+mod shares;
 
 use std::{
     collections::BTreeSet,

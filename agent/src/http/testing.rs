@@ -311,7 +311,14 @@ impl Steering {
             let share = f64::from(weight(backend)) / f64::from(total.max(1));
             let (desired_share, programmed_share) = (share, share);
             let effective_weight = weight(backend);
-            ProgrammedBackend { id: backend.id, effective_weight, desired_share, programmed_share, picked_before: 0 }
+            ProgrammedBackend {
+                id: backend.id,
+                effective_weight,
+                desired_share,
+                programmed_share,
+                picked_before: 0,
+                earlier: Default::default(),
+            }
         });
         ProgrammedService {
             generation: service.generation,

@@ -126,11 +126,11 @@ pub const EJECTIONS_ACTIVE: MetricFamily = family(
     MetricKind::Gauge,
     "Backends that rules have ejected, those on trial included; only of services with such rules.",
 );
-// Labels: service, backend, kind (desired, programmed, observed).
+// Labels: service, backend, kind (desired, programmed, observed, expected).
 pub const TRAFFIC_SHARE_RATIO: MetricFamily = family(
     "sluice_traffic_share_ratio",
     MetricKind::Gauge,
-    "Share of the service's new connections: desired by the document, programmed in the kernel's table, observed since that table became current.",
+    "Share of the service's new connections: desired by the document, programmed in the kernel's table, observed in the last choices, and expected of the same choices by the tables that made them.",
 );
 pub const ZERO_DURATION_SECONDS: MetricFamily = family(
     "sluice_zero_duration_seconds",

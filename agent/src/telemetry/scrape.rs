@@ -28,7 +28,7 @@ use crate::{
         batches,
         health::HealthStatus,
         published::{ProgrammedService, Published},
-        share::Observed,
+        share::{Observed, WindowPicks},
     },
 };
 
@@ -186,18 +186,18 @@ impl Scrape<'_> {
         head(out, FAMILY)?;
         self.each_service(|service, counters| {
             let Some(table) = self.table(service) else { return Ok(()) };
-            let picks: Vec<u64> = counters
-                .iter()
-                .zip(&table.backends)
-                .map(|(counters, programmed)| counters.picked.saturating_sub(programmed.picked_before))
-                .collect();
-            let total = picks.iter().sum();
+            let picked = counters.iter().map(|counters| counters.picked);
+            let picks = WindowPicks::of(table.backends.iter().zip(picked));
+            let total = WindowPicks::total(&picks);
             for ((backend, programmed), picks) in service.backends.iter().zip(&table.backends).zip(picks) {
                 let [service, backend] = labels(service, backend);
                 sample(out, FAMILY, "", &[service, backend, ("kind", "desired")], programmed.desired_share)?;
                 sample(out, FAMILY, "", &[service, backend, ("kind", "programmed")], programmed.programmed_share)?;
-                if let Some(observed) = Observed::of(picks, total).share {
+                if let (Some(observed), Some(expected)) =
+                    (Observed::of(picks.made, total).share, picks.expected_share(total))
+                {
                     sample(out, FAMILY, "", &[service, backend, ("kind", "observed")], observed)?;
+                    sample(out, FAMILY, "", &[service, backend, ("kind", "expected")], expected)?;
                 }
             }
             Ok(())

@@ -6,12 +6,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::share::WindowPicks;
 use crate::{
     control::{
         attachment::{Missing, Unattached},
         warmup::Ramps,
     },
-    model::{BackendId, ServiceId, State, Target},
+    model::{BackendId, Service, ServiceId, State, Target},
+    plan::service::Built,
 };
 
 /// Desired and programmed state at one instant.
@@ -74,6 +76,20 @@ pub struct ProgrammedService {
     pub backends: Vec<ProgrammedBackend>,
 }
 
+impl ProgrammedService {
+    /// The picks with which the observed shares of the service's next table begin, when its backends have counted
+    /// `picked`. `None`: with none, because another document or other open backends are something else to observe.
+    pub fn picks_before(&self, service: &Service, table: &Built, picked: &[u64]) -> Option<Vec<WindowPicks>> {
+        let mut backends = self.backends.iter().zip(&service.backends).zip(&table.backends);
+        let goes_on = self.generation == service.generation
+            && self.backends.len() == service.backends.len()
+            && backends.all(|((before, backend), after)| {
+                before.id == backend.id && (before.programmed_share > 0.0) == (after.programmed_share > 0.0)
+            });
+        goes_on.then(|| WindowPicks::of(self.backends.iter().zip(picked.iter().copied())))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct ProgrammedBackend {
     pub id: BackendId,
@@ -83,6 +99,8 @@ pub struct ProgrammedBackend {
     pub desired_share: f64,
     /// Slots of this backend over the length of the table.
     pub programmed_share: f64,
-    /// `picked` when this table became current: the start of the observed share.
+    /// `picked` when this table became current.
     pub picked_before: u64,
+    /// Picks from tables before this one that the observed share goes back to.
+    pub earlier: WindowPicks,
 }

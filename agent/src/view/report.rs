@@ -7,7 +7,7 @@ use sluice_common::tables::Counters;
 use super::{
     health::{HealthStatus, WarmingStatus},
     proof::{Picks, ZeroStatus},
-    share::Observed,
+    share::{Observed, WindowPicks},
     status::{AdminState, BackendStatus, GroupStatus, NodeStatus, ServiceStatus},
 };
 use crate::{
@@ -40,12 +40,19 @@ impl Reporter<'_> {
     pub fn service_from(&self, service: &Service, counters: &[Counters]) -> Result<ServiceStatus> {
         let no_backend = self.readings.no_backend(service.id)?;
         let table = self.published.programmed.get(&service.id).map(AsRef::as_ref);
-        let rows: Vec<_> = (0..)
+        let mut rows: Vec<_> = (0..)
             .zip(&service.backends)
             .zip(counters)
-            .map(|((index, backend), counters)| Row { backend, counters, programmed: find(table, index, backend.id) })
+            .map(|((index, backend), counters)| {
+                let (programmed, picks) = (find(table, index, backend.id), WindowPicks::default());
+                Row { backend, counters, programmed, picks }
+            })
             .collect();
-        let total = rows.iter().map(Row::picks).sum();
+        let picks = WindowPicks::of(rows.iter().filter_map(|row| Some((row.programmed?, row.counters.picked))));
+        let total = WindowPicks::total(&picks);
+        for (row, picks) in rows.iter_mut().filter(|row| row.programmed.is_some()).zip(picks) {
+            row.picks = picks;
+        }
         let backends = rows.iter().map(|row| self.backend_row(service, row, total)).collect::<Result<Vec<_>>>()?;
         let sum = |figure: fn(&BackendStatus) -> u64| backends.iter().map(figure).sum();
         Ok(ServiceStatus {
@@ -102,10 +109,10 @@ impl Reporter<'_> {
         })
     }
 
-    fn backend_row(&self, service: &Service, row: &Row<'_>, total: u64) -> Result<BackendStatus> {
-        let Row { backend, counters, programmed } = row;
+    fn backend_row(&self, service: &Service, row: &Row<'_>, total: f64) -> Result<BackendStatus> {
+        let Row { backend, counters, programmed, picks } = row;
         let gauges = Gauges::of(counters);
-        let observed = Observed::of(row.picks(), total);
+        let observed = Observed::of(picks.made, total);
         let zero = self.backend_zero(service, backend, counters);
         Ok(BackendStatus {
             name: backend.name.clone(),
@@ -117,6 +124,7 @@ impl Reporter<'_> {
             desired_share: programmed.map_or(0.0, |programmed| programmed.desired_share),
             programmed_share: programmed.map_or(0.0, |programmed| programmed.programmed_share),
             observed_share: observed.share,
+            expected_share: programmed.and_then(|_| picks.expected_share(total)),
             confidence95: observed.confidence95,
             connecting: gauges.connecting,
             active_connections: gauges.active,
@@ -177,13 +185,8 @@ struct Row<'a> {
     counters: &'a Counters,
     /// Absent while the kernel's table was built without it.
     programmed: Option<&'a ProgrammedBackend>,
-}
-
-impl Row<'_> {
-    /// Times it was chosen since the kernel's table became current.
-    fn picks(&self) -> u64 {
-        self.programmed.map_or(0, |programmed| self.counters.picked.saturating_sub(programmed.picked_before))
-    }
+    /// Times it was chosen within the window of observed shares.
+    picks: WindowPicks,
 }
 
 /// The programmed backend with this id: at the same place, unless the document changed since.
@@ -195,7 +198,7 @@ fn find(table: Option<&ProgrammedService>, index: usize, id: BackendId) -> Optio
     }
 }
 
-fn groups(service: &Service, table: Option<&ProgrammedService>, rows: &[Row<'_>], total: u64) -> Vec<GroupStatus> {
+fn groups(service: &Service, table: Option<&ProgrammedService>, rows: &[Row<'_>], total: f64) -> Vec<GroupStatus> {
     let mut groups: Vec<_> = (0_u32..)
         .zip(&service.groups)
         .map(|(index, group)| {
@@ -208,14 +211,14 @@ fn groups(service: &Service, table: Option<&ProgrammedService>, rows: &[Row<'_>]
                 observed_share: None,
                 spilled,
             };
-            (status, 0)
+            (status, 0.0)
         })
         .collect();
     for row in rows {
         let Some((group, picks)) = groups.get_mut(row.backend.group as usize) else { continue };
         group.desired_share += row.programmed.map_or(0.0, |programmed| programmed.desired_share);
         group.programmed_share += row.programmed.map_or(0.0, |programmed| programmed.programmed_share);
-        *picks += row.picks();
+        *picks += row.picks.made;
     }
     let observed = |(status, picks)| GroupStatus { observed_share: Observed::of(picks, total).share, ..status };
     groups.into_iter().map(observed).collect()

@@ -19,7 +19,7 @@ pub struct ServiceStatus {
     pub generation: u64,
     /// The generation that the kernel's table was built from; 0 while there is none.
     pub observed_generation: u64,
-    /// When the kernel's table became current. Observed shares count from here.
+    /// When the kernel's table became current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub programmed_at: Option<Timestamp>,
     /// Largest difference between a desired and a programmed share. 0 when the weights fit a table exactly.
@@ -49,7 +49,7 @@ pub struct GroupStatus {
     pub weight: u32,
     pub desired_share: f64,
     pub programmed_share: f64,
-    /// Absent while the table has chosen nothing.
+    /// As that of backends.
     pub observed_share: Option<f64>,
     /// No backend of the group is open: its share goes to the other groups.
     pub spilled: bool,
@@ -67,8 +67,13 @@ pub struct BackendStatus {
     pub desired_share: f64,
     /// Share of the slots of the kernel's table.
     pub programmed_share: f64,
-    /// Share of what was chosen since the kernel's table became current; absent while nothing was.
+    /// Share of what was chosen since the kernel's table became current, and of the last 1,000 choices while those are
+    /// fewer and the tables before it were of the same document with the same backends open, as in a warm-up. Absent
+    /// while nothing was chosen.
     pub observed_share: Option<f64>,
+    /// Share that the kernel's tables would have given of the same choices.
+    #[serde(default)]
+    pub expected_share: Option<f64>,
     /// Wilson's 95 % interval around the observed share.
     pub confidence95: [f64; 2],
     /// SYN sent, no answer yet.

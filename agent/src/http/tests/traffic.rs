@@ -31,6 +31,7 @@ async fn shares_are_observed_since_the_table_became_current() {
     let status = agent.get("/v1/services/shop").await.2["status"].clone();
     let n1 = &status["backends"][0];
     assert_eq!((&n1["observedShare"], &n1["newConnections"]), (&json!(0.6), &json!(60)));
+    assert_eq!(n1["expectedShare"], json!(0.75));
     assert_eq!((&n1["activeConnections"], &n1["connecting"]), (&json!(50), &json!(10)));
     let interval: Vec<f64> = n1["confidence95"].as_array().unwrap().iter().map(|end| end.as_f64().unwrap()).collect();
     assert!((interval[0] - 0.502).abs() < 1e-3 && (interval[1] - 0.691).abs() < 1e-3, "{interval:?}");
@@ -261,6 +262,7 @@ async fn metrics_have_the_names_of_the_contract() {
         ("sluice_backend_effective_weight", r#"{service="shop",backend="n2"}"#, 0.0),
         ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="programmed"}"#, 1.0),
         ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="observed"}"#, 1.0),
+        ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="expected"}"#, 0.75),
         ("sluice_zero_duration_seconds_count", "", 1.0),
         ("sluice_verdicts_total", r#"{program="connect4",verdict="steered"}"#, 7.0),
         ("sluice_map_entries", r#"{map="backends"}"#, 2.0),
