@@ -1,7 +1,7 @@
 //! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both sides run.
 //!
 //! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
-//! address and [`pick`] chooses its backend; [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which
+//! address, [`pick`] chooses its backend, and [`sequence`] whose turn it is; [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which
 //! connections a drain may close. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent
 //! to watchers. Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -13,6 +13,7 @@ pub mod frontends;
 pub mod pick;
 pub mod records;
 pub mod registry;
+pub mod sequence;
 pub mod streak;
 pub mod tables;
 pub mod verdict;

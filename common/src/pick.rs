@@ -63,7 +63,7 @@ pub fn open<T: Tables + ?Sized>(tables: &T, id: u32) -> Option<T::Entry> {
 
 /// Chooses a backend from `table`.
 ///
-/// `draw` is the service's sequence (spread), a random number (random) or the client's hash (hash). A slot whose
+/// `draw` is that of [`crate::sequence`] (spread, round robin), a random number (random) or the client's hash (hash). A slot whose
 /// backend or node is closed is skipped, see [`pick_open`]. `None`: nothing is open, or the table is empty.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, table: TableWord, draw: u64) -> Option<(u32, T::Entry)> {
@@ -103,7 +103,7 @@ pub fn pick_open<T: Tables + ?Sized>(tables: &T, table: TableWord, draw: u64) ->
 
 /// `0..length` from the high bits of a hash: multiply and shift, no division.
 #[inline(always)]
-pub fn scale(hash: u64, length: u32) -> u32 {
+pub const fn scale(hash: u64, length: u32) -> u32 {
     (((hash >> 32) * length as u64) >> 32) as u32
 }
 

@@ -11,7 +11,8 @@ use crate::{
 pub enum Phase {
     /// A backend was written into connect(); nothing was sent yet.
     Picked = 0,
-    /// SYN sent.
+    /// SYN sent; a datagram socket connected, of which nothing shows yet that it is used. Resolvers connect one to each
+    /// address that they know, to learn which source the kernel would take (RFC 6724), and send nothing.
     Opened = 1,
     Established = 2,
     /// Ended, and counted as such.
@@ -49,6 +50,9 @@ pub struct ConnectionRecord {
     /// CLOCK_MONOTONIC ns: of the pick, as in `Counters::last_pick`, then of the establishment.
     pub since: u64,
 }
+
+/// ns; a datagram socket that is still connected after so long was used.
+pub const LEAST_USE: u64 = 1_000_000;
 
 /// Key of FLOWS: unconnected datagram sockets. Seen from the frontend it finds the backend that a flow stays with;
 /// seen from the backend it finds the frontend to name as the source of an answer.

@@ -2,6 +2,8 @@
 //!
 //! Sizes are kept to cache lines: a pick touches one line each of FRONTENDS, SERVICES, SLOTS, BACKENDS and NODES.
 
+use crate::sequence::SEQUENCES;
+
 /// An address with port and protocol, as the kernel hands it to the socket hooks.
 ///
 /// IPv4 is held in its IPv6-mapped form (`::ffff:a.b.c.d`), so that an IPv4 destination reached through an IPv6
@@ -89,12 +91,14 @@ pub fn socket_addr(address: &[u32; 4], port: u16) -> std::net::SocketAddr {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
-    /// Step through the slots in order.
+    /// Step through the slots, in an order that no caller falls into step with: see [`crate::sequence`].
     Spread = 0,
     /// Draw a slot.
     Random = 1,
     /// The client's identity chooses the slot.
     Hash = 2,
+    /// Step through the slots in order.
+    RoundRobin = 3,
 }
 
 /// A service's current table, packed so that one aligned 64-bit store replaces it whole.
@@ -158,19 +162,21 @@ impl TableWord {
     }
 }
 
-/// Entry of SERVICES, by service id. A cache line of its own: the sequence is written by every pick.
+/// Entry of SERVICES, by service id. A cache line of its own: a sequence is written by every pick.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceEntry {
     /// A [`TableWord`]; replaced by one store of the agent.
     pub table: u64,
-    /// Steps through the slots (`spread`). The agent sets it once, to a random value, when the service is made.
-    pub sequence: u64,
+    /// Where the sequences begin: random, set once when the service is made. (In the tables of an agent that knew no
+    /// others it is a sequence itself, and stops where that agent's programs are replaced.)
+    pub start: u64,
     /// Connections and datagrams that found no open backend.
     pub no_backend: u64,
     /// CLOCK_MONOTONIC ns: when a pick last read the clock, at least once in every tick of the kernel with a pick.
     pub clock_read: u64,
-    pub padding: [u64; 4],
+    /// Draws of `spread` (in lanes) and `roundRobin`, by [`crate::sequence::sequence_of`].
+    pub sequences: [u64; SEQUENCES],
 }
 
 /// Entry of BACKENDS, by backend id. Address and port never change while the id is in use.
@@ -229,7 +235,8 @@ pub enum ConnectionFailure {
 
 pub const FAILURES: usize = 4;
 
-/// Entry of COUNTERS, by backend id. Every field only grows while the id is in use, except `last_pick`.
+/// Entry of COUNTERS, by backend id. Fields only grow while the id is in use, except `last_pick`, and `opened` by
+/// a datagram socket that turns out to be unused.
 ///
 /// Shared between CPUs and added to atomically: it costs a locked add on a line that the pick has to write anyway,
 /// and 256 bytes a backend on a host of any size, where a per-CPU array would take 16 KiB on 64 CPUs.
@@ -243,8 +250,9 @@ pub struct Counters {
     /// kernel (1 to 10 ms), the first pick of a service reads it for all, except for a while after
     /// [`Meta::exact_until`] was set.
     pub last_pick: u64,
-    /// Connections that sent their SYN; connected datagram sockets.
+    /// Connections that sent their SYN; connected datagram sockets, but for those that were closed at once and unused.
     pub opened: u64,
+    /// Of datagram sockets: those known to be used.
     pub established: u64,
     /// Established connections that ended.
     pub closed: u64,

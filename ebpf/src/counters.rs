@@ -38,17 +38,17 @@ pub fn add_one(field: *mut u32) {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(field, 1) };
 }
 
-/// Increments a shared counter; returns its former value.
+/// As [`add`]; returns the former value.
 #[inline(always)]
-pub fn next(field: *mut u64) -> u64 {
+pub fn step(field: *mut u64, amount: u64) -> u64 {
     // SAFETY: as in `add`. Not relaxed: LLVM makes a locked add that returns nothing out of a relaxed one.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(field, 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(field, amount) }
 }
 
-/// As [`next`], for half a word.
+/// Increments half a word that all CPUs share; returns its former value.
 #[inline(always)]
 pub fn next_one(field: *mut u32) -> u32 {
-    // SAFETY: as in `next`.
+    // SAFETY: as in `step`.
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::AcqRel }>(field, 1) }
 }
 

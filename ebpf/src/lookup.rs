@@ -7,12 +7,13 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
 use sluice_common::{
     frontends::{self, Bucket, Buckets, filter_bit},
     pick::{self, BackendList, ClientIdentity, Tables},
+    sequence::{self, sequence_of},
     tables::{BackendEntry, Balance, Endpoint, SLOTS_PER_ENTRY, ServiceEntry, TableWord},
     verdict::Verdict,
 };
 
 use crate::{
-    counters::{add, counters, next},
+    counters::{add, counters, step},
     storage::{BACKENDS, FILTER, FRONTENDS, META, NODES, SERVICES, SLOTS, frontends_mask},
 };
 
@@ -66,7 +67,12 @@ pub fn service_of(frontend: &Endpoint) -> Option<u32> {
 
 /// Chooses a backend that the caller reaches, and counts the choice; `Err` says why there is none.
 #[inline(always)]
-pub fn choose(caller: &impl Requester, observer: &mut impl Observer, service_id: u32) -> Result<Choice, Verdict> {
+pub fn choose(
+    caller: &impl Requester,
+    observer: &mut impl Observer,
+    frontend: &Endpoint,
+    service_id: u32,
+) -> Result<Choice, Verdict> {
     let service = SERVICES.get_ptr_mut(service_id).ok_or(Verdict::Broken)?;
     // Before the state is read: see `Counters::last_pick`.
     let time = time_of_pick(service);
@@ -75,7 +81,7 @@ pub fn choose(caller: &impl Requester, observer: &mut impl Observer, service_id:
     if !table.present() {
         return Err(Verdict::Broken);
     }
-    let draw = draw(caller, service, table);
+    let draw = draw(caller, frontend, service, table);
     observer.draws(table, draw);
     let Some((id, backend)) = pick::pick(&KernelTables, table, draw) else {
         // SAFETY: as above.
@@ -97,11 +103,21 @@ pub fn choose(caller: &impl Requester, observer: &mut impl Observer, service_id:
 }
 
 #[inline(always)]
-fn draw(caller: &impl Requester, service: *mut ServiceEntry, table: TableWord) -> u64 {
-    if table.balance() == Balance::Spread as u32 {
-        // SAFETY: a live map value.
-        next(unsafe { &raw mut (*service).sequence })
-    } else if table.balance() == Balance::Random as u32 {
+fn draw(caller: &impl Requester, frontend: &Endpoint, service: *mut ServiceEntry, table: TableWord) -> u64 {
+    let balance = table.balance();
+    if balance == Balance::Spread as u32 || balance == Balance::RoundRobin as u32 {
+        let which = sequence_of(frontend);
+        // SAFETY: a live map value, an index below the length of its array, aligned words.
+        unsafe {
+            let start = ptr::read_volatile(&raw const (*service).start);
+            let counts = (&raw mut (*service).sequences).cast::<u64>().add(which);
+            if balance == Balance::RoundRobin as u32 {
+                return start.wrapping_add(step(counts, 1));
+            }
+            let lane = sequence::lane(start, which, ptr::read_volatile(counts));
+            sequence::draw(start, lane, step(counts, sequence::step(lane)))
+        }
+    } else if balance == Balance::Random as u32 {
         // SAFETY: helper without arguments.
         u64::from(unsafe { bpf_get_prandom_u32() })
     } else {

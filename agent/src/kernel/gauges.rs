@@ -5,7 +5,7 @@ use sluice_common::tables::{ConnectionFailure, Counters};
 /// Connections of a backend at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// SYN sent, no answer yet: `opened - established - failed`.
+    /// SYN sent, no answer yet, or a datagram socket that is not known to be used: `opened - established - failed`.
     pub connecting: u64,
     /// Established and not ended: `established - closed - lost`.
     pub active: u64,

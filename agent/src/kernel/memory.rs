@@ -214,12 +214,12 @@ impl MappedTables {
         Ok(())
     }
 
-    pub(super) fn begin_service(&self, service: u32, sequence: u64) -> Result<()> {
+    pub(super) fn begin_service(&self, service: u32, start: u64) -> Result<()> {
         let at = self.services.at(service as usize).with_context(|| beyond(&SERVICES, service))?;
         // SAFETY: live mapping; no frontend leads here yet.
         unsafe {
             ptr::write_bytes(at, 0, 1);
-            (*at).sequence = sequence;
+            (*at).start = start;
         }
         Ok(())
     }

@@ -241,7 +241,7 @@ impl DataPlane for Kernel {
                 self.measure(*backend, false)?;
                 self.tables.forget_backend(*backend)
             }
-            MapOp::BeginService { service, sequence } => self.tables.begin_service(*service, *sequence),
+            MapOp::BeginService { service, start } => self.tables.begin_service(*service, *start),
             MapOp::WriteTable { base, entries } => self.tables.write_slots(*base, entries),
             MapOp::Flip { service, table, .. } => self.tables.flip(*service, *table),
             MapOp::ForgetService { service } => self.tables.flip(*service, TableWord(0)),

@@ -18,6 +18,8 @@ pub mod service;
 pub mod spread;
 pub mod table;
 pub mod transition;
+#[cfg(test)]
+mod turns;
 pub mod weights;
 
 pub use op::{DataPlane, Entries, MapOp, Names};

@@ -30,10 +30,10 @@ pub enum MapOp {
     ForgetBackend {
         backend: u32,
     },
-    /// `sequence`: where `spread` begins on this host.
+    /// `start`: where `spread` begins on this host.
     BeginService {
         service: u32,
-        sequence: u64,
+        start: u64,
     },
     /// Into slots that no current table covers.
     WriteTable {

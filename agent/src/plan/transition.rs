@@ -334,7 +334,7 @@ impl Planner<'_> {
         }
         let mut writes = Vec::new();
         if held.is_none() {
-            writes.push(MapOp::BeginService { service: id, sequence: mix(seed ^ u64::from(id)) });
+            writes.push(MapOp::BeginService { service: id, start: mix(seed ^ u64::from(id)) });
         }
         let panic = after.panics(&service);
         for backend in &service.backends {

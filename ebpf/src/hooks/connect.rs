@@ -48,7 +48,7 @@ fn decide<F: Family>(
     if call.is_marked() {
         return Err(Verdict::Marked);
     }
-    Ok((service_id, choose(call, observer, service_id)?))
+    Ok((service_id, choose(call, observer, frontend, service_id)?))
 }
 
 /// Stores the record of a steered socket. `false`: memory is short, the connection goes on untracked.
@@ -72,12 +72,11 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
         }
         (*stored).phase = Phase::Picked as u8;
         if frontend.protocol == UDP {
-            (*stored).phase = Phase::Established as u8;
+            (*stored).phase = Phase::Opened as u8;
             // choice.time may be a cached earlier reading; UDP gets no later timestamp.
             (*stored).since = bpf_ktime_get_ns();
             if let Some(counters) = counters(choice.id) {
                 add(&raw mut (*counters).opened, 1);
-                add(&raw mut (*counters).established, 1);
             }
         }
     }

@@ -14,7 +14,10 @@ use sluice_common::{
     verdict::Verdict,
 };
 
-use super::call::{Call, Family};
+use super::{
+    call::{Call, Family},
+    sockops,
+};
 use crate::{
     lookup::{Choice, KernelTables, Observer, choose, service_of},
     storage::{FLOWS, connection, connection_or},
@@ -51,7 +54,7 @@ pub fn sendmsg<F: Family>(call: &Call<F>, observer: &mut impl Observer) -> Verdi
             return if answers { Verdict::Kept } else { Verdict::SteeredUntracked };
         }
     }
-    let choice = match choose(call, observer, service_id) {
+    let choice = match choose(call, observer, &frontend, service_id) {
         Ok(choice) => choice,
         Err(verdict) => return verdict,
     };
@@ -67,7 +70,7 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
         return Verdict::NotOurs;
     }
     // SAFETY: storage of a socket that this call holds.
-    let connection = unsafe { &*stored };
+    let connection = unsafe { &mut *stored };
     let source = call.endpoint();
     if connection.has_flows != 0 {
         // SAFETY: helper on the context.
@@ -79,6 +82,7 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
         }
     }
     if connection.is_open() && is_connected(call) && connection.went_to(&source.address, source.port) {
+        sockops::used(connection);
         call.redirect(&connection.frontend, connection.frontend_port);
         return Verdict::Translated;
     }
@@ -94,8 +98,12 @@ fn connected<F: Family>(call: &Call<F>, frontend: &Endpoint) -> Option<&'static 
         return None;
     }
     // SAFETY: storage of a socket that this call holds.
-    let connection: &'static ConnectionRecord = unsafe { &*stored };
-    (connection.asked_for(frontend) && connection.is_open() && is_connected(call)).then_some(connection)
+    let connection: &'static mut ConnectionRecord = unsafe { &mut *stored };
+    if !(connection.asked_for(frontend) && connection.is_open() && is_connected(call)) {
+        return None;
+    }
+    sockops::used(connection);
+    Some(connection)
 }
 
 /// Whether the socket has a peer. One that was disconnected (AF_UNSPEC) keeps its record, because no hook sees that.

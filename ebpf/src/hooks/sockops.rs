@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::{SockContext, SockOpsContext},
 };
 use sluice_common::{
-    records::{ConnectionRecord, KernelMember, Phase},
-    tables::{CONNECT_BUCKETS, ConnectionFailure, Counters, DURATION_BUCKETS, MAPPED, TCP, is_mapped},
+    records::{ConnectionRecord, KernelMember, LEAST_USE, Phase},
+    tables::{CONNECT_BUCKETS, ConnectionFailure, Counters, DURATION_BUCKETS, MAPPED, TCP, UDP, is_mapped},
     verdict::{Program, Verdict},
 };
 
@@ -103,7 +103,7 @@ pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
         settle(Program::SockRelease, stored);
         return None;
     }
-    if record.phase != Phase::Established as u8 {
+    if !record.is_open() {
         return None;
     }
     end(record, counters(record.backend_id)?, 0)
@@ -129,11 +129,34 @@ pub fn settle(program: Program, stored: *mut ConnectionRecord) {
         fail(counters, ConnectionFailure::Unreachable);
         count(program, Verdict::Failed);
     } else {
-        count(program, Verdict::Recovered);
         if let Some(verdict) = end(record, counters, 0) {
+            count(program, Verdict::Recovered);
             count(program, verdict);
         }
     }
+}
+
+/// Counts a connected datagram socket as established when the programs first see it used. send() and recv() meet none
+/// of them: such a socket is counted when it ends.
+#[inline(always)]
+pub fn used(record: &mut ConnectionRecord) {
+    if is_unused(record)
+        && let Some(counters) = counters(record.backend_id)
+    {
+        use_datagrams(record, counters);
+    }
+}
+
+#[inline(always)]
+fn is_unused(record: &ConnectionRecord) -> bool {
+    record.protocol == UDP && record.phase == Phase::Opened as u8
+}
+
+#[inline(always)]
+fn use_datagrams(record: &mut ConnectionRecord, counters: *mut Counters) {
+    record.phase = Phase::Established as u8;
+    // SAFETY: a live map value.
+    add(unsafe { &raw mut (*counters).established }, 1);
 }
 
 #[inline(always)]
@@ -199,6 +222,17 @@ fn connect_time(ops: &bpf_sock_ops, since_pick: u64) -> u64 {
 
 #[inline(always)]
 fn end(connection: &mut ConnectionRecord, counters: *mut Counters, error: i32) -> Option<Verdict> {
+    if is_unused(connection) {
+        // SAFETY: helper without arguments.
+        let lasted = unsafe { bpf_ktime_get_ns() }.wrapping_sub(connection.since);
+        if lasted < LEAST_USE {
+            connection.phase = Phase::Ended as u8;
+            // SAFETY: a live map value. Takes away the one of connect().
+            add(unsafe { &raw mut (*counters).opened }, u64::MAX);
+            return None;
+        }
+        use_datagrams(connection, counters);
+    }
     let phase = connection.phase;
     connection.phase = Phase::Ended as u8;
     if phase == Phase::Opened as u8 {

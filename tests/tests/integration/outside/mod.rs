@@ -25,6 +25,7 @@ mod harness;
 mod hash;
 mod matrix;
 mod owners;
+mod patterns;
 mod probes;
 mod ready;
 mod restart;
