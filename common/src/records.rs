@@ -77,13 +77,18 @@ pub struct Flow {
     pub padding: u16,
     pub service_id: u32,
     pub backend_id: u32,
-    pub padding2: u32,
-    /// CLOCK_MONOTONIC ns of the last datagram sent.
+    /// Seen from the backend: 1 once an answer has come. 0 in what an agent has left that did not note it.
+    pub answered: u32,
+    /// CLOCK_MONOTONIC ns. Seen from the frontend: of the last datagram sent. Seen from the backend: of the last answer.
     pub last: u64,
 }
 
-/// A flow that sent nothing for this long is picked anew, in ns. The figure is conntrack's for unreplied UDP.
+/// A flow that sent nothing for this long is picked anew, in ns, unless it was answered. The figure is conntrack's for
+/// unreplied UDP.
 pub const FLOW_IDLE: u64 = 30_000_000_000;
+/// One that was answered is picked anew when it neither sent nor received for this long, in ns. The figure is conntrack's
+/// for UDP streams.
+pub const ANSWERED_FLOW_IDLE: u64 = 120_000_000_000;
 
 /// One steered socket in a census, as `iter/bpf_sk_storage_map` writes it.
 #[repr(C, align(8))]

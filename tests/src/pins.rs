@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// Commands of bpf(2), from linux/bpf.h.
 const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
+const MAP_NEXT_KEY: i32 = 4;
 const OBJECT_PIN: i32 = 6;
 const OBJECT_GET: i32 = 7;
 const PROGRAM_BY_ID: i32 = 13;
@@ -115,6 +116,34 @@ pub fn change<T: Copy>(pin: &Path, index: u32, change: impl FnOnce(&mut T)) -> R
     on_element(&map, MAP_UPDATE, index, &mut value).with_context(|| format!("writing {}", pin.display()))
 }
 
+/// Changes every value of a pinned hash table. `K` and `T` are the layouts that it really has.
+pub fn change_all<K: Copy, T: Copy>(pin: &Path, change: impl Fn(&K, &mut T)) -> Result<()> {
+    let map = open(pin)?;
+    let mut keys: Vec<K> = Vec::new();
+    loop {
+        // SAFETY: plain integers and arrays of them, for which zero is a value; so are those of the values below.
+        let mut next: K = unsafe { std::mem::zeroed() };
+        let mut last = keys.last().copied();
+        let mut attributes = Attributes::default();
+        attributes[0] = number(map.as_raw_fd());
+        attributes[1] = last.as_mut().map_or(0, |key| address(ptr::from_mut(key)));
+        attributes[2] = address(&raw mut next);
+        match bpf(MAP_NEXT_KEY, &mut attributes) {
+            Ok(_) => keys.push(next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) => return Err(error).with_context(|| format!("listing {}", pin.display())),
+        }
+    }
+    for key in keys {
+        // SAFETY: as above.
+        let mut value: T = unsafe { std::mem::zeroed() };
+        on_element(&map, MAP_LOOKUP, key, &mut value).with_context(|| format!("reading {}", pin.display()))?;
+        change(&key, &mut value);
+        on_element(&map, MAP_UPDATE, key, &mut value).with_context(|| format!("writing {}", pin.display()))?;
+    }
+    Ok(())
+}
+
 /// The first element among the first `limit` of a pinned array that is as wanted, with its index.
 pub fn find<T: Copy>(pin: &Path, limit: u32, wanted: impl Fn(&T) -> bool) -> Result<(u32, T)> {
     let map = open(pin)?;
@@ -135,8 +164,7 @@ fn element<T: Copy>(map: &OwnedFd, pin: &Path, index: u32) -> Result<T> {
     Ok(value)
 }
 
-fn on_element<T>(map: &OwnedFd, command: i32, index: u32, value: &mut T) -> io::Result<()> {
-    let mut key = index;
+fn on_element<K, T>(map: &OwnedFd, command: i32, mut key: K, value: &mut T) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes[0] = number(map.as_raw_fd());
     attributes[1] = address(&raw mut key);

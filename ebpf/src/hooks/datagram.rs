@@ -1,15 +1,15 @@
 //! sendmsg() and recvmsg() of datagram sockets.
 //!
 //! A flow is a socket and the frontend it sends to. It stays with its backend while that is open and the flow is not
-//! idle for [`FLOW_IDLE`], so that protocols of several datagrams (QUIC, TFTP) hold together; a zero moves it with the
-//! next datagram. Answers carry the frontend's address as their source.
+//! idle for [`FLOW_IDLE`], or [`ANSWERED_FLOW_IDLE`] once it was answered, so that protocols of several datagrams (QUIC,
+//! TFTP) hold together; a zero moves it with the next datagram. Answers carry the frontend's address as their source.
 
 use core::ptr;
 
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use sluice_common::{
     pick::open,
-    records::{ConnectionRecord, FLOW_IDLE, Flow, FlowKey},
+    records::{ANSWERED_FLOW_IDLE, ConnectionRecord, FLOW_IDLE, Flow, FlowKey},
     tables::Endpoint,
     verdict::Verdict,
 };
@@ -46,7 +46,7 @@ pub fn sendmsg<F: Family>(call: &Call<F>, observer: &mut impl Observer) -> Verdi
         let flow = unsafe { &mut *flow };
         // SAFETY: helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
-        if flow.service_id == service_id && now.wrapping_sub(flow.last) < FLOW_IDLE && is_same_and_open(flow) {
+        if flow.service_id == service_id && is_in_use(socket, flow, now) && is_same_and_open(flow) {
             flow.last = now;
             observer.takes(flow.backend_id);
             let answers = ensure_answers(socket, &frontend, flow);
@@ -75,8 +75,12 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
     if connection.has_flows != 0 {
         // SAFETY: helper on the context.
         let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
-        // SAFETY: the value is only read.
-        if let Some(flow) = unsafe { FLOWS.get(&key(socket, &source.address, source.port, true)) } {
+        if let Some(flow) = FLOWS.get_ptr_mut(&key(socket, &source.address, source.port, true)) {
+            // SAFETY: a live map value; a concurrent answer writes the same fields.
+            let flow = unsafe { &mut *flow };
+            flow.answered = 1;
+            // SAFETY: helper without arguments.
+            flow.last = unsafe { bpf_ktime_get_coarse_ns() };
             call.redirect(&flow.address, flow.port);
             return Verdict::Translated;
         }
@@ -113,6 +117,22 @@ fn is_connected<F: Family>(call: &Call<F>) -> bool {
     unsafe { ptr::read_volatile(&raw const (*call.socket()).dst_port) != 0 }
 }
 
+/// Whether the flow, seen from the frontend, was used lately.
+#[inline(always)]
+fn is_in_use(socket: u64, flow: &Flow, now: u64) -> bool {
+    let idle = now.wrapping_sub(flow.last);
+    if idle < FLOW_IDLE {
+        return true;
+    }
+    // SAFETY: the value is only read.
+    match unsafe { FLOWS.get(&key(socket, &flow.address, flow.port, true)) } {
+        Some(answers) if answers.answered != 0 => {
+            idle < ANSWERED_FLOW_IDLE || now.saturating_sub(answers.last) < ANSWERED_FLOW_IDLE
+        }
+        _ => false,
+    }
+}
+
 /// Whether the flow's backend is open and still is what it was when the flow began.
 #[inline(always)]
 fn is_same_and_open(flow: &Flow) -> bool {
@@ -133,7 +153,7 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         padding: 0,
         service_id,
         backend_id: choice.id,
-        padding2: 0,
+        answered: 0,
         last: choice.time,
     };
     let mut initial = ConnectionRecord {

@@ -1,9 +1,12 @@
 //! Tables changed behind the agent's back, to see whether it notices.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use sluice_common::tables::{BackendEntry, Counters, Endpoint, Meta, TCP};
+use sluice_common::{
+    records::{Flow, FlowKey},
+    tables::{BackendEntry, Counters, Endpoint, Meta, TCP},
+};
 use sluice_tests::{Agent, pins};
 
 /// Ids in use are small in a test.
@@ -30,4 +33,20 @@ pub fn backend_id(agent: &Agent, address: &str) -> Result<u32> {
 /// Changes what the tables say about who made them.
 pub fn meta(agent: &Agent, change: impl FnOnce(&mut Meta)) -> Result<()> {
     pins::change(&map(agent, "META"), 0, change)
+}
+
+/// Makes every datagram of a flow so much older: as if nobody had sent or received since.
+pub fn age_flows(agent: &Agent, by: Duration) -> Result<()> {
+    let by = u64::try_from(by.as_nanos())?;
+    pins::change_all::<FlowKey, Flow>(&map(agent, "FLOWS"), |_, flow| flow.last = flow.last.saturating_sub(by))
+}
+
+/// As [`age_flows`], but answers have come all the time.
+pub fn age_senders(agent: &Agent, by: Duration) -> Result<()> {
+    let by = u64::try_from(by.as_nanos())?;
+    pins::change_all::<FlowKey, Flow>(&map(agent, "FLOWS"), |key, flow| {
+        if key.answer == 0 {
+            flow.last = flow.last.saturating_sub(by);
+        }
+    })
 }

@@ -1,13 +1,14 @@
 //! Flows of datagrams and what the agent decides about them: several frontends, zeros, changed documents, weights.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use sluice_tests::{Client, Service};
 
 use crate::{
     datagrams::{DNS, server, stage},
+    forge,
     stage::Stage,
 };
 
@@ -69,6 +70,34 @@ fn a_zero_moves_a_flow_with_its_next_datagram() -> Result<()> {
     assert_eq!(server(socket.exchange_with("x", DNS)?), other);
     stage.zero(&format!("dns/{other}"))?;
     assert_eq!(server(socket.exchange_with("x", DNS)?), first);
+    Ok(())
+}
+
+#[test]
+fn answers_keep_a_flow_with_its_backend() -> Result<()> {
+    let seconds = |seconds| Duration::from_secs(seconds);
+    let stage = stage("answers", 3)?;
+    let client = stage.client()?;
+    let flows = || stage.status("dns")?["newConnections"].as_u64().context("a number");
+    // Nobody read an answer: after half a minute the flow is another.
+    let silent = client.datagrams("0.0.0.0:0")?;
+    silent.send_to("x", DNS)?;
+    forge::age_flows(&stage.agent, seconds(25))?;
+    silent.send_to("x", DNS)?;
+    assert_eq!(flows()?, 1);
+    forge::age_flows(&stage.agent, seconds(31))?;
+    silent.send_to("x", DNS)?;
+    assert_eq!(flows()?, 2);
+    // With answers it may rest for two minutes, and as long as it likes while they come.
+    let answered = client.datagrams("0.0.0.0:0")?;
+    let first = server(answered.exchange_with("x", DNS)?);
+    forge::age_flows(&stage.agent, seconds(110))?;
+    assert_eq!((server(answered.exchange_with("x", DNS)?), flows()?), (first.clone(), 3));
+    forge::age_senders(&stage.agent, seconds(600))?;
+    assert_eq!((server(answered.exchange_with("x", DNS)?), flows()?), (first.clone(), 3));
+    forge::age_flows(&stage.agent, seconds(121))?;
+    assert_ne!(server(answered.exchange_with("x", DNS)?), first);
+    assert_eq!(flows()?, 4);
     Ok(())
 }
 
