@@ -34,6 +34,7 @@ fn connected_datagram_sockets_are_closed_and_unconnected_ones_are_not() -> Resul
     assert_eq!((&ended["phase"], &ended["closedIdle"]), (&json!("drained"), &json!(2)), "{ended}");
     for socket in &leaving {
         assert_eq!(socket.error(), Some(Errno::ECONNABORTED));
+        assert_eq!(socket.send("more").unwrap_err(), Errno::EDESTADDRREQ);
     }
     for socket in &staying {
         assert!(socket.exchange("again")?.0.starts_with("b2"));
