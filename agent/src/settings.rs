@@ -9,7 +9,10 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sluice_common::tables::MAX_SLOTS;
 
-use crate::{host::cgroups, model::Limits};
+use crate::{
+    host::cgroups,
+    model::{Limits, words::whole_number},
+};
 
 pub const SOCKET: &str = "/run/sluice/sluice.sock";
 pub const STATE_DIR: &str = "/var/lib/sluice";
@@ -136,25 +139,25 @@ pub struct Layer {
     )]
     pub peers: Option<Vec<String>>,
     /// How many of the peers probe each backend [default: 3]
-    #[arg(long, env = "SLUICE_PROBERS", hide_env_values = true, value_name = "N", help_heading = "Readiness")]
+    #[arg(long, env = "SLUICE_PROBERS", hide_env_values = true, value_name = "N", help_heading = "Readiness", value_parser = number)]
     pub probers: Option<u32>,
     /// Most probes at a time; others wait their turn [default: 1024]
-    #[arg(long, env = "SLUICE_PROBES_IN_FLIGHT", hide_env_values = true, value_name = "N", help_heading = "Readiness")]
+    #[arg(long, env = "SLUICE_PROBES_IN_FLIGHT", hide_env_values = true, value_name = "N", help_heading = "Readiness", value_parser = number)]
     pub probes_in_flight: Option<u32>,
     /// Size of a kernel table, fixed while it is pinned [default: 16384]
-    #[arg(long, env = "SLUICE_MAX_SERVICES", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_SERVICES", hide_env_values = true, value_name = "N", help_heading = "Table sizes", value_parser = number)]
     pub max_services: Option<u32>,
     /// [default: 65536]
-    #[arg(long, env = "SLUICE_MAX_BACKENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_BACKENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes", value_parser = number)]
     pub max_backends: Option<u32>,
     /// [default: 16384]
-    #[arg(long, env = "SLUICE_MAX_NODES", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_NODES", hide_env_values = true, value_name = "N", help_heading = "Table sizes", value_parser = number)]
     pub max_nodes: Option<u32>,
     /// [default: 65536]
-    #[arg(long, env = "SLUICE_MAX_FRONTENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_FRONTENDS", hide_env_values = true, value_name = "N", help_heading = "Table sizes", value_parser = number)]
     pub max_frontends: Option<u32>,
     /// [default: 4194304]
-    #[arg(long, env = "SLUICE_MAX_SLOTS", hide_env_values = true, value_name = "N", help_heading = "Table sizes")]
+    #[arg(long, env = "SLUICE_MAX_SLOTS", hide_env_values = true, value_name = "N", help_heading = "Table sizes", value_parser = number)]
     pub max_slots: Option<u32>,
 }
 
@@ -280,10 +283,10 @@ impl<'de> Deserialize<'de> for Listen {
 }
 
 /// A number, or a hexadecimal one with `0x` in front.
-fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
+fn number(text: &str) -> Result<u32, String> {
     match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16),
-        None => text.parse(),
+        Some(digits) => u32::from_str_radix(digits, 16).map_err(|_| "write up to eight hexadecimal digits".to_owned()),
+        None => whole_number(text),
     }
 }
 

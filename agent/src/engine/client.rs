@@ -10,6 +10,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
+use super::guards::Guards;
 use crate::{
     control::attachment::AttachmentNews,
     kernel::{readings::Readings, sockets::Census},
@@ -111,6 +112,7 @@ pub struct Options {
     pub dry_run: bool,
     /// When the request was read: the start of [`Done::programmed_in`].
     pub received: Instant,
+    pub guards: Guards,
 }
 
 /// A change that the kernel acknowledged and the store holds.
@@ -126,6 +128,13 @@ pub struct Done {
     pub published: Arc<Published>,
     /// Map operations, one line each, in order (`dry_run` only).
     pub plan: Vec<String>,
+}
+
+impl Options {
+    /// Of what the agent itself asks for.
+    pub fn now() -> Self {
+        Self { dry_run: false, received: Instant::now(), guards: Guards::default() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

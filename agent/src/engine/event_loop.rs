@@ -273,7 +273,7 @@ impl<M: DataPlane> Engine<M> {
         }
         self.expiry_retry.begins();
         for target in self.state.expired(Timestamp::now()) {
-            let options = Options { dry_run: false, received: Instant::now() };
+            let options = Options::now();
             let change = Change::Restore { target: target.clone() };
             self.expiring = true;
             let changed = self.change(&[change], options);

@@ -2,15 +2,16 @@
 //! writes, saved state and what is published come out. Nothing on the path of a packet ever waits for it.
 //!
 //! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
-//! `drains` turn them into proposals; `transaction` puts a proposal in force, or says why not; `proofs` and `warmups` add
-//! what is kept with it, `attachment` follows what is attached, and `narrate` tells. `recovery` tries again what failed,
-//! `reuse` gives ids out again. What takes time is done by `workers`.
+//! `drains` turn them into proposals; `guards` refuse what must be insisted on; `transaction` puts a proposal in force, or
+//! says why not; `proofs` and `warmups` add what is kept with it, `attachment` follows what is attached, and `narrate`
+//! tells. `recovery` tries again what failed, `reuse` gives ids out again. What takes time is done by `workers`.
 
 mod attachment;
 pub mod client;
 mod documents;
 mod drains;
 mod event_loop;
+pub mod guards;
 mod health_updates;
 mod narrate;
 mod proofs;

@@ -43,6 +43,10 @@ impl<M: DataPlane> Engine<M> {
                 Change::PatchBackend { service, backend, patch, .. } => {
                     (EventKind::BackendChanged, format!("{service}/{backend}"), patched(patch))
                 }
+                Change::PatchGroup { service, group, patch, .. } => {
+                    let message = format!("group {group} patched with {patch}");
+                    (EventKind::ServiceChanged, format!("service/{service}"), message)
+                }
                 Change::PutNode { document } => {
                     let name = &document.metadata.name;
                     let is_new = before.node(name.as_str()).is_none_or(|node| !node.declared);

@@ -10,13 +10,10 @@ use super::{
     transaction::{OnFailure, Proposal},
 };
 use crate::{
-    model::{Change, Name, Outcome, Refusal, State, Touched},
+    model::{Applied, Change, Name, Outcome, Refusal, State, Touched},
     plan::DataPlane,
     view::writes,
 };
-
-/// Changes of one request may wait for each other. So many rounds are made as long as each gets something done.
-const ROUNDS: u32 = 16;
 
 /// The state after some changes.
 pub(super) struct Next {
@@ -32,9 +29,10 @@ impl<M: DataPlane> Engine<M> {
     /// # Errors
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
-        let Options { dry_run, received } = options;
+        let Options { dry_run, received, guards } = options;
         let before = self.state.clone();
         let Next { state: next, touched, outcome } = self.next(changes)?;
+        guards.check(&before, &next, &touched, changes)?;
         let done = |acknowledged: Instant, published, plan| Done {
             outcome,
             before: before.clone(),
@@ -78,37 +76,16 @@ impl<M: DataPlane> Engine<M> {
         Ok(done)
     }
 
-    /// The state after all of the changes, in whatever order they are possible: one may free the frontend that another
-    /// takes.
+    /// The state after all of the changes together.
     pub(super) fn next(&self, changes: &[Change]) -> Result<Next, ChangeError> {
-        let now = Timestamp::now();
-        let mut next = Next { state: self.state.clone(), touched: Touched::default(), outcome: Outcome::Unchanged };
-        let mut left: Vec<(usize, &Change)> = (1..).zip(changes).collect();
-        for round in 1.. {
-            let (before, mut first) = (left.len(), None);
-            left.retain(|(number, change)| match next.state.apply(change, now) {
-                Ok(applied) => {
-                    next.state = applied.state;
-                    next.touched.extend(applied.touched);
-                    if applied.outcome != Outcome::Unchanged {
-                        next.outcome = applied.outcome;
-                    }
-                    false
-                }
-                Err(refusal) => {
-                    first.get_or_insert((*number, refusal));
-                    true
-                }
-            });
-            match first {
-                Some((number, refusal)) if left.len() == before || round == ROUNDS => {
-                    return Err(if changes.len() > 1 { refusal.of_document(number) } else { refusal }.into());
-                }
-                Some(_) => {}
-                None => break,
+        let together: Vec<_> = changes.iter().collect();
+        match self.state.apply_together(&together, Timestamp::now()) {
+            Ok(Applied { state, touched, outcome }) => Ok(Next { state, touched, outcome }),
+            Err(mut refused) => {
+                let (place, refusal) = refused.swap_remove(0);
+                Err(if changes.len() > 1 { refusal.of_document(place + 1) } else { refusal }.into())
             }
         }
-        Ok(next)
     }
 }
 
@@ -117,7 +94,9 @@ fn refused(error: ChangeError, changes: &[Change]) -> ChangeError {
     let ChangeError::WithoutRoom(services) = error else { return error };
     let asks = |change: &Change, name: &Name| match change {
         Change::PutService { document, .. } => document.metadata.name == *name,
-        Change::PatchService { service, .. } | Change::PatchBackend { service, .. } => service == name,
+        Change::PatchService { service, .. }
+        | Change::PatchBackend { service, .. }
+        | Change::PatchGroup { service, .. } => service == name,
         _ => false,
     };
     let Some((name, refusal)) = services.into_iter().next() else {

@@ -229,8 +229,7 @@ impl<M: DataPlane> Engine<M> {
             };
             tracing::warn!(%target, "{}", zero.reason);
             let change = Change::Zero { target, zero, drain: None, force: true };
-            self.change(&[change], Options { dry_run: false, received: Instant::now() })
-                .context("keeping a zero that was found in the kernel")?;
+            self.change(&[change], Options::now()).context("keeping a zero that was found in the kernel")?;
         }
         Ok(())
     }

@@ -91,7 +91,7 @@ fn delete() -> Change {
 }
 
 fn run(steering: &mut Engine<Fake>, change: Change) -> Result<Done, ChangeError> {
-    let done = steering.change(&[change], Options { dry_run: false, received: Instant::now() });
+    let done = steering.change(&[change], Options::now());
     while !steering.stale().is_empty() {
         steering.work_at_leisure();
     }
@@ -301,7 +301,7 @@ fn a_zero_is_one_write_and_its_tables_follow() {
     let mut steering = steering(&dir, Fake { keep_history: true, ..Fake::default() });
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     steering.machine.history.clear();
-    let done = steering.change(&[zero("node/node-1", false)], Options { dry_run: false, received: Instant::now() });
+    let done = steering.change(&[zero("node/node-1", false)], Options::now());
     done.unwrap();
     let writes: Vec<_> = steering.machine.history.iter().map(|tables| tables.op.clone()).collect();
     assert!(matches!(writes[..], [MapOp::SetNode { .. }]), "{writes:?}");

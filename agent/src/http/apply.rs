@@ -1,34 +1,52 @@
 //! /v1/apply: many documents as one change, all or none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
+use serde::Deserialize;
 use serde_json::Value;
+use utoipa::IntoParams;
 
 use super::{
     App,
     body::BulkInput,
-    parameters::{Ask, WriteQuery},
+    parameters::Ask,
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
 };
 use crate::{
-    engine::client::Options,
+    engine::{client::Options, guards::Guards},
     model::{
-        Change, Origin, State as Desired,
+        Change, Name, Origin, State as Desired,
         document::{Document, DocumentKey},
         parse,
     },
 };
 
-/// Makes or replaces everything in the body, as one change: all of it or nothing. Several YAML documents are separated
-/// by `---`, several JSON documents follow one another. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
-#[utoipa::path(post, path = "/v1/apply", tag = "services", params(WriteQuery),
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ApplyQuery {
+    /// Validate, show the plan, change nothing.
+    #[param(required = false)]
+    dry_run: bool,
+    /// Do it even if a service is left without enough open capacity.
+    #[param(required = false)]
+    force: bool,
+    /// Remove the services that the body does not have, but for those of watched files.
+    #[param(required = false)]
+    prune: bool,
+}
+
+/// Makes or replaces everything in the body, as one change: all of it or nothing, judged by what comes of it. Several
+/// YAML documents are separated by `---`, several JSON documents follow one another, and a list of documents
+/// (`items`), as a GET of a collection answers, stands for its items. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
+#[utoipa::path(post, path = "/v1/apply", tag = "services", params(ApplyQuery),
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
     responses((status = 200, body = ApplyView), WriteProblems))]
 pub async fn apply(
     State(app): State<App>,
-    Ask(query): Ask<WriteQuery>,
+    Ask(query): Ask<ApplyQuery>,
     BulkInput(input): BulkInput,
 ) -> Result<Json<ApplyView>, Problem> {
     let (bytes, format) = input.documents()?;
@@ -37,9 +55,20 @@ pub async fn apply(
     let parsed = tokio::task::spawn_blocking(move || parse::documents(&text, format));
     let parsed = parsed.await.map_err(anyhow::Error::new)??;
     let documents: Vec<Document> = parsed.into_iter().map(|parsed| parsed.document).collect();
-    let keys = unique(&documents)?;
-    let changes = documents.into_iter().map(change).collect();
-    let options = Options { dry_run: query.dry_run, received: input.received };
+    let mut keys = unique(&documents)?;
+    let mut changes: Vec<_> = documents.into_iter().map(change).collect();
+    if query.prune {
+        let kept: BTreeSet<_> = keys.iter().cloned().collect();
+        for name in made_by_requests(&app.handle.published().state) {
+            let key = DocumentKey::Service(name.clone());
+            if !kept.contains(&key) {
+                changes.push(Change::DeleteService { service: name, if_match: None });
+                keys.push(key);
+            }
+        }
+    }
+    let guards = Guards { capacity: !query.force };
+    let options = Options { dry_run: query.dry_run, received: input.received, guards };
     let done = app.handle.batch(changes, options).await?;
     let items = keys.iter().map(|key| item(key, &done.before, &done.published.state, query.dry_run));
     Ok(Json(ApplyView {
@@ -48,6 +77,12 @@ pub async fn apply(
         programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
         plan: done.plan,
     }))
+}
+
+/// Services that no file brings.
+fn made_by_requests(state: &Desired) -> impl Iterator<Item = Name> {
+    let services = state.services().filter(|service| matches!(service.origin, Origin::Api));
+    services.map(|service| service.name.clone())
 }
 
 fn change(document: Document) -> Change {
@@ -75,8 +110,9 @@ fn unique(documents: &[Document]) -> Result<Vec<DocumentKey>, Problem> {
 fn item(key: &DocumentKey, before: &Desired, after: &Desired, show: bool) -> Result<ApplyItem, Problem> {
     let effect = match (generation(key, before), generation(key, after)) {
         (None, _) => Effect::Created,
+        (Some(_), None) => Effect::Deleted,
         (Some(old), Some(new)) if old == new => Effect::Unchanged,
-        (Some(_), _) => Effect::Replaced,
+        (Some(_), Some(_)) => Effect::Replaced,
     };
     let show = show && effect != Effect::Unchanged;
     let shown = |state| if show { document(key, state) } else { Ok(None) };

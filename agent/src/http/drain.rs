@@ -96,7 +96,8 @@ async fn drain(app: &App, target: &Target, write: &Write) -> Result<Response, Pr
     };
     let expires = body.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: body.owner, reason: body.reason, since: now, expires, drain: None };
-    let change = Change::Zero { target: target.clone(), zero, drain: Some(request), force: body.force };
+    let force = body.force || write.is_forced();
+    let change = Change::Zero { target: target.clone(), zero, drain: Some(request), force };
     let answer = |done: &Done| {
         let drain = done.published.state.zero(target).and_then(|zero| zero.drain.clone());
         let drain = drain.ok_or_else(|| Problem::not_found(format!("{target} was restored in this moment")))?;

@@ -223,12 +223,17 @@ fn listen(path: &Path) -> Result<UnixListener> {
 /// # Errors
 /// When it cannot be removed.
 pub fn remove_stale(path: &Path) -> Result<bool> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if !is_socket || is_answered(path) {
+    if !is_stale(path) {
         return Ok(false);
     }
     fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
     Ok(true)
+}
+
+/// Whether it is a socket on which nobody answers.
+pub fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    is_socket && !is_answered(path)
 }
 
 fn place(fresh: &Path, path: &Path) -> Result<SocketFile> {

@@ -15,6 +15,7 @@ mod crowd;
 mod drain;
 mod events;
 mod explain;
+mod groups;
 mod host;
 pub mod listen;
 mod meta;

@@ -8,7 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
 use super::problem::Problem;
-use crate::model::{Name, Target};
+use crate::model::{Name, Target, words::plainly};
 
 /// Parts of the path.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub struct WriteQuery {
     /// Validate, show the plan, change nothing.
     #[param(required = false)]
     pub dry_run: bool,
+    /// Do it even if a service is left without enough open capacity.
+    #[param(required = false)]
+    pub force: bool,
 }
 
 /// Parameters of a read that has none.
@@ -53,7 +56,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Ask<T> {
             let text = text.split_once("query string: ").map_or(text.as_str(), |(_, why)| why);
             // `name: why`, or a sentence with the name of a parameter that is unknown or missing.
             let (name, why) = text.split_once(": ").unwrap_or((text.split('`').nth(1).unwrap_or_default(), text));
-            let problem = Problem::bad_request(why);
+            let problem = Problem::bad_request(plainly(why));
             if name.is_empty() { problem } else { problem.at(name) }
         })
     }
@@ -76,6 +79,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
             Some(node) => Ok(Self::Node(self::node(&node)?)),
             None => self::backend(&service, &backend),
         }
+    }
+}
+
+/// The group of a path, and its service.
+#[derive(Debug)]
+pub struct GroupOf {
+    pub service: Name,
+    pub group: Name,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for GroupOf {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let At((service, group)): At<(String, String)> = At::from_request_parts(parts, state).await?;
+        let service = self::service(&service)?;
+        let no_group = |error| Problem::not_found(format!("service {service} has no group {group:?}: {error}"));
+        Ok(Self { group: Name::new(&*group).map_err(no_group)?, service })
     }
 }
 

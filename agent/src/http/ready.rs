@@ -38,6 +38,8 @@ pub struct ReadyRequest {
     /// Why; kept and shown.
     reason: String,
     /// When the process began, for a warm-up with `start: process`.
+    #[serde(deserialize_with = "times::started_at")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     started_at: Option<Timestamp>,
     /// The same as a time before now.
     #[serde(deserialize_with = "times::uptime")]

@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Access, App, access, apply, backends, connections, drain, events, explain, meta, monitor, nodes,
+    Access, App, access, apply, backends, connections, drain, events, explain, groups, meta, monitor, nodes,
     openapi::Description, operations, problem::Problem, ready, services, unread, zero,
 };
 use crate::telemetry::Source;
@@ -16,6 +16,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(services::list))
         .routes(routes!(services::get, services::put, services::patch, services::delete))
         .routes(routes!(backends::get, backends::patch))
+        .routes(routes!(groups::get, groups::patch))
         .routes(routes!(zero::zero_backend))
         .routes(routes!(drain::drain_backend))
         .routes(routes!(zero::restore_backend))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error},
@@ -33,6 +33,12 @@ pub fn expires<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sign
 pub fn uptime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let read = |text: &str| text.parse().ok().and_then(|time: SignedDuration| Duration::try_from(time).ok());
     said(deserializer, "write a time before now such as \"90s\" or \"2h\"", read)
+}
+
+/// # Errors
+/// It is no time.
+pub fn started_at<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    said(deserializer, "write a time such as \"2026-11-21T10:00:00Z\"", |text| text.parse().ok())
 }
 
 /// `null`, unlike nothing, is never.

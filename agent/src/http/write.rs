@@ -16,7 +16,10 @@ use super::{
     views::DryRun,
 };
 use crate::{
-    engine::client::{Done, Options},
+    engine::{
+        client::{Done, Options},
+        guards::Guards,
+    },
     model::{Change, Name, Outcome, State},
 };
 
@@ -32,13 +35,19 @@ impl FromRequest<App> for Write {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
-        let Ask(WriteQuery { dry_run }) = Ask::from_request_parts(&mut parts, app).await?;
+        let Ask(WriteQuery { dry_run, force }) = Ask::from_request_parts(&mut parts, app).await?;
         let input = Input::from_request(Request::from_parts(parts, body), app).await?;
-        Ok(Self { options: Options { dry_run, received: input.received }, input })
+        let guards = Guards { capacity: !force };
+        Ok(Self { options: Options { dry_run, received: input.received, guards }, input })
     }
 }
 
 impl Write {
+    /// Whether the query insists on it.
+    pub fn is_forced(&self) -> bool {
+        !self.options.guards.capacity
+    }
+
     /// Makes the change and answers. A dry run is answered with the plan, and with the document that there would be.
     ///
     /// # Errors

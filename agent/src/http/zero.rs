@@ -90,7 +90,8 @@ async fn zero(app: &App, target: &Target, write: &Write) -> Result<Response, Pro
     let now = Timestamp::now();
     let expires = request.expires.map(|time| expiry(now, time)).transpose()?;
     let zero = Zero { owner: request.owner, reason: request.reason, since: now, expires, drain: None };
-    let change = Change::Zero { target: target.clone(), zero, drain: None, force: request.force };
+    let force = request.force || write.is_forced();
+    let change = Change::Zero { target: target.clone(), zero, drain: None, force };
     let answer = |done: &Done| {
         let Standing { state, active, last, zero, unhealthy: _ } = standing(app, &done.published, target)?;
         let view = ZeroView {

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{
     Applied, Backend, Change, HealthReport, Name, Node, Origin, Outcome, Refusal, Service, State, Target, Touched,
     Zero,
-    document::{BackendDocument, Document, Metadata, NodeDocument, ServiceDocument},
+    capacity::{Shortage, shortages},
+    document::{BackendDocument, Document, GroupDocument, Metadata, NodeDocument, ServiceDocument},
     merge::merge,
     parse,
     zero::AskedZero,
@@ -20,40 +21,38 @@ impl State {
     /// # Errors
     /// A [`Refusal`] that names the field at fault.
     pub fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, Refusal> {
-        let mut next = self.clone();
-        next.settle();
-        let mut touched = Touched::default();
-        let outcome = match change {
+        self.apply_together(&[change], now).map_err(|mut refused| refused.remove(0).1)
+    }
+
+    /// Makes one change, which [`State::apply_together`] judges when all are made.
+    pub(super) fn make(&mut self, change: &Change, now: Timestamp, touched: &mut Touched) -> Result<Outcome, Refusal> {
+        match change {
             Change::PutService { document, origin, if_match } => {
-                next.put_service(document, Some(origin), *if_match, &mut touched)
+                self.put_service(document, Some(origin), *if_match, touched)
             }
-            Change::PatchService { service, patch, if_match } => {
-                next.patch_service(service, patch, *if_match, &mut touched)
-            }
-            Change::DeleteService { service, if_match } => next.delete_service(service, *if_match, &mut touched),
+            Change::PatchService { service, patch, if_match } => self.patch_service(service, patch, *if_match, touched),
+            Change::DeleteService { service, if_match } => self.delete_service(service, *if_match, touched),
             Change::PatchBackend { service, backend, patch, if_match } => {
-                next.patch_backend(service, backend, patch, *if_match, &mut touched)
+                self.patch_backend(service, backend, patch, *if_match, touched)
             }
-            Change::PutNode { document } => next.put_node(document, &mut touched),
-            Change::DeleteNode { node } => next.delete_node(node, &mut touched),
-            Change::UndeclareNode { node } => next.undeclare_node(node, &mut touched),
+            Change::PatchGroup { service, group, patch, if_match } => {
+                self.patch_group(service, group, patch, *if_match, touched)
+            }
+            Change::PutNode { document } => self.put_node(document, touched),
+            Change::DeleteNode { node } => self.delete_node(node, touched),
+            Change::UndeclareNode { node } => self.undeclare_node(node, touched),
             Change::Zero { target, zero, drain, force } => {
                 zero.check()?;
                 let asked = AskedZero { zero, drain: drain.as_ref(), force: *force, now };
                 match target {
-                    Target::Node(node) => next.zero_node(node, asked, &mut touched),
-                    Target::Backend { service, backend } => next.zero_backend(service, backend, asked, &mut touched),
+                    Target::Node(node) => self.zero_node(node, asked, touched),
+                    Target::Backend { service, backend } => self.zero_backend(service, backend, asked, touched),
                 }
             }
-            Change::Restore { target } => next.restore(target, now, &mut touched),
-            Change::EndDrains { ends } => next.end_drains(ends, &mut touched),
-            Change::UpdateHealth { updates } => next.update_health(updates, &mut touched),
-        }?;
-        if touched.is_empty() {
-            return Ok(Applied { state: self.clone(), touched, outcome: Outcome::Unchanged });
+            Change::Restore { target } => self.restore(target, now, touched),
+            Change::EndDrains { ends } => self.end_drains(ends, touched),
+            Change::UpdateHealth { updates } => self.update_health(updates, touched),
         }
-        next.revision += 1;
-        Ok(Applied { state: next, touched, outcome })
     }
 
     /// `origin` is that of the document; without one the service keeps its own.
@@ -144,8 +143,30 @@ impl State {
         if let Some(place) = new.backends.get_mut(index) {
             *place = after;
         }
-        let inside = |refusal: Refusal| refusal.relative_to(&format!("spec.backends[{index}]"));
-        self.replace(Some(&old), new, touched).map_err(inside)
+        self.replace(Some(&old), new, touched)
+    }
+
+    fn patch_group(
+        &mut self,
+        name: &Name,
+        group: &Name,
+        patch: &Value,
+        if_match: Option<u64>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
+        let old = self.service(name.as_str()).ok_or_else(|| no_service(name))?.clone();
+        check_match(name, Some(&old), if_match)?;
+        let mut new = (*old).clone();
+        let place = new.groups.iter_mut().find(|held| held.name == *group).filter(|_| old.groups_given);
+        let place = place.ok_or_else(|| no_group(name, group))?;
+        let mut value = to_value(&GroupDocument { name: group.clone(), weight: place.weight })?;
+        merge(&mut value, object(patch)?);
+        let document: GroupDocument = parse::typed(value)?;
+        if document.name != *group {
+            return Err(Refusal::invalid("name", format!("a patch cannot rename {group}")));
+        }
+        place.weight = document.weight;
+        self.replace(Some(&old), new, touched)
     }
 
     /// Installs `new` with the generation that follows from what differs.
@@ -227,8 +248,9 @@ impl State {
         let node = self.node(name.as_str()).ok_or_else(|| no_node(name))?.clone();
         let Some(zero) = asked.overlay(node.zero.as_ref())? else { return Ok(Outcome::Unchanged) };
         if !asked.force && node.zero.is_none() {
-            let short = self.short_without(node.id).into_iter().filter_map(|id| self.service_by_id(id));
-            guard(&asked, &format!("node/{name}"), short.map(|service| service.name.clone()).collect())?;
+            let short = self.short_without(node.id).into_iter();
+            let short = short.filter_map(|(id, capacity)| Some(capacity.shortage(self.service_by_id(id)?)));
+            guard(&asked, &format!("node/{name}"), short.collect())?;
         }
         self.install_node(Node { zero: Some(zero), ..(*node).clone() }, touched);
         Ok(Outcome::Replaced)
@@ -248,7 +270,7 @@ impl State {
         if !asked.force {
             let (before, after) = (self.measure(&old), self.measure(&new));
             if after.open < before.open && after.open < after.floor {
-                guard(&asked, &format!("{name}/{backend}"), vec![name.clone()])?;
+                guard(&asked, &format!("{name}/{backend}"), vec![after.shortage(&new)])?;
             }
         }
         self.install(Some(&old), Some(Arc::new(new)), touched)?;
@@ -306,22 +328,15 @@ fn with_zero(service: &Service, index: usize, zero: Option<Arc<Zero>>) -> Servic
     service
 }
 
-fn guard(asked: &AskedZero<'_>, target: &str, short: Vec<Name>) -> Result<(), Refusal> {
-    if short.is_empty() {
-        return Ok(());
-    }
+fn guard(asked: &AskedZero<'_>, target: &str, short: Vec<Shortage>) -> Result<(), Refusal> {
     let doing = if asked.drain.is_some() { "draining" } else { "zeroing" };
-    let message = format!(
-        "{doing} {target} would leave {} without enough open capacity: open other backends first, or force it",
-        list(&short)
-    );
-    Err(Refusal::conflict(message, short))
+    shortages(&format!("{doing} {target}"), short)
 }
 
 /// The first few names, for a message.
-fn list(names: &[Name]) -> String {
+pub(super) fn list(names: &[impl ToString]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<_> = names.iter().take(SHOWN).map(Name::as_str).collect();
+    let shown: Vec<_> = names.iter().take(SHOWN).map(ToString::to_string).collect();
     match names.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -351,6 +366,10 @@ fn find_backend<'a>(service: &'a Service, name: &Name) -> Result<(usize, &'a Bac
 
 fn no_service(name: &Name) -> Refusal {
     Refusal::not_found(format!("there is no service {name}"))
+}
+
+fn no_group(service: &Name, group: &Name) -> Refusal {
+    Refusal::not_found(format!("service {service} has no group {group}"))
 }
 
 fn no_node(name: &Name) -> Refusal {

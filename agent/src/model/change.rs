@@ -34,6 +34,13 @@ pub enum Change {
         patch: serde_json::Value,
         if_match: Option<u64>,
     },
+    /// JSON merge patch of one group of the document; `name` cannot change.
+    PatchGroup {
+        service: Name,
+        group: Name,
+        patch: serde_json::Value,
+        if_match: Option<u64>,
+    },
     PutNode {
         document: Box<NodeDocument>,
     },

@@ -95,8 +95,9 @@ pub struct ServiceSpec {
     /// What happens to a connection when no backend is open.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
-    /// Percent of the service's capacity (the sum of its backends' weights) that a zero or drain must leave open.
-    /// One that would leave less, or no open backend at all, is refused unless it is forced.
+    /// Percent of the service's capacity (by the shares of its groups and backends) that a zero, drain, weight or apply
+    /// must leave open. One that would leave less is refused unless it is forced, and so is a zero, drain or weight that
+    /// would leave no open backend at all.
     #[serde(default, deserialize_with = "percent")]
     #[schema(minimum = 0, maximum = 100)]
     pub min_ready_percent: u8,
@@ -296,7 +297,7 @@ impl de::Visitor<'_> for WholeNumber {
     type Value = u32;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: a whole number from 0 to {}", self.what, self.most)
+        write!(f, "{} (a whole number from 0 to {})", self.what, self.most)
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<u32, E> {
@@ -315,6 +316,10 @@ impl de::Visitor<'_> for WholeNumber {
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<u32, E> {
         Err(self.refuse(number))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+        Err(self.refuse(format_args!("{text:?}")))
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    Backend, BackendId, Node, NodeId, Refusal, Service, ServiceId, State, Touched,
+    Backend, BackendId, Change, Frontend, Node, NodeId, Refusal, Service, ServiceId, State, Touched,
     capacity::shares,
+    resolve::canonical_frontend,
     service::Protocol,
     state::{FrontendKey, Holder},
 };
@@ -23,7 +24,7 @@ impl State {
         let Some(id) = new.as_deref().or(old).map(|service| service.id) else { return Ok(()) };
         let difference = Difference::between(old, new.as_deref());
         self.index_addresses(&difference, old, new.as_deref());
-        self.index_frontends(id, &difference, old, new.as_deref())?;
+        self.index_frontends(id, old, new.as_deref())?;
         self.index_owners(id, &difference, touched);
         self.index_expiries(old, new.as_deref());
         if let (Some(old), None) = (old, &new) {
@@ -92,42 +93,75 @@ impl State {
         }
     }
 
-    /// Expects the addresses of backends in place, for the loops.
-    fn index_frontends(
-        &mut self,
-        id: ServiceId,
-        difference: &Difference<'_>,
+    /// Takes frontends out of the index that `change` gives up, so that others of the same request may have them, whatever
+    /// their order.
+    pub(super) fn give_up_frontends(&mut self, change: &Change) {
+        let (name, kept) = match change {
+            Change::PutService { document, .. } => (&document.metadata.name, &*document.spec.frontends),
+            Change::DeleteService { service, .. } => (service, &[][..]),
+            _ => return,
+        };
+        let Some(service) = self.service(name.as_str()).cloned() else { return };
+        let kept: HashSet<_> = kept.iter().map(canonical_frontend).collect();
+        for frontend in service.frontends.iter().filter(|frontend| !kept.contains(frontend)) {
+            self.frontends.remove(&FrontendKey::from(frontend));
+        }
+    }
+
+    /// That no connection would loop: no frontend that is new since `old` is the address of a backend, and no backend, or
+    /// not the one at `only`, has the address of a frontend.
+    ///
+    /// # Errors
+    /// A refusal that names the field of the service's document.
+    pub(super) fn check_loops(
+        &self,
+        service: &Service,
         old: Option<&Service>,
-        new: Option<&Service>,
+        only: Option<usize>,
     ) -> Result<(), Refusal> {
+        let is_new = |frontend: &Frontend| old.is_none_or(|old| !old.frontends.contains(frontend));
+        for (index, frontend) in service.frontends.iter().enumerate().filter(|(_, frontend)| is_new(frontend)) {
+            if let Some(whose) = self.backend_at(FrontendKey::from(frontend), service) {
+                let message = format!("{frontend} is the address of backend {whose}: connections would loop");
+                return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
+            }
+        }
+        let protocols: Vec<_> = protocols(service).collect();
+        for (index, backend) in
+            service.backends.iter().enumerate().filter(|(index, _)| only.is_none_or(|o| o == *index))
+        {
+            for protocol in &protocols {
+                if let Some(other) = self.frontends.get(&FrontendKey::new(backend.address, *protocol)) {
+                    let whose = self.service_by_id(*other).map_or(&service.name, |other| &other.name);
+                    let message =
+                        format!("{}/{protocol} is a frontend of {whose}: connections would loop", backend.address);
+                    return Err(Refusal::invalid(format!("spec.backends[{index}].address"), message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn index_frontends(&mut self, id: ServiceId, old: Option<&Service>, new: Option<&Service>) -> Result<(), Refusal> {
         let kept = |frontends: Option<&Service>, frontend| frontends.is_some_and(|s| s.frontends.contains(frontend));
         for frontend in old.iter().flat_map(|old| &old.frontends).filter(|frontend| !kept(new, frontend)) {
-            self.frontends.remove(&FrontendKey::from(frontend));
+            let key = FrontendKey::from(frontend);
+            // Another may have it already: see `give_up_frontends`.
+            if self.frontends.get(&key) == Some(&id) {
+                self.frontends.remove(&key);
+            }
         }
         let Some(new) = new else { return Ok(()) };
         for (index, frontend) in new.frontends.iter().enumerate().filter(|(_, frontend)| !kept(old, frontend)) {
-            let endpoint = FrontendKey::from(frontend);
-            if let Some(other) = self.frontends.insert(endpoint, id).and_then(|other| self.service_by_id(other)) {
+            let held = self.frontends.insert(FrontendKey::from(frontend), id).filter(|held| *held != id);
+            if let Some(other) = held.and_then(|other| self.service_by_id(other)) {
                 let message = format!("{frontend} is a frontend of {} already: remove it there first", other.name);
-                return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
-            }
-            if let Some(whose) = self.backend_at(endpoint, new) {
-                let message = format!("{frontend} is the address of backend {whose}: connections would loop");
                 return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
             }
         }
         if self.frontends.len() > self.limits.frontends as usize {
             let message = format!("this agent holds at most {} frontends", self.limits.frontends);
             return Err(Refusal::invalid("spec.frontends", message));
-        }
-        for (backend, protocol) in pairs(&difference.come, Some(new)) {
-            if let Some(other) = self.frontends.get(&FrontendKey::new(backend.address, protocol)) {
-                let index = new.backends.iter().position(|other| other.id == backend.id).unwrap_or_default();
-                let whose = self.service_by_id(*other).map_or(&new.name, |other| &other.name);
-                let message =
-                    format!("{}/{protocol} is a frontend of {whose}: connections would loop", backend.address);
-                return Err(Refusal::invalid(format!("spec.backends[{index}].address"), message));
-            }
         }
         Ok(())
     }

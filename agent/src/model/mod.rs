@@ -31,6 +31,7 @@ pub mod span;
 mod stamp;
 pub mod state;
 mod targets;
+mod together;
 mod warmup;
 pub mod words;
 mod yaml;
@@ -39,6 +40,7 @@ mod zero;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use capacity::shortages;
 pub use change::{Applied, Change, Ending, Outcome, Refusal, RefusalKind, Target, Touched};
 pub use drain::{CloseInbound, Drain, DrainEnd, DrainRequest, IdleClose, OnDeadline};
 pub use health::{Ejection, Health, HealthReport, HealthUpdate, Report, Reported, Rule, Stage, Unready};

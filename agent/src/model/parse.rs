@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::{
     Refusal,
     document::{Document, NodeDocument, ServiceDocument},
-    parallel, yaml,
+    parallel,
+    words::plainly,
+    yaml,
 };
 
 /// Most documents of one file.
@@ -49,7 +51,7 @@ impl ContentHash {
 /// # Errors
 /// A refusal whose field says in which document, when there are several.
 pub fn documents(bytes: &[u8], format: DocumentFormat) -> Result<Vec<Parsed>, Refusal> {
-    let values = values(bytes, format)?;
+    let values = unlisted(values(bytes, format)?);
     if values.is_empty() {
         return Err(Refusal::malformed(
             "there is no document here: write at least one, with apiVersion, kind and metadata",
@@ -108,7 +110,7 @@ pub fn value(bytes: &[u8], format: DocumentFormat) -> Result<Value, Refusal> {
 pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let message = error.into_inner().to_string();
+        let message = plainly(&error.into_inner().to_string());
         // serde reports a missing field at its parent.
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         let field = match (path.as_str(), missing) {
@@ -154,6 +156,26 @@ pub fn document(value: Value) -> Result<Parsed, Refusal> {
         other => return Err(Refusal::invalid("kind", format!("must be {KINDS}, not {other:?}"))),
     };
     Ok(Parsed { document, hash })
+}
+
+/// The same, with the items of each list of documents in its place: what a collection answers, or a `kind: List`.
+fn unlisted(values: Vec<Value>) -> Vec<Value> {
+    let is_list = |fields: &serde_json::Map<String, Value>| {
+        let known = fields.keys().all(|field| matches!(field.as_str(), "apiVersion" | "kind" | "items" | "metadata"));
+        known && fields.get("kind").is_none_or(|kind| kind.as_str().is_some_and(|kind| kind.ends_with("List")))
+    };
+    let mut documents = Vec::with_capacity(values.len());
+    for value in values {
+        match value {
+            Value::Object(mut fields) if is_list(&fields) => match fields.remove("items") {
+                Some(Value::Array(items)) => documents.extend(items),
+                Some(other) => documents.push(other),
+                None => documents.push(Value::Object(fields)),
+            },
+            other => documents.push(other),
+        }
+    }
+    documents
 }
 
 fn values(bytes: &[u8], format: DocumentFormat) -> Result<Vec<Value>, Refusal> {

@@ -211,6 +211,7 @@ fn health(
     (!health.is_empty()).then(|| Arc::new(health))
 }
 
-fn canonical_frontend(frontend: &Frontend) -> Frontend {
+/// With an IPv4 address where it is one in the form of IPv6.
+pub(super) fn canonical_frontend(frontend: &Frontend) -> Frontend {
     Frontend { address: canonical(frontend.address), protocol: frontend.protocol }
 }

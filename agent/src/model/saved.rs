@@ -79,6 +79,10 @@ impl State {
             let place = format!("saved service/{}", saved.document.metadata.name);
             state.restore_service(saved).map_err(|refusal| refusal.inside(&place))?;
         }
+        for service in state.services() {
+            let place = format!("saved service/{}", service.name);
+            state.check_loops(service, None, None).map_err(|refusal| refusal.inside(&place))?;
+        }
         state.revision = revision;
         Ok(state)
     }

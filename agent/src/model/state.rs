@@ -42,7 +42,7 @@ pub struct State {
     /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
     /// of the memory, and what is found is looked at again anyway, to say whose it is.
     pub(super) addresses: OrdMap<u32, u32>,
-    /// Weight that a service has on a node, without backends that are zeroed themselves or not healthy; an entry for
+    /// Share that a service has on a node, without backends that are zeroed themselves or not healthy; an entry for
     /// every pair.
     pub(super) shares: OrdMap<(NodeId, ServiceId), u64>,
     pub(super) capacity: IdTable<Capacity>,
@@ -233,7 +233,7 @@ impl State {
         self.nodes.get(node.0).is_some_and(|node| node.zero.is_some())
     }
 
-    /// Services on `node` with the weight that they have there.
+    /// Services on `node` with the share of their capacity that they have there.
     pub(super) fn node_shares(&self, node: NodeId) -> impl Iterator<Item = (ServiceId, u64)> {
         let range = (node, ServiceId(0))..=(node, ServiceId(u32::MAX));
         self.shares.range(range).map(|((_, service), weight)| (*service, *weight))

@@ -17,8 +17,9 @@ const LONG: usize = 1 << 18;
 /// # Errors
 /// When it is not UTF-8, or not YAML; with the line.
 pub fn values(bytes: &[u8], most: usize) -> Result<Vec<Value>, Refusal> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| Refusal::malformed(format!("this is not text in UTF-8: {error}")))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        Refusal::malformed(format!("this is not text in UTF-8: see byte {}", error.valid_up_to() + 1))
+    })?;
     let parts = parts(text, thread::available_parallelism().map_or(1, usize::from));
     if parts.len() < 2 {
         return read(text, most);

@@ -18,8 +18,7 @@ use crate::model::{
     parse::{ContentHash, Parsed},
 };
 
-/// Documents may depend on each other, as when a frontend moves between services. So many rounds are made as long as
-/// each gets something done.
+/// What is refused may become possible by what was not. So many rounds are made as long as each gets something done.
 const ROUNDS: u32 = 16;
 
 /// The result of events. `touched` and `marks` belong into one transaction of the store.
@@ -51,6 +50,9 @@ pub struct Reconciler {
     /// The file that declares each node, by document key. (A service knows its origin.)
     nodes: OrdMap<Name, PathBuf>,
 }
+
+/// A change, and what is saved once it is made.
+type Made = (AppliedMark, Change);
 
 /// What one document leads to.
 #[derive(Debug)]
@@ -194,42 +196,54 @@ impl Reconciled {
         self.touched.is_empty() && self.marks.is_empty()
     }
 
-    /// Makes the changes that can be made; returns the others with the reasons.
-    fn run(
-        &mut self,
-        mut steps: Vec<DocumentStep>,
-        excluded: &Excluded,
-        now: Timestamp,
-    ) -> Vec<(AppliedMark, Refusal)> {
-        let mut refused = Vec::new();
-        for _ in 0..ROUNDS {
-            let before = steps.len();
-            refused.clear();
-            steps.retain(|step| {
-                if let Some(change) = &step.change {
-                    if let Some(refusal) = excluded.get(&step.mark.document) {
-                        refused.push((step.mark.clone(), refusal.clone()));
-                        return true;
-                    }
-                    match self.state.apply(change, now) {
-                        Ok(applied) => {
-                            self.state = applied.state;
-                            self.touched.extend(applied.touched);
-                        }
-                        Err(refusal) => {
-                            refused.push((step.mark.clone(), refusal));
-                            return true;
-                        }
-                    }
-                }
-                self.marks.push(step.mark.clone());
-                false
-            });
-            if steps.is_empty() || steps.len() == before {
-                break;
+    /// Makes the changes that can be made, as many together as can; returns the others with the reasons.
+    fn run(&mut self, steps: Vec<DocumentStep>, excluded: &Excluded, now: Timestamp) -> Vec<(AppliedMark, Refusal)> {
+        let (mut open, mut waiting) = (Vec::new(), Vec::new());
+        for DocumentStep { mark, change } in steps {
+            match (change, excluded.get(&mark.document)) {
+                (Some(_), Some(refusal)) => waiting.push((mark, refusal.clone())),
+                (Some(change), None) => open.push((mark, change)),
+                (None, _) => self.marks.push(mark),
             }
         }
-        refused
+        let mut refused = Vec::new();
+        for _ in 0..ROUNDS {
+            let before = open.len();
+            refused = self.make(open, now);
+            if refused.len() == before || refused.is_empty() {
+                break;
+            }
+            open = refused.iter().map(|(step, _): &(_, Refusal)| Clone::clone(step)).collect();
+        }
+        waiting.extend(refused.into_iter().map(|((mark, _), refusal)| (mark, refusal)));
+        waiting
+    }
+
+    /// Makes together what is left when those that cannot be made are set aside; returns these.
+    fn make(&mut self, mut open: Vec<Made>, now: Timestamp) -> Vec<(Made, Refusal)> {
+        let mut refused = Vec::new();
+        loop {
+            let changes: Vec<_> = open.iter().map(|(_, change)| change).collect();
+            match self.state.apply_together(&changes, now) {
+                Ok(applied) => {
+                    self.state = applied.state;
+                    self.touched.extend(applied.touched);
+                    self.marks.extend(open.into_iter().map(|(mark, _)| mark));
+                    return refused;
+                }
+                Err(refusals) => {
+                    let mut refusals: BTreeMap<_, _> = refusals.into_iter().rev().collect();
+                    let mut rest = Vec::new();
+                    for (place, step) in open.into_iter().enumerate() {
+                        match refusals.remove(&place) {
+                            Some(refusal) => refused.push((step, refusal)),
+                            None => rest.push(step),
+                        }
+                    }
+                    open = rest;
+                }
+            }
+        }
     }
 }
 

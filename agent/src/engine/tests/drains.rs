@@ -81,7 +81,7 @@ fn a_zero_does_not_wait_for_the_ends_that_came_before_it() {
         sender.send(Command::KeepOperation(Box::new(operation))).unwrap();
     }
     let (reply, mut answer) = oneshot::channel();
-    let options = Options { dry_run: false, received: Instant::now() };
+    let options = Options::now();
     sender.send(Command::Change { changes: vec![zero("node/node-1", true)], options, reply }).unwrap();
     let revision = steering.state.revision();
     while answer.try_recv().is_err() {
@@ -156,7 +156,7 @@ fn a_zero_beside_a_drain_is_written_first_and_looks_at_nothing_else() {
     for target in ["node/node-1", "node/node-9", "shop/b", "big/b7"] {
         let change = zero(target, true);
         let before = steering.state.clone();
-        steering.change(&[change], Options { dry_run: false, received: Instant::now() }).unwrap();
+        steering.change(&[change], Options::now()).unwrap();
         let writes = written(&mut steering);
         match &writes[..] {
             // Zeroed already.

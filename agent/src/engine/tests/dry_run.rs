@@ -16,11 +16,11 @@ fn drain(target: &str) -> Change {
 fn assert_same(steering: &mut Engine<Fake>, change: Change) {
     let name = format!("{change:?}");
     let (done, before) = (steering.machine.done, steering.state.clone());
-    let options = Options { dry_run: true, received: Instant::now() };
+    let options = Options { dry_run: true, ..Options::now() };
     let rehearsed = steering.change(std::slice::from_ref(&change), options).unwrap();
     assert_eq!((steering.machine.done, steering.state.revision()), (done, before.revision()), "{name}");
     steering.machine.history.clear();
-    steering.change(&[change], Options { dry_run: false, received: Instant::now() }).unwrap();
+    steering.change(&[change], Options::now()).unwrap();
     let written: Vec<_> = steering.machine.history.iter().map(|tables| tables.op.clone()).collect();
     assert_eq!(rehearsed.plan, writes::lines(&written, &before, &steering.state), "{name}");
     assert_eq!(rehearsed.published.state.revision(), steering.state.revision(), "{name}");
@@ -61,7 +61,7 @@ fn it_is_kept_before_it_is_opened_and_closed_before_its_table() {
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
     run(&mut steering, drain("shop/b")).unwrap();
     let mut plan =
-        |change: Change| steering.change(&[change], Options { dry_run: true, received: Instant::now() }).unwrap().plan;
+        |change: Change| steering.change(&[change], Options { dry_run: true, ..Options::now() }).unwrap().plan;
     let place = |plan: &[String], word: &str| plan.iter().position(|line| line.contains(word)).unwrap();
     let restored = plan(restore("shop/b"));
     assert!(place(&restored, "stays") < place(&restored, "open"), "{restored:?}");

@@ -78,7 +78,7 @@ fn what_a_document_was_refused_is_tried_again_after_a_fault_too() {
     assert!(steering.state.service("shop").is_none(), "its frontend is another's");
     // The frontend is free now, and the document's own commit meets a full disk.
     let delete = Change::DeleteService { service: Name::new("other").unwrap(), if_match: None };
-    steering.change(std::slice::from_ref(&delete), Options { dry_run: true, received: Instant::now() }).unwrap();
+    steering.change(std::slice::from_ref(&delete), Options { dry_run: true, ..Options::now() }).unwrap();
     let next = steering.next(&[delete]).unwrap();
     steering.store.commit_batch(&next.state, Batch { touched: &[next.touched], ..Batch::default() }).unwrap();
     steering.state = next.state;
@@ -121,7 +121,7 @@ fn a_request_whose_table_finds_no_room_is_refused_and_writes_nothing() {
     let done = steering.machine.done;
     let odd = [("a", A.1, A.2, 997), ("b", B.1, B.2, 3)];
     let both = [named("cart", &["10.96.0.9:80"], &[C]), service(&[FRONTEND], &odd)];
-    let error = steering.change(&both, Options { dry_run: false, received: Instant::now() }).unwrap_err();
+    let error = steering.change(&both, Options::now()).unwrap_err();
     let ChangeError::Refused(refusal) = error else { panic!("{error}") };
     assert_eq!((refusal.document, refusal.field.as_deref()), (Some(2), Some("spec.backends")), "{refusal}");
     assert_eq!(steering.machine.done, done);

@@ -79,7 +79,10 @@ async fn the_last_capacity_is_guarded() {
     assert_eq!((status.as_u16(), &body["services"]), (409, &json!(["shop"])), "{body}");
     let (status, _, body) = agent.post("/v1/nodes/node-2/drain", &json!({})).await;
     let detail = body["detail"].as_str().unwrap();
-    assert!(status == 409 && detail.starts_with("draining node/node-2 would leave shop without"), "{detail}");
+    assert!(
+        status == 409 && detail.starts_with("draining node/node-2 would leave shop (nothing open) without"),
+        "{detail}"
+    );
     assert_eq!(agent.get("/v1/nodes/node-2").await.2["status"]["state"], "ready");
     let (status, ..) = agent.post("/v1/nodes/node-2/zero", &json!({"force": true})).await;
     assert_eq!(status, 200);

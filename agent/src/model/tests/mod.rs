@@ -4,6 +4,7 @@ mod changes;
 mod parse;
 mod random;
 mod size;
+mod together;
 mod zeros;
 
 use jiff::Timestamp;

@@ -248,9 +248,67 @@ fn the_guard_names_those_that_this_zero_makes_worse() {
     world.apply(&force("s5/a"));
     let refusal = world.try_apply(&zero("node/a")).unwrap_err();
     assert_eq!(refusal.services, [name("s1"), name("s3")]);
-    assert!(refusal.message.contains("would leave s1, s3 without enough open capacity"), "{refusal}");
+    assert!(
+        refusal.message.contains("would leave s1 (nothing open), s3 (50 % open, 60 % wanted) without enough"),
+        "{refusal}"
+    );
     // A patch of a weight is no zero.
     assert_eq!(world.apply(&patch_backend("s1", "a", json!({"weight": 0}))), Outcome::Replaced);
+}
+
+#[test]
+fn capacity_is_counted_by_shares_over_groups() {
+    let mut world = World::new();
+    // By weights the canary would be nine tenths of the service; it gets 5 % of the connections.
+    let spec = json!({
+        "frontends": ["10.96.0.10:80"], "minReadyPercent": 50,
+        "groups": [{"name": "stable", "weight": 95}, {"name": "canary", "weight": 5}, {"name": "empty", "weight": 900}],
+        "backends": [
+            {"name": "n1", "address": "10.0.0.1:80", "group": "stable", "weight": 1, "node": "a"},
+            {"name": "n2", "address": "10.0.0.2:80", "group": "stable", "weight": 1, "node": "b"},
+            {"name": "c1", "address": "10.0.0.3:80", "group": "canary", "weight": 18, "node": "c"},
+        ],
+    });
+    world.put("shop", spec);
+    assert_eq!(world.apply(&zero("node/c")), Outcome::Replaced);
+    world.apply(&restore("node/c"));
+    assert_eq!(world.apply(&zero("shop/n1")), Outcome::Replaced);
+    let refusal = world.try_apply(&zero("node/b")).unwrap_err();
+    assert!(refusal.message.contains("shop (5 % open, 50 % wanted)"), "{refusal}");
+    let refusal = world.try_apply(&zero("shop/c1")).unwrap_err();
+    assert!(refusal.message.contains("shop (47.5 % open, 50 % wanted)"), "{refusal}");
+}
+
+#[test]
+fn a_document_is_missed_for_what_it_closes() {
+    let three = |percent, weights: [u32; 3], names: [&str; 3]| {
+        let backends = weights.iter().zip(names).filter(|(_, name)| !name.is_empty()).map(|(weight, name)| {
+            json!({"name": name, "address": format!("10.0.0.{}:80", name.as_bytes()[0] - b'a' + 1), "weight": weight})
+        });
+        let backends: Vec<_> = backends.collect();
+        put("shop", json!({"frontends": ["10.96.0.10:80"], "minReadyPercent": percent, "backends": backends}))
+    };
+    let all = ["a", "b", "c"];
+    for (percent, weights, names, at_least_one, wanted) in [
+        // A weight of 0 is as a zero; other weights close nothing.
+        (60, [0, 2, 2], all, false, None),
+        (70, [0, 2, 2], all, false, Some("shop (66.66 % open, 70 % wanted)")),
+        (100, [1, 2, 2], all, false, None),
+        // So is a backend that is taken out; one that comes in its place counts as much.
+        (60, [2, 2, 2], ["a", "", ""], false, Some("shop (33.33 % open, 60 % wanted)")),
+        (100, [2, 2, 2], ["a", "b", "d"], false, None),
+        (100, [2, 2, 2], ["d", "e", "f"], false, None),
+        // Where nothing is asked for, a document may close all, and one weight may not.
+        (0, [0, 0, 0], all, false, None),
+        (0, [0, 0, 0], all, true, Some("shop (nothing open)")),
+    ] {
+        let mut world = World::new();
+        world.apply(&three(0, [2, 2, 2], all));
+        let after = world.state.apply(&three(percent, weights, names), at(0)).unwrap();
+        let short = world.state.short_after(&after.state, &after.touched, at_least_one);
+        let short: Vec<_> = short.iter().map(ToString::to_string).collect();
+        assert_eq!(short, Vec::from_iter(wanted), "{percent} % {weights:?} {names:?}");
+    }
 }
 
 #[test]

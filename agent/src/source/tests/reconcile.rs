@@ -201,6 +201,12 @@ fn the_order_of_documents_does_not_matter() {
     let events = [changed("/b", &[yaml("e", 4, 1)]), changed("/a", &[yaml("a", 2, 1), yaml("d", 3, 1)])];
     assert_eq!(scene.handle(&events), [""; 0]);
     assert_eq!(scene.names(), ["a", "d", "e"]);
+    // Two exchange theirs, beside one that cannot be applied.
+    let events = [changed("/a", &[yaml("a", 3, 1), yaml("d", 2, 1), yaml("f", 4, 1)])];
+    let problems = scene.handle(&events);
+    assert!(problems.len() == 1 && problems[0].starts_with("/a service/f: spec.frontends[0]"), "{problems:?}");
+    let frontend = |name: &str| scene.state.service(name).unwrap().frontends[0].to_string();
+    assert_eq!((frontend("a"), frontend("d")), ("10.96.0.3:80".to_owned(), "10.96.0.2:80".to_owned()));
 }
 
 #[test]
