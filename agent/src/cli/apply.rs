@@ -3,17 +3,21 @@
 use axum::http::Method;
 use clap::Args;
 
-use super::{client::Client, failure::Failure, files::Sources, output};
+use super::{client::Client, failure::Failure, files::Sources, output, zero::insist};
 use crate::http::views::ApplyView;
 
 /// Make or replace what files describe, all or nothing
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sluice apply -f shop.yaml\n  sluice apply -f /etc/sluice/services\n  cat shop.yaml | sluice apply -f -"
+    after_help = "Examples:\n  sluice apply -f shop.yaml\n  sluice apply -f /etc/sluice/services\n  cat shop.yaml | sluice apply -f -\n  \
+        sluice get services -o yaml | sluice apply -f -\n  sluice apply -f /etc/sluice/services --prune --dry-run\n\n\
+        What it does is judged by what comes of it: two services may exchange their frontends in one apply."
 )]
 pub struct ApplyArguments {
     #[command(flatten)]
     sources: Sources,
+    #[command(flatten)]
+    terms: ApplyTerms,
     /// Validate and show what would happen; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -21,9 +25,27 @@ pub struct ApplyArguments {
     output: output::Output,
 }
 
+/// What is sent besides the documents.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ApplyTerms {
+    /// Remove the services that are not in the files, but for those that the agent takes from files of its own
+    #[arg(long)]
+    prune: bool,
+    /// Do it even if a service is left without enough open capacity
+    #[arg(long)]
+    force: bool,
+}
+
+impl ApplyTerms {
+    /// For a look at what would happen: nothing stands in its way.
+    pub fn look(prune: bool) -> Self {
+        Self { prune, force: true }
+    }
+}
+
 impl ApplyArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let view = send(client, &self.sources, self.dry_run).await?;
+        let view = send(client, &self.sources, self.terms, self.dry_run).await.map_err(insist)?;
         if self.output.print(&view)? {
             return Ok(());
         }
@@ -41,10 +63,11 @@ impl ApplyArguments {
 ///
 /// # Errors
 /// When a document is wrong, or the agent refuses.
-pub async fn send(client: &Client, sources: &Sources, dry_run: bool) -> Result<ApplyView, Failure> {
+pub async fn send(client: &Client, sources: &Sources, terms: ApplyTerms, dry_run: bool) -> Result<ApplyView, Failure> {
     let (body, places) = sources.read()?;
-    let path = if dry_run { "/v1/apply?dryRun=true" } else { "/v1/apply" };
-    let answer = client.call(Method::POST, path, Some(("application/json", body.into()))).await;
+    let ApplyTerms { prune, force } = terms;
+    let path = format!("/v1/apply?dryRun={dry_run}&prune={prune}&force={force}");
+    let answer = client.call(Method::POST, &path, Some(("application/json", body.into()))).await;
     answer.map_err(|failure| match failure {
         // The agent knows the number of the document; only this client knows its file.
         Failure::Refused(mut problem) => {

@@ -6,14 +6,17 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::{
+    candidates,
     client::{Client, encode, with_query},
     failure::Failure,
+    names,
     output::{self, Output, TextTable, duration, maybe, number, text},
 };
 use crate::cli::get;
 use crate::http::connections::{Connections as View, MOST};
 use crate::http::views::List;
 use crate::http::views::ServiceView;
+use crate::model::words::whole_number;
 
 /// List steered connections with their processes
 #[derive(Debug, Args)]
@@ -21,17 +24,17 @@ use crate::http::views::ServiceView;
     after_help = "Examples:\n  sluice connections --node node-1\n  sluice connections --service shop --backend n1 -o wide"
 )]
 pub struct ConnectionsArguments {
-    #[arg(long)]
+    #[arg(long, value_parser = names::service, add = candidates::services())]
     service: Option<String>,
-    #[arg(long)]
+    #[arg(long, add = candidates::backends())]
     backend: Option<String>,
-    #[arg(long)]
+    #[arg(long, value_parser = names::node, add = candidates::nodes())]
     node: Option<String>,
     /// Such as established, synSent or closeWait
     #[arg(long)]
     state: Option<String>,
     /// Most connections to list, 10000 at most
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = whole_number::<usize>)]
     limit: usize,
     #[command(flatten)]
     output: Output,
@@ -106,7 +109,8 @@ fn table(view: &View, wide: bool) -> TextTable {
             "POD",
         ]);
     }
-    let mut table = TextTable::new(&header);
+    let spare: &[_] = if wide { &[] } else { &["NODE", "STATE", "COMMAND"] };
+    let mut table = TextTable::new(&header).sparing(spare);
     for connection in &view.items {
         let mut cells = vec![
             maybe(connection.service.as_ref()),

@@ -5,8 +5,10 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
+    candidates,
     client::{Client, encode},
     failure::Failure,
+    names::Named,
     output,
 };
 
@@ -16,7 +18,8 @@ use super::{
     after_help = "Examples:\n  sluice delete shop\n  sluice delete node/node-1\n\nConnections of a service that is removed go on; new ones are steered no longer."
 )]
 pub struct DeleteArguments {
-    /// SERVICE or node/NODE
+    /// SERVICE, service/SERVICE or node/NODE
+    #[arg(add = candidates::named())]
     name: String,
     /// Show what would happen; change nothing
     #[arg(long)]
@@ -25,13 +28,10 @@ pub struct DeleteArguments {
 
 impl DeleteArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let (object, path) = match self.name.split_once('/') {
-            None | Some(("service", _)) => {
-                let name = self.name.strip_prefix("service/").unwrap_or(&self.name);
-                (format!("service/{name}"), format!("/v1/services/{}", encode(name)))
-            }
-            Some(("node", name)) => (self.name.clone(), format!("/v1/nodes/{}", encode(name))),
-            Some((service, backend)) => {
+        let (object, path) = match Named::read(&self.name) {
+            Named::Service(name) => (format!("service/{name}"), format!("/v1/services/{}", encode(&name))),
+            Named::Node(name) => (format!("node/{name}"), format!("/v1/nodes/{}", encode(&name))),
+            Named::Backend { service, backend } => {
                 let advice = format!(
                     "a backend leaves with its service's document: take {backend} out of {service} and apply it, or `sluice zero {service}/{backend}`"
                 );

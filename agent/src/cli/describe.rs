@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    candidates,
     client::{Client, encode},
     curve,
     failure::Failure,
     get,
+    names::Named,
     output::{self, TextTable, ago, fault, fields, maybe, number, percent, percentage, state, text},
 };
 use crate::{
@@ -31,26 +33,27 @@ type Drains = BTreeMap<String, String>;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sluice describe shop\n  sluice describe node/node-1\n  sluice describe shop/n1")]
 pub struct DescribeArguments {
-    /// SERVICE, node/NODE or SERVICE/BACKEND
+    /// SERVICE, service/SERVICE, node/NODE or SERVICE/BACKEND
+    #[arg(add = candidates::named())]
     name: String,
 }
 
 impl DescribeArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let text = match self.name.split_once('/') {
-            None => {
-                let view: ServiceView = match client.get(&format!("/v1/services/{}", encode(&self.name))).await {
+        let text = match Named::read(&self.name) {
+            Named::Service(name) => {
+                let view: ServiceView = match client.get(&format!("/v1/services/{}", encode(&name))).await {
                     Ok(view) => view,
-                    Err(failure) => return Err(hint(client, &self.name, failure).await),
+                    Err(failure) => return Err(hint(client, &name, failure).await),
                 };
                 service(&view, &drains(client, view.status.backends.iter().map(|backend| &backend.zero)).await?)
             }
-            Some(("node", name)) => {
-                let view: NodeView = client.get(&format!("/v1/nodes/{}", encode(name))).await?;
+            Named::Node(name) => {
+                let view: NodeView = client.get(&format!("/v1/nodes/{}", encode(&name))).await?;
                 node(&view, &drains(client, [&view.status.zero]).await?)
             }
-            Some((service, name)) => {
-                let path = format!("/v1/services/{}/backends/{}", encode(service), encode(name));
+            Named::Backend { service, backend: name } => {
+                let path = format!("/v1/services/{}/backends/{}", encode(&service), encode(&name));
                 let view: BackendView = client.get(&path).await?;
                 backend(&view, &drains(client, [&view.status.zero]).await?)
             }
@@ -113,7 +116,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ("Frontends", list(spec.frontends.iter().map(ToString::to_string).collect())),
         ("Balance", get::name(&spec.balance)),
         ("Without open backend", get::name(&spec.on_no_backend)),
-        ("Kept open by a zero", format!("at least {} %", spec.min_ready_percent)),
+        ("Kept open", format!("at least {} %", spec.min_ready_percent)),
         ("Generation", format!("{} (in the kernel: {})", status.generation, status.observed_generation)),
         ("Table", format!("{}, current since {}", plural(status.slots.into(), "slot"), ago(status.programmed_at))),
         ("Rounding error", percentage(status.share_error)),
@@ -149,7 +152,8 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         "ACTIVE",
         "NEW",
         "FAILED",
-    ]);
+    ])
+    .sparing(&["95 %", "ADDRESS", "DESIRED", "GROUP", "NODE", "PROGRAMMED"]);
     for (document, status) in spec.backends.iter().zip(&status.backends) {
         table.row([
             text(&document.name),

@@ -4,26 +4,48 @@ use clap::Args;
 use serde_json::Value;
 use similar::TextDiff;
 
-use super::{apply, client::Client, failure::Failure, files::Sources, output};
+use super::{
+    apply::{self, ApplyTerms},
+    client::Client,
+    failure::Failure,
+    files::Sources,
+    output,
+};
 
 /// Show what `apply` would change, as a text difference
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sluice diff -f shop.yaml\n\nPrints nothing when nothing would change.")]
+#[command(after_help = "Examples:\n  sluice diff -f shop.yaml\n  sluice diff -f /etc/sluice/services --prune\n\n\
+        Prints nothing when nothing would change. Exit codes: 0 nothing would change, 1 something would; more than 1: it could \
+        not be found out (2, where other verbs have 1).")]
 pub struct DiffArguments {
     #[command(flatten)]
     sources: Sources,
+    /// As `apply --prune`: remove the services that are not in the files
+    #[arg(long)]
+    prune: bool,
 }
 
 impl DiffArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let view = apply::send(client, &self.sources, true).await?;
+        // 1 is taken: it says that something differs.
+        if self.show(client).await.map_err(|failure| Failure::Unanswered(Box::new(failure)))? {
+            return Err(Failure::Differs);
+        }
+        Ok(())
+    }
+
+    /// Whether something differs.
+    async fn show(&self, client: &Client) -> Result<bool, Failure> {
+        let view = apply::send(client, &self.sources, ApplyTerms::look(self.prune), true).await?;
         let mut text = String::new();
         for item in &view.items {
             if item.before.is_some() || item.after.is_some() {
                 text.push_str(&difference(&item.object, item.before.as_ref(), item.after.as_ref())?);
             }
         }
-        output::print(&if output::has_colour() { coloured(&text) } else { text })
+        let differs = !text.is_empty();
+        output::print(&if output::has_colour() { coloured(&text) } else { text })?;
+        Ok(differs)
     }
 }
 

@@ -11,9 +11,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
+    candidates,
     client::Client,
     failure::Failure,
     follow::{begin, follow, goes_on},
+    names,
     output::{self, duration, fields},
     time_span,
     zero::{Terms, insist, path},
@@ -36,6 +38,7 @@ use crate::{
 )]
 pub struct DrainArguments {
     /// node/NODE or SERVICE/BACKEND
+    #[arg(value_parser = names::target, add = candidates::targets())]
     target: Target,
     /// End after this time at the latest, 168h at most [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = deadline)]

@@ -1,14 +1,22 @@
 //! `sluice events`: what happened, and what happens.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Args;
+use hyper::body::Incoming;
+use tokio::time::sleep;
 
 use super::{
     client::{Client, with_query},
     failure::Failure,
+    follow::is_away,
     output::{self, Output, OutputFormat},
 };
-use crate::{http::views::List, view::events::Event};
+use crate::{http::views::List, model::words::whole_number, view::events::Event};
+
+/// Between two tries to find an agent again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Show what happened, and with --follow what happens
 #[derive(Debug, Args)]
@@ -16,11 +24,11 @@ use crate::{http::views::List, view::events::Event};
     after_help = "Examples:\n  sluice events\n  sluice events --follow\n  sluice events --follow --after 1795248000000000 -o json"
 )]
 pub struct EventsArguments {
-    /// Go on with what happens from now on
+    /// Go on with what happens from now on, over restarts of the agent
     #[arg(long, short)]
     follow: bool,
     /// Begin after the event with this id [default: the oldest one held]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = whole_number::<u64>)]
     after: Option<u64>,
     #[command(flatten)]
     output: Output,
@@ -36,21 +44,47 @@ impl EventsArguments {
             let list: List<Event> = client.get(&path).await?;
             return list.items.iter().try_for_each(|event| self.show(event));
         }
-        let mut reader = EventReader::default();
+        self.follow(client).await
+    }
+
+    /// Shows what happens until somebody interrupts. An agent that stops is waited for, and what happened meanwhile told
+    /// then.
+    async fn follow(&self, client: &Client) -> Result<(), Failure> {
         let mut last = self.after.unwrap_or(0);
-        let mut body = client.stream("/v1/events", &[("last-event-id", &last.to_string())]).await?;
-        while let Some(data) = client.piece(&mut body).await? {
+        let mut away = false;
+        loop {
+            match client.stream("/v1/events", &[("last-event-id", &last.to_string())]).await {
+                Ok(body) => {
+                    if std::mem::take(&mut away) {
+                        output::note("an agent answers again");
+                    }
+                    self.pass_on(client, body, &mut last).await?;
+                }
+                Err(failure) if away && (is_away(&failure) || matches!(failure, Failure::TimedOut(_))) => {}
+                Err(failure) => return Err(failure),
+            }
+            if !std::mem::replace(&mut away, true) {
+                output::note(format!("the agent stopped after event {last}; waiting for one"));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Shows what comes until nothing comes any more.
+    async fn pass_on(&self, client: &Client, mut body: Incoming, last: &mut u64) -> Result<(), Failure> {
+        let mut reader = EventReader::default();
+        while let Ok(Some(data)) = client.piece(&mut body).await {
             for text in reader.feed(&data) {
                 match serde_json::from_str::<Event>(&text) {
                     Ok(event) => {
-                        last = event.id;
+                        *last = event.id;
                         self.show(&event)?;
                     }
                     Err(_) => output::note(&text),
                 }
             }
         }
-        Err(anyhow::anyhow!("the agent stopped; resume with --after {last}").into())
+        Ok(())
     }
 
     fn show(&self, event: &Event) -> Result<(), Failure> {

@@ -54,7 +54,7 @@ fn show(explanation: &Explanation) -> String {
         shown += &format!("\n{}", table.text());
     }
     if !explanation.out.is_empty() {
-        let mut table = TextTable::new(&["OUT", "ADDRESS", "WHY"]);
+        let mut table = TextTable::new(&["OUT", "ADDRESS", "WHY"]).sparing(&["ADDRESS"]);
         for out in &explanation.out {
             table.row([text(&out.backend), text(&out.address), text(&out.why)]);
         }

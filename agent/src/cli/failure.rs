@@ -19,6 +19,10 @@ pub enum Failure {
     Failed(anyhow::Error),
     /// Nobody reads the output: an end, and no failure.
     Unread,
+    /// What was compared is not the same.
+    Differs,
+    /// A comparison that could not be made: its 1 would say that something differs.
+    Unanswered(Box<Failure>),
 }
 
 impl Failure {
@@ -29,15 +33,28 @@ impl Failure {
 
     /// Says why on standard error. The code is part of the contract.
     pub fn report(self) -> ExitCode {
-        if !matches!(self, Self::Unread) {
+        if !self.is_silent() {
             note(format!("sluice: {self}"));
         }
         ExitCode::from(self.code())
     }
 
+    fn is_silent(&self) -> bool {
+        match self {
+            Self::Unread | Self::Differs => true,
+            Self::Unanswered(failure) => failure.is_silent(),
+            _ => false,
+        }
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Unread => 0,
+            Self::Differs => 1,
+            Self::Unanswered(failure) => match failure.code() {
+                1 => 2,
+                code => code,
+            },
             Self::Refused(problem) if matches!(problem.status, 409 | 412) => 4,
             Self::Refused(problem) if matches!(problem.status, 408 | 504) => 3,
             // A wrong parameter comes from a wrong argument.
@@ -57,7 +74,8 @@ impl fmt::Display for Failure {
             Self::Usage(why) | Self::TimedOut(why) | Self::Interrupted(_, why) => f.write_str(why),
             Self::Refused(problem) => f.write_str(&problem.detail),
             Self::Unreachable(error) | Self::Failed(error) => write!(f, "{error:#}"),
-            Self::Unread => Ok(()),
+            Self::Unanswered(failure) => failure.fmt(f),
+            Self::Unread | Self::Differs => Ok(()),
         }
     }
 }
@@ -90,6 +108,10 @@ mod tests {
         assert_eq!(refused(StatusCode::BAD_REQUEST), 2);
         assert_eq!(Failure::Usage(String::new()).code(), 2);
         assert_eq!(Failure::TimedOut(String::new()).code(), 3);
+        assert_eq!((Failure::Differs.code(), Failure::Unread.code()), (1, 0));
+        let unanswered = |status| Failure::Unanswered(Box::new(Problem::new(status, "no").into())).code();
+        assert_eq!(unanswered(StatusCode::NOT_FOUND), 2);
+        assert_eq!(unanswered(StatusCode::CONFLICT), 4);
         assert_eq!(Failure::Interrupted(2, String::new()).code(), 130);
         assert_eq!(Failure::from(anyhow::anyhow!("x")).code(), 1);
     }

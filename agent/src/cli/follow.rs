@@ -132,13 +132,17 @@ impl Seen {
 }
 
 /// Whether no agent took the request. One that is stopping (503) may be back soon.
-fn is_away(failure: &Failure) -> bool {
+pub fn is_away(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) => true,
         Failure::Refused(problem) => problem.status == 503,
-        Failure::Usage(_) | Failure::TimedOut(_) | Failure::Interrupted(..) | Failure::Failed(_) | Failure::Unread => {
-            false
-        }
+        Failure::Usage(_)
+        | Failure::TimedOut(_)
+        | Failure::Interrupted(..)
+        | Failure::Failed(_)
+        | Failure::Unread
+        | Failure::Differs
+        | Failure::Unanswered(_) => false,
     }
 }
 

@@ -1,12 +1,14 @@
 //! `sluice get`: services, nodes, operations.
 
-use clap::{Args, ValueEnum};
-use serde_json::Value;
+use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
+    candidates,
     client::{Client, encode},
     failure::Failure,
     output::{self, Output, TextTable, ago, fault, maybe, number, percent, state, text},
+    watch,
 };
 use crate::{
     http::views::{List, NodeView, ServiceView},
@@ -16,56 +18,110 @@ use crate::{
 /// List services, nodes or operations, or show one of them
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get nodes -o wide\n  sluice get operations\n  sluice get operations op-01795289999842813 -o yaml\n\n\
-        Operations are the drains, and the zeros and restores since the agent started."
+    after_help = "Examples:\n  sluice get\n  sluice get services shop -o yaml\n  sluice get service/shop\n  sluice get nodes --watch\n  sluice get nodes -o wide\n  sluice get operations\n  sluice get operations op-01795289999842813 -o yaml\n\n\
+        Operations are the drains, and the zeros and restores since the agent started.\n\
+        Columns that do not fit the terminal are left out; -o wide prints all of them, and more."
 )]
 pub struct GetArguments {
-    #[arg(value_enum, default_value_t)]
-    kind: Collection,
+    /// services, nodes or operations, or one of them, as in service/shop
+    #[arg(value_parser = selection, default_value = "services", value_name = "KIND[/NAME]", add = candidates::selections())]
+    kind: Selection,
     /// Of a service or node, or the id of an operation
     name: Option<String>,
+    /// Go on, and print again what changes
+    #[arg(long, short)]
+    watch: bool,
     #[command(flatten)]
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+/// A kind, or one of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Selection {
+    collection: Collection,
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Collection {
-    #[default]
-    #[value(alias = "service", alias = "svc")]
     Services,
-    #[value(alias = "node")]
     Nodes,
-    #[value(alias = "operation", alias = "op")]
     Operations,
+}
+
+impl Collection {
+    fn read(kind: &str) -> Option<Self> {
+        match kind {
+            "services" | "service" | "svc" => Some(Self::Services),
+            "nodes" | "node" => Some(Self::Nodes),
+            "operations" | "operation" | "op" => Some(Self::Operations),
+            _ => None,
+        }
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Services => "/v1/services",
+            Self::Nodes => "/v1/nodes",
+            Self::Operations => "/v1/operations",
+        }
+    }
+}
+
+fn selection(text: &str) -> Result<Selection, String> {
+    let (kind, name) = text.split_once('/').map_or((text, None), |(kind, name)| (kind, Some(name.to_owned())));
+    let collection = Collection::read(kind);
+    let collection =
+        collection.ok_or("write services, nodes or operations, or one of them, as in service/shop or node/node-1")?;
+    Ok(Selection { collection, name })
 }
 
 impl GetArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
-        let collection = match self.kind {
-            Collection::Services => "/v1/services",
-            Collection::Nodes => "/v1/nodes",
-            Collection::Operations => "/v1/operations",
+        let (kind, name) = self.selected()?;
+        let path = match &name {
+            Some(name) => format!("{}/{}", kind.path(), encode(name)),
+            None => kind.path().to_owned(),
         };
-        let value: Value = match &self.name {
-            Some(name) => client.get(&format!("{collection}/{}", encode(name))).await?,
-            None => client.get(collection).await?,
-        };
+        let wide = self.output.is_wide();
+        let shown = |items: Value| table(kind, items, wide);
+        if self.watch {
+            return watch::watch(client, &path, self.output, shown).await;
+        }
+        let value: Value = client.get(&path).await?;
         if self.output.print(&value)? {
             return Ok(());
         }
-        let items = if self.name.is_some() { serde_json::json!({ "items": [value] }) } else { value };
-        let wide = self.output.is_wide();
-        let table = match self.kind {
-            Collection::Services => services(&read(items)?, wide),
-            Collection::Nodes => nodes(&read(items)?, wide),
-            Collection::Operations => operations(&read(items)?),
-        };
+        let table = shown(if name.is_some() { json!({ "items": [value] }) } else { value })?;
         if table.is_empty() {
-            output::note(nothing(self.kind));
+            output::note(nothing(kind));
             return Ok(());
         }
         output::print(&table.text())
     }
+
+    /// Which kind, and which of it.
+    fn selected(&self) -> Result<(Collection, Option<String>), Failure> {
+        let Selection { collection, name } = &self.kind;
+        if name.is_some() && self.name.is_some() {
+            return Err(Failure::Usage("there are two names: leave one of them out".to_owned()));
+        }
+        // The kind may be written again, as in `get services service/shop`.
+        let again = |name: &String| match selection(name) {
+            Ok(Selection { collection: kind, name: Some(name) }) if kind == *collection => name,
+            _ => name.clone(),
+        };
+        Ok((*collection, name.clone().or_else(|| self.name.as_ref().map(again))))
+    }
+}
+
+/// The table of a collection.
+fn table(kind: Collection, items: Value, wide: bool) -> Result<TextTable, Failure> {
+    Ok(match kind {
+        Collection::Services => services(&read(items)?, wide),
+        Collection::Nodes => nodes(&read(items)?, wide),
+        Collection::Operations => operations(&read(items)?, wide),
+    })
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<List<T>, Failure> {
@@ -88,7 +144,8 @@ fn services(list: &List<ServiceView>, wide: bool) -> TextTable {
     if wide {
         header.extend(["NO-BACKEND", "GROUPS", "SLOTS", "SHARE-ERROR", "GENERATION", "LABELS"]);
     }
-    let mut table = TextTable::new(&header);
+    let spare: &[_] = if wide { &[] } else { &["BALANCE", "OPEN", "FRONTENDS"] };
+    let mut table = TextTable::new(&header).sparing(spare);
     for service in &list.items {
         let status = &service.status;
         let open = status.backends.iter().filter(|backend| backend.programmed_share > 0.0).count();
@@ -124,7 +181,8 @@ fn nodes(list: &List<NodeView>, wide: bool) -> TextTable {
     if wide {
         header.extend(["NEW-SINCE-ZERO", "OWNER", "REASON", "EXPIRES", "DRAIN", "LABELS"]);
     }
-    let mut table = TextTable::new(&header);
+    let spare: &[_] = if wide { &[] } else { &["SERVICES", "BACKENDS", "LAST-NEW"] };
+    let mut table = TextTable::new(&header).sparing(spare);
     for node in &list.items {
         let status = &node.status;
         let mut cells = vec![
@@ -154,8 +212,10 @@ fn nodes(list: &List<NodeView>, wide: bool) -> TextTable {
     table
 }
 
-fn operations(list: &List<Operation>) -> TextTable {
-    let mut table = TextTable::new(&["ID", "KIND", "TARGET", "PHASE", "STARTED", "REMAINING", "MESSAGE"]);
+fn operations(list: &List<Operation>, wide: bool) -> TextTable {
+    let header = ["ID", "KIND", "TARGET", "PHASE", "STARTED", "REMAINING", "MESSAGE"];
+    let spare: &[_] = if wide { &[] } else { &["MESSAGE", "STARTED", "KIND"] };
+    let mut table = TextTable::new(&header).sparing(spare);
     for operation in &list.items {
         table.row([
             text(&operation.id),

@@ -3,6 +3,7 @@
 
 mod agent;
 mod apply;
+mod candidates;
 mod check;
 mod client;
 mod completions;
@@ -18,7 +19,9 @@ mod failure;
 mod files;
 mod follow;
 mod get;
+mod man;
 mod monitor;
+mod names;
 mod openapi;
 mod output;
 mod ready;
@@ -26,6 +29,8 @@ mod restore;
 mod top;
 mod uninstall;
 mod version;
+mod wait;
+mod watch;
 mod weight;
 mod zero;
 
@@ -118,6 +123,7 @@ enum Verb {
     Zero(zero::ZeroArguments),
     Drain(drain::DrainArguments),
     Restore(restore::RestoreArguments),
+    Wait(wait::WaitArguments),
     Ready(ready::ReadyArguments),
     Connections(connections::ConnectionsArguments),
     Explain(explain::ExplainArguments),
@@ -127,6 +133,7 @@ enum Verb {
     Check(check::CheckArguments),
     Uninstall(uninstall::UninstallArguments),
     Completions(completions::CompletionsArguments),
+    Man(man::ManArguments),
     Version(version::VersionArguments),
     #[command(hide = true)]
     Openapi(openapi::OpenapiArguments),
@@ -152,6 +159,7 @@ pub struct Request {
 
 /// Reads the command line; ends the process with a usage message when it makes no sense.
 pub fn invocation() -> Invocation {
+    completions::answer_shell();
     match parse(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
@@ -209,6 +217,10 @@ impl Request {
                 ask(ConnectionOptions { timeout, ..connection }, async |client| verb.run(client).await)
             }
             Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),
+            // Its own --timeout is not that of one answer.
+            Verb::Wait(verb) => {
+                ask(ConnectionOptions { timeout: None, ..connection }, async |client| verb.run(client).await)
+            }
             Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
@@ -218,6 +230,7 @@ impl Request {
             Verb::Check(verb) => verb.run(),
             Verb::Uninstall(verb) => verb.run(connection.socket),
             Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
             Verb::Version(verb) => verb.run(),
             Verb::Openapi(verb) => verb.run(),
         }
@@ -275,6 +288,7 @@ mod tests {
                 "zero" | "drain" | "restore" | "ready" => format!("{} shop/n1", verb.get_name()),
                 "explain" => "explain 10.96.0.10:80".to_owned(),
                 "completions" => "completions bash".to_owned(),
+                "wait" => "wait shop/n1 --for ready".to_owned(),
                 name => name.to_owned(),
             };
             for line in [format!("sluice {line} --timeout 2s"), format!("sluice --timeout 2s {line}")] {
@@ -292,6 +306,19 @@ mod tests {
             let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{}", verb.get_name());
             assert!(help.contains(&format!("sluice {}", verb.get_name())), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_told_in_words() {
+        for line in [
+            "sluice weight shop/n1 many",
+            "sluice monitor --pid x",
+            "sluice events --after=-1",
+            "sluice agent --probers x",
+        ] {
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err().to_string();
+            assert!(!error.contains("digit") && error.contains("write a whole number"), "{line}: {error}");
         }
     }
 
@@ -314,6 +341,14 @@ mod tests {
             "sluice drain node/node-1 --deadline 60s --idle-close 2s --on-deadline keep --wait drained --timeout 5m",
             "sluice drain shop/n1 --idle-close never --on-deadline close --wait zeroed",
             "sluice restore node/node-1",
+            "sluice wait node/node-1 --for drained --timeout 5m",
+            "sluice weight shop --group canary 10 --force",
+            "sluice get nodes -w",
+            "sluice get service/shop",
+            "sluice zero service/shop/n1",
+            "sluice apply -f shop.yaml --prune --force",
+            "sluice diff -f shop.yaml --prune",
+            "sluice man drain",
             "sluice ready shop/n1",
             "sluice ready shop/n1 --lease 30s --uptime 90s --reason warm",
             "sluice ready shop/n1 --not --reason reindexing",
@@ -336,8 +371,16 @@ mod tests {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
-        for line in ["sluice", "sluice zero", "sluice zero shop", "sluice weight shop/n1", "sluice weight shop/n1 many"]
-        {
+        for line in [
+            "sluice",
+            "sluice zero",
+            "sluice zero shop",
+            "sluice zero service/shop",
+            "sluice get shop",
+            "sluice weight shop/n1",
+            "sluice weight shop/n1 many",
+            "sluice wait shop/n1",
+        ] {
             let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }

@@ -5,12 +5,15 @@ use clap::Args;
 use jiff::tz::TimeZone;
 
 use super::{
+    candidates,
     client::{Client, with_query},
     events::EventReader,
     failure::Failure,
     follow::interrupted,
+    names,
     output::{self, Output, OutputFormat},
 };
+use crate::model::words::whole_number;
 use crate::view::decisions::{Decision, LostDecisions, Skipped, Told};
 
 /// Characters of a line.
@@ -27,13 +30,13 @@ const WIDTH: usize = 80;
 )]
 pub struct MonitorArguments {
     /// Calls to frontends of this service
-    #[arg(long)]
+    #[arg(long, value_parser = names::service, add = candidates::services())]
     service: Option<String>,
     /// Calls to this address, such as 10.96.0.10:80 or [fd00::1]:53/udp
     #[arg(long, value_name = "ADDRESS")]
     frontend: Option<String>,
     /// Calls of this process
-    #[arg(long)]
+    #[arg(long, value_parser = whole_number::<u32>)]
     pid: Option<u32>,
     /// Calls from this cgroup and those in it, by directory or name
     #[arg(long, value_name = "PATH")]
@@ -42,7 +45,7 @@ pub struct MonitorArguments {
     #[arg(long)]
     all: bool,
     /// End after so many decisions
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u64>)]
     count: Option<u64>,
     #[command(flatten)]
     output: Output,

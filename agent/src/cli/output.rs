@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table as Grid, presets};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table as Grid, presets};
 use jiff::{SignedDuration, Timestamp};
+use ratatui::crossterm::terminal;
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -99,10 +100,26 @@ pub fn has_colour() -> bool {
     io::stdout().is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Blanks between two columns of a table.
+const GAP: usize = 2;
+
+/// Columns of the screen: what COLUMNS says, as `ps` has it, or those of the terminal. `None`: output that nobody reads on
+/// a screen is as wide as it is.
+pub fn columns() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
+    said.or_else(|| {
+        let (columns, _) = terminal::size().ok().filter(|_| io::stdout().is_terminal())?;
+        Some(usize::from(columns))
+    })
+}
+
 /// A table without borders.
 pub struct TextTable {
     grid: Grid,
+    header: Vec<String>,
     rows: usize,
+    /// Columns that a screen may do without, the least of them first.
+    spare: &'static [&'static str],
 }
 
 impl TextTable {
@@ -116,9 +133,14 @@ impl TextTable {
             grid.force_no_tty();
         }
         for column in grid.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP as u16));
         }
-        Self { grid, rows: 0 }
+        Self { grid, header: header.iter().map(ToString::to_string).collect(), rows: 0, spare: &[] }
+    }
+
+    /// The same, which leaves out these columns one after the other where the lines are longer than the screen.
+    pub fn sparing(self, spare: &'static [&'static str]) -> Self {
+        Self { spare, ..self }
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
@@ -130,9 +152,26 @@ impl TextTable {
         self.rows == 0
     }
 
-    /// Lines without blanks at their ends.
+    /// Lines without blanks at their ends, for the screen.
     pub fn text(&self) -> String {
-        let mut text = self.grid.trim_fmt();
+        self.fitting(columns())
+    }
+
+    fn fitting(&self, columns: Option<usize>) -> String {
+        let mut grid = self.grid.clone();
+        let widths = grid.column_max_content_widths();
+        let mut total = widths.iter().map(|width| usize::from(*width) + GAP).sum::<usize>().saturating_sub(GAP);
+        for name in self.spare {
+            if columns.is_none_or(|columns| total <= columns) {
+                break;
+            }
+            let Some(index) = self.header.iter().position(|held| held == name) else { continue };
+            if let (Some(column), Some(width)) = (grid.column_mut(index), widths.get(index)) {
+                column.set_constraint(ColumnConstraint::Hidden);
+                total = total.saturating_sub(usize::from(*width) + GAP);
+            }
+        }
+        let mut text = grid.trim_fmt();
         text.push('\n');
         text
     }
@@ -218,6 +257,22 @@ mod tests {
         table.row([text("n1"), number(5), maybe(None::<&str>)]);
         table.row([text("backend-2"), number(100), text("node-1")]);
         assert_eq!(table.text(), "NAME       WEIGHT  NODE\nn1              5  -\nbackend-2     100  node-1\n");
+    }
+
+    #[test]
+    fn a_narrow_screen_does_without_the_columns_that_it_can_spare() {
+        let mut table = TextTable::new(&["NAME", "ADDRESS", "NODE", "NEW"]).sparing(&["ADDRESS", "NODE"]);
+        table.row([text("n1"), text("10.0.0.1:8080"), text("node-1"), number(5)]);
+        let whole = "NAME  ADDRESS        NODE    NEW\nn1    10.0.0.1:8080  node-1    5\n";
+        for (columns, shown) in [
+            (None, whole),
+            (Some(32), whole),
+            (Some(31), "NAME  NODE    NEW\nn1    node-1    5\n"),
+            (Some(12), "NAME  NEW\nn1      5\n"),
+            (Some(3), "NAME  NEW\nn1      5\n"),
+        ] {
+            assert_eq!(table.fitting(columns), shown, "{columns:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{client::Client, failure::Failure, output, zero};
+use super::{candidates, client::Client, failure::Failure, names, output, zero};
 use crate::{
     http::views::BackendView,
     model::{Span, Target},
@@ -19,7 +19,7 @@ use crate::{
 )]
 pub struct ReadyArguments {
     /// SERVICE/BACKEND
-    #[arg(value_name = "SERVICE/BACKEND", value_parser = backend)]
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = backend, add = candidates::targets())]
     target: Target,
     /// It is not ready
     #[arg(long, conflicts_with = "lease")]
@@ -31,7 +31,7 @@ pub struct ReadyArguments {
     #[arg(long)]
     reason: Option<String>,
     /// When its process began, such as 2026-11-21T10:00:00Z
-    #[arg(long, value_name = "TIMESTAMP", conflicts_with = "uptime")]
+    #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp, conflicts_with = "uptime")]
     started_at: Option<Timestamp>,
     /// How long its process has been running, such as 90s
     #[arg(long, value_name = "TIME", value_parser = uptime)]
@@ -77,15 +77,19 @@ impl ReadyArguments {
 }
 
 fn backend(text: &str) -> Result<Target, String> {
-    match text.parse() {
+    match names::target(text) {
         Ok(target @ Target::Backend { .. }) => Ok(target),
         Ok(Target::Node(_)) => Err("a node is not reported: write SERVICE/BACKEND".to_owned()),
-        Err(error) => Err(format!("{error}")),
+        Err(error) => Err(error),
     }
 }
 
 fn lease(text: &str) -> Result<String, String> {
     text.parse::<Span>().map(|_| text.to_owned())
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "write a time such as 2026-11-21T10:00:00Z".to_owned())
 }
 
 fn uptime(text: &str) -> Result<String, String> {

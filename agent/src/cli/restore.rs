@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{client::Client, failure::Failure, output, zero};
+use super::{candidates, client::Client, failure::Failure, names, output, zero};
 use crate::{http::views::RestoreView, model::Target, view::status::AdminState};
 
 /// Give a zeroed or drained node or backend its weight back; a drain that lasts is cancelled
@@ -11,6 +11,7 @@ use crate::{http::views::RestoreView, model::Target, view::status::AdminState};
 #[command(after_help = "Examples:\n  sluice restore node/node-1\n  sluice restore shop/n1")]
 pub struct RestoreArguments {
     /// node/NODE or SERVICE/BACKEND
+    #[arg(value_parser = names::target, add = candidates::targets())]
     target: Target,
     /// Validate and show what would happen; change nothing
     #[arg(long)]

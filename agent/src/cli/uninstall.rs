@@ -15,7 +15,7 @@ use crate::{http::listen, kernel, settings, source::store};
 /// End steering: detach and unpin everything, and remove the stored state
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sluice uninstall\n  sluice uninstall --keep-state\n  sluice uninstall --bpffs /sys/fs/bpf/test --state-dir /tmp/s\n\n\
+    after_help = "Examples:\n  sluice uninstall\n  sluice uninstall --dry-run\n  sluice uninstall --keep-state\n  sluice uninstall --bpffs /sys/fs/bpf/test --state-dir /tmp/s\n\n\
         Stop the agent first. Connections go on where they are; new ones go to the address that was asked for."
 )]
 pub struct UninstallArguments {
@@ -28,6 +28,9 @@ pub struct UninstallArguments {
     /// Leave the stored services and nodes: the next agent begins with them
     #[arg(long)]
     keep_state: bool,
+    /// Show what would be removed; remove nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl UninstallArguments {
@@ -35,17 +38,19 @@ impl UninstallArguments {
         let socket = socket.unwrap_or_else(|| settings::SOCKET.into());
         // First what a running agent would refuse, so that nothing is left half done.
         let store = if self.keep_state { None } else { StateFile::claim(&self.state_dir)? };
-        let mut removed = kernel::uninstall(&self.bpffs)?;
+        let mut removed = kernel::uninstall(&self.bpffs, self.dry_run)?;
         if let Some(store) = store {
-            removed.extend(store.remove(&self.state_dir)?);
+            removed.extend(if self.dry_run { store.held(&self.state_dir) } else { store.remove(&self.state_dir)? });
         }
-        if listen::remove_stale(&socket)? {
+        let is_stale = if self.dry_run { listen::is_stale(&socket) } else { listen::remove_stale(&socket)? };
+        if is_stale {
             removed.push(socket);
         }
         if removed.is_empty() {
             return output::print("there was nothing to remove\n");
         }
-        let lines: String = removed.iter().map(|path| format!("removed {}\n", path.display())).collect();
+        let would = if self.dry_run { "would remove" } else { "removed" };
+        let lines: String = removed.iter().map(|path| format!("{would} {}\n", path.display())).collect();
         output::print(&lines)
     }
 }
@@ -74,6 +79,13 @@ impl StateFile {
         }
     }
 
+    /// What [`StateFile::remove`] would remove.
+    fn held(&self, directory: &Path) -> Vec<PathBuf> {
+        let is_alone = fs::read_dir(directory).is_ok_and(|entries| entries.count() == 1);
+        let directory = is_alone.then(|| directory.to_owned());
+        [self.path.clone()].into_iter().chain(directory).collect()
+    }
+
     /// Removes the store, and its directory unless it holds other files.
     fn remove(self, directory: &Path) -> Result<Vec<PathBuf>> {
         fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))?;
@@ -99,7 +111,9 @@ mod tests {
         let error = StateFile::claim(&state).err().unwrap().to_string();
         assert!(error.contains("stop it first"), "{error}");
         drop(agent);
+        let would = StateFile::claim(&state).unwrap().unwrap().held(&state);
         let removed = StateFile::claim(&state).unwrap().unwrap().remove(&state).unwrap();
+        assert_eq!(would, removed);
         assert_eq!(removed, [state.join(store::FILE), state.clone()]);
         assert!(!state.exists());
     }
@@ -110,6 +124,7 @@ mod tests {
         fs::write(directory.path().join(store::FILE), "").unwrap();
         fs::write(directory.path().join("precious"), "").unwrap();
         let claimed = StateFile::claim(directory.path()).unwrap().unwrap();
+        assert_eq!(claimed.held(directory.path()), [directory.path().join(store::FILE)]);
         assert_eq!(claimed.remove(directory.path()).unwrap(), [directory.path().join(store::FILE)]);
         assert!(directory.path().join("precious").exists());
     }

@@ -5,9 +5,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
+    candidates,
     client::{Client, encode},
     describe,
     failure::Failure,
+    names,
     output::{self, duration, fields},
 };
 use crate::{http::views::ZeroView, model::Target, view::status::AdminState};
@@ -20,6 +22,7 @@ use crate::{http::views::ZeroView, model::Target, view::status::AdminState};
 )]
 pub struct ZeroArguments {
     /// node/NODE or SERVICE/BACKEND
+    #[arg(value_parser = names::target, add = candidates::targets())]
     target: Target,
     #[command(flatten)]
     terms: Terms,

@@ -182,7 +182,16 @@ impl Directory {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(&self) -> Result<Vec<PathBuf>> {
-        let mut removed = Vec::new();
+        let held = self.held()?;
+        for path in &held {
+            let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+            removed.with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(held)
+    }
+
+    /// Every pin and directory, in the order in which they are removed.
+    fn held(&self) -> Result<Vec<PathBuf>> {
         let mut links = self.pins("links")?;
         // What steers goes first, and with it what another version or an unfinished replacement has left.
         let place = |pin: &PathBuf| {
@@ -190,19 +199,8 @@ impl Directory {
             Program::ORDER.iter().rev().position(|program| name == program.name())
         };
         links.sort_by_key(place);
-        for pin in links.into_iter().chain(self.pins("maps")?) {
-            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-            removed.push(pin);
-        }
-        for part in ["maps", "links", ""] {
-            let directory = self.path.join(part);
-            match fs::remove_dir(&directory) {
-                Ok(()) => removed.push(directory),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("removing {}", directory.display())),
-            }
-        }
-        Ok(removed)
+        let directories = ["maps", "links", ""].map(|part| self.path.join(part)).into_iter();
+        Ok(links.into_iter().chain(self.pins("maps")?).chain(directories.filter(|path| path.is_dir())).collect())
     }
 
     /// Everything that is pinned in one part, in the order of names.
@@ -266,16 +264,16 @@ pub fn pinned(path: &Path) -> Result<Option<Map>> {
 }
 
 /// Detaches the programs and removes every pin. Returns what was removed, in order: the hooks that steer go first, so
-/// that none of them is left without those that follow and translate.
+/// that none of them is left without those that follow and translate. `dry_run`: what would be.
 ///
 /// # Errors
 /// When an agent still runs there, or a pin cannot be removed.
-pub fn uninstall(path: &Path) -> Result<Vec<PathBuf>> {
+pub fn uninstall(path: &Path, dry_run: bool) -> Result<Vec<PathBuf>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     ownership::check(path).context("what is pinned there may be another's")?;
     let directory = Directory { path: path.to_owned() };
     let _lock = directory.lock()?;
-    directory.remove()
+    if dry_run { directory.held() } else { directory.remove() }
 }

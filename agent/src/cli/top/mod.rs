@@ -18,9 +18,10 @@ use ratatui::{
 };
 
 use super::{
+    candidates,
     client::{Client, encode},
     failure::Failure,
-    output,
+    names, output,
 };
 use crate::http::views::{List, ServiceView};
 use rates::{Snapshot, TopView};
@@ -32,6 +33,7 @@ use rates::{Snapshot, TopView};
         Without a terminal it prints one frame and ends.")]
 pub struct TopArguments {
     /// One service only
+    #[arg(value_parser = names::service, add = candidates::services())]
     service: Option<String>,
     /// Print one frame as text and end
     #[arg(long)]
@@ -48,7 +50,7 @@ impl TopArguments {
             // Rates need two snapshots.
             tokio::time::sleep(self.interval).await;
             let view = TopView::new(Some(&first), &self.look(client).await?);
-            return output::print(&frame::plain(&frame::lines(&view)));
+            return output::print(&frame::plain(&frame::lines(&view, output::columns())));
         }
         let mut terminal = ratatui::try_init().context("preparing the terminal")?;
         let result = self.live(client, first, &mut terminal).await;
@@ -93,9 +95,9 @@ impl TopArguments {
 }
 
 fn draw(terminal: &mut DefaultTerminal, view: &TopView, trouble: Option<&str>, scroll: &mut usize) -> io::Result<()> {
-    let lines = frame::lines(view);
     terminal.draw(|screen| {
         let area = screen.area();
+        let lines = frame::lines(view, Some(area.width.into()));
         let shown = usize::from(area.height).saturating_sub(frame::HEAD + 1);
         *scroll = (*scroll).min(lines.len().saturating_sub(frame::HEAD + shown));
         // The head stays; the rest scrolls below it.

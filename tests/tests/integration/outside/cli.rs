@@ -27,7 +27,8 @@ fn verbs_do_what_they_say() -> Result<()> {
     let file = directory.path().join("shop.yaml");
     let path = file.to_string_lossy().into_owned();
     fs::write(&file, weighted(&[3, 1]).json().to_string())?;
-    assert!(run(&stage, &["diff", "-f", &path], 0)?.contains("shop"));
+    let differs = stage.agent.cli(&["diff", "-f", &path])?;
+    assert!(differs.status.code() == Some(1) && String::from_utf8_lossy(&differs.stdout).contains("shop"));
     assert_eq!(client.spread(FRONTEND, 1).errors().len(), 1, "a diff changes nothing");
     run(&stage, &["apply", "-f", &path], 0)?;
     assert_exact(&client.spread(FRONTEND, 100), 100, &[("b1", 0.75), ("b2", 0.25)]);

@@ -21,6 +21,7 @@ mod exact;
 mod files;
 mod gauge;
 mod groups;
+mod habits;
 mod harness;
 mod hash;
 mod matrix;
