@@ -134,7 +134,10 @@ impl Scheduler {
 
     /// Clears the reason of a backend that others probe now, for nobody else would.
     fn release(&mut self, backend: BackendId, reason: Option<Unready>) {
-        let Some(Unready { asked, .. }) = reason else { return drop(self.released.remove(&backend)) };
+        let Some(Unready { asked, .. }) = reason else {
+            self.released.remove(&backend);
+            return;
+        };
         if self.released.insert(backend, asked) != Some(asked) {
             self.send(HealthUpdate { backend, report: HealthReport::Probe { reason: None, asked } });
         }

@@ -232,7 +232,7 @@ fn a_restore_begins_anew_and_forgets_probes_that_are_under_way() {
     let readiness = json!({"kind": "http", "period": "1h"});
     world.put("s", json!({"frontends": ["10.0.0.1:80"], "readiness": readiness, "backends": backends}));
     let backend = BackendId(world.id("s", "a"));
-    let mut publish = |world: &World, scheduler: &mut Scheduler| {
+    let publish = |world: &World, scheduler: &mut Scheduler| {
         sender.send_replace(published(world));
         scheduler.follow();
         let due = scheduler.timers.next().unwrap();
