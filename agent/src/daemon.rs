@@ -13,16 +13,6 @@ use crate::{
     settings::Settings,
 };
 
-/// Ends the process when a thread panics, as panic = "abort" does in a release: a build whose tests unwind is compiled once
-/// for the daemon and its tests, and must not leave half an agent behind either.
-pub fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
-}
-
 /// The threads that serve the API: two, however many processors there are, for the host is its applications'.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use sluice::{
     allocator,
     cli::{self, Invocation},
     daemon, engine,
+    host::panics,
     http::Bound,
     settings::Settings,
     telemetry::logs,
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
 
 /// The daemon, from its settings to its end.
 fn run(settings: &Settings) -> Result<(), cli::Failure> {
-    daemon::abort_on_panic();
+    panics::abort_on_panic();
     allocator::keep_little();
     logs::start(settings.log_format, &settings.log_level).map_err(cli::Failure::usage)?;
     let runtime = daemon::runtime()?;

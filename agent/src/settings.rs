@@ -19,6 +19,8 @@ pub const STATE_DIR: &str = "/var/lib/sluice";
 pub const BPFFS: &str = "/sys/fs/bpf/sluice";
 const LISTEN: &str = "127.0.0.1:9180";
 const MARK: u32 = 0x51ce;
+/// Percent.
+const SHRINK_LIMIT: u32 = 30;
 const CENSUS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the daemon runs with; complete and checked.
@@ -47,6 +49,25 @@ pub struct Settings {
     /// Time between two censuses that check the connection gauges.
     pub census_interval: Duration,
     pub probing: Probing,
+    pub brake: Brake,
+}
+
+/// What the agent does not do unasked, and what of it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brake {
+    /// A look at files that removes more than this share of the services or backends waits, percent, and an apply that
+    /// does is refused; 100: no limit.
+    pub shrink_limit: u8,
+    /// The first one that would wait does not.
+    pub accept_shrink: bool,
+    /// Begin with a store that does not know what the kernel's tables hold.
+    pub accept_empty: bool,
+    /// Make services of what the kernel steers when the store has none.
+    pub adopt: bool,
+    /// Begin without the records of the store that are damaged.
+    pub accept_damage: bool,
+    /// Take programs that steer another cgroup to this one.
+    pub accept_move: bool,
 }
 
 /// How this agent finds out which backends are ready.
@@ -62,6 +83,20 @@ pub struct Probing {
     pub probers: usize,
     /// Most probes at a time.
     pub in_flight: usize,
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        let shrink_limit = SHRINK_LIMIT as u8;
+        Self {
+            shrink_limit,
+            accept_shrink: false,
+            accept_empty: false,
+            adopt: false,
+            accept_damage: false,
+            accept_move: false,
+        }
+    }
 }
 
 /// Where the API is served over TCP.
@@ -122,6 +157,31 @@ pub struct Layer {
     #[arg(long, env = "SLUICE_CENSUS_INTERVAL", hide_env_values = true, value_name = "TIME", value_parser = time)]
     #[serde(deserialize_with = "some_time")]
     pub census_interval: Option<Duration>,
+    /// Share of the services or backends, percent: watched files, or documents that are applied together, may remove more
+    /// only when that is accepted; 100 for no limit [default: 30]
+    #[arg(long, env = "SLUICE_SHRINK_LIMIT", hide_env_values = true, value_name = "PERCENT", help_heading = "Brake")]
+    pub shrink_limit: Option<u32>,
+    /// Accept what files first ask for beyond --shrink-limit
+    // Asked for once: an environment or a file would ask at every start.
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub accept_shrink: bool,
+    /// Begin with a store that does not know what the kernel steers: what it and the files do not bring is removed
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub accept_empty: bool,
+    /// Make services of what the kernel steers, when the store has none; their names are `adopted-N`
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub adopt: bool,
+    /// Begin without the records of the store that are damaged, and keep the others
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub accept_damage: bool,
+    /// Take the pinned programs along when they steer another cgroup: it is steered no longer
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub accept_move: bool,
     /// Directory of the commands that `readiness: {kind: exec}` may run; without it there are none
     #[arg(long, env = "SLUICE_HOOKS", hide_env_values = true, value_name = "DIR", help_heading = "Readiness")]
     pub hooks: Option<PathBuf>,
@@ -205,6 +265,12 @@ impl Layer {
             max_nodes: self.max_nodes.or(other.max_nodes),
             max_frontends: self.max_frontends.or(other.max_frontends),
             max_slots: self.max_slots.or(other.max_slots),
+            shrink_limit: self.shrink_limit.or(other.shrink_limit),
+            accept_shrink: self.accept_shrink || other.accept_shrink,
+            accept_empty: self.accept_empty || other.accept_empty,
+            adopt: self.adopt || other.adopt,
+            accept_damage: self.accept_damage || other.accept_damage,
+            accept_move: self.accept_move || other.accept_move,
         }
     }
 
@@ -225,8 +291,18 @@ impl Layer {
             probers: size("probers", self.probers, 3, 1..=1000)? as usize,
             in_flight: size("probes-in-flight", self.probes_in_flight, 1024, 1..=65_536)? as usize,
         };
+        let shrink_limit = size("shrink-limit", self.shrink_limit, SHRINK_LIMIT, 0..=100)?;
+        let brake = Brake {
+            shrink_limit: u8::try_from(shrink_limit)?,
+            accept_shrink: self.accept_shrink,
+            accept_empty: self.accept_empty,
+            adopt: self.adopt,
+            accept_damage: self.accept_damage,
+            accept_move: self.accept_move,
+        };
         Ok(Settings {
             probing,
+            brake,
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             listen: match self.listen {
                 Some(listen) => listen,
@@ -308,67 +384,4 @@ fn size(key: &str, given: Option<u32>, default: u32, range: std::ops::RangeInclu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(text: &str) -> Result<Layer> {
-        Ok(toml::from_str(text)?)
-    }
-
-    fn some_cgroup() -> Layer {
-        Layer { cgroup: Some("/c".into()), ..Layer::default() }
-    }
-
-    #[test]
-    fn a_flag_beats_the_file_which_beats_the_default() {
-        let flags = Layer { log_level: Some("debug".into()), ..some_cgroup() };
-        let file =
-            file("log-level = 'warn'\nlisten = 'off'\nmark = 0x10\napply = ['/a', '/b']\nlog-format = 'json'").unwrap();
-        let settings = flags.or(file).complete().unwrap();
-        assert_eq!((settings.log_level.as_str(), settings.listen, settings.mark), ("debug", Listen::Off, 16));
-        assert_eq!(settings.apply, [PathBuf::from("/a"), "/b".into()]);
-        assert_eq!(settings.log_format, LogFormat::Json);
-        assert_eq!((settings.socket, settings.bpffs), (PathBuf::from(SOCKET), PathBuf::from(BPFFS)));
-        assert_eq!(settings.limits, Limits { services: 16_384, backends: 65_536, nodes: 16_384, frontends: 65_536 });
-    }
-
-    #[test]
-    fn every_flag_is_a_key_of_the_file() {
-        let command = <Layer as Args>::augment_args(clap::Command::new("agent"));
-        let mut flags: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
-        flags.extend(["socket", "token-file"]);
-        for flag in flags {
-            let known = [
-                format!("{flag} = 'off'"),
-                format!("{flag} = 'text'"),
-                format!("{flag} = 1"),
-                format!("{flag} = ['x']"),
-                format!("{flag} = '30s'"),
-            ];
-            assert!(known.iter().any(|text| file(text).is_ok()), "{flag}");
-        }
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (text, named) in [
-            ("sockets = '/x'", "sockets"),
-            ("listen = 'here'", "\"here\""),
-            ("max-slots = -1", "max-slots"),
-            ("log-format = 'xml'", "xml"),
-        ] {
-            let error = format!("{:#}", file(text).unwrap_err());
-            assert!(error.contains(named), "{text}: {error}");
-        }
-        let too_small = Layer { max_nodes: Some(1), ..some_cgroup() };
-        assert!(too_small.complete().unwrap_err().to_string().contains("max-nodes"));
-        let nobody = Layer { peers: Some(vec!["a".into()]), ..some_cgroup() };
-        assert!(nobody.complete().unwrap_err().to_string().contains("node"));
-    }
-
-    #[test]
-    fn numbers_may_be_hexadecimal() {
-        assert_eq!((number("0x51ce"), number("7")), (Ok(MARK), Ok(7)));
-        assert!(number("x").is_err());
-    }
-}
+mod tests;

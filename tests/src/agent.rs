@@ -90,6 +90,12 @@ impl Agent {
         }
     }
 
+    /// Steers another cgroup.
+    pub fn steering(mut self, cgroup: &Path) -> Self {
+        self.cgroup = cgroup.to_owned();
+        self
+    }
+
     /// How it logs: "text" when not said, or "json".
     pub fn log_format(mut self, format: &'static str) -> Self {
         self.log_format = format;

@@ -46,9 +46,9 @@ impl World {
         Agent::new(self.cgroup.path())
     }
 
-    /// A started agent that steers the cgroup as the documents in `file` (or directory) say.
+    /// A started agent that steers the cgroup as the documents in `file` (or directory) say, however much they take away.
     pub fn agent_with(&self, file: &Path) -> Result<Agent> {
-        let mut agent = self.agent()?.apply(file);
+        let mut agent = self.agent()?.apply(file).environment("SLUICE_SHRINK_LIMIT", "100");
         agent.start()?;
         Ok(agent)
     }

@@ -34,12 +34,15 @@ pub struct ApplyTerms {
     /// Do it even if a service is left without enough open capacity
     #[arg(long)]
     force: bool,
+    /// Even if the documents take away more than the agent's --shrink-limit
+    #[arg(long)]
+    accept_shrink: bool,
 }
 
 impl ApplyTerms {
     /// For a look at what would happen: nothing stands in its way.
     pub fn look(prune: bool) -> Self {
-        Self { prune, force: true }
+        Self { prune, force: true, accept_shrink: true }
     }
 }
 
@@ -65,8 +68,8 @@ impl ApplyArguments {
 /// When a document is wrong, or the agent refuses.
 pub async fn send(client: &Client, sources: &Sources, terms: ApplyTerms, dry_run: bool) -> Result<ApplyView, Failure> {
     let (body, places) = sources.read()?;
-    let ApplyTerms { prune, force } = terms;
-    let path = format!("/v1/apply?dryRun={dry_run}&prune={prune}&force={force}");
+    let ApplyTerms { prune, force, accept_shrink } = terms;
+    let path = format!("/v1/apply?dryRun={dry_run}&prune={prune}&force={force}&acceptShrink={accept_shrink}");
     let answer = client.call(Method::POST, &path, Some(("application/json", body.into()))).await;
     answer.map_err(|failure| match failure {
         // The agent knows the number of the document; only this client knows its file.

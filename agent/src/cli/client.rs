@@ -14,7 +14,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::Incoming,
     client::conn::http1,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, WARNING},
 };
 use hyper_util::rt::TokioIo;
 use jiff::SignedDuration;
@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{failure::Failure, output::duration};
+use super::{
+    failure::Failure,
+    output::{self, duration},
+};
 use crate::{http::problem::Problem, settings};
 
 /// How long the agent may take to answer.
@@ -111,6 +114,13 @@ impl Client {
         let answer = async {
             let response = self.send(method, path, body, &[]).await?;
             let status = response.status();
+            for warning in response.headers().get_all(WARNING) {
+                let text = warning.to_str().unwrap_or_default();
+                output::note(format!(
+                    "Warning: {}",
+                    text.strip_prefix("299 sluice ").unwrap_or(text).trim_matches('"')
+                ));
+            }
             let bytes = response.into_body().collect().await.context("reading the agent's answer")?.to_bytes();
             Ok::<_, Failure>((status, bytes))
         };

@@ -92,12 +92,16 @@ impl GetArguments {
         if self.output.print(&value)? {
             return Ok(());
         }
-        let table = shown(if name.is_some() { json!({ "items": [value] }) } else { value })?;
+        let items = if name.is_some() { json!({ "items": [value] }) } else { value };
+        let notes = if kind == Collection::Services { deviations(&read(items.clone())?) } else { Vec::new() };
+        let table = shown(items)?;
         if table.is_empty() {
             output::note(nothing(kind));
             return Ok(());
         }
-        output::print(&table.text())
+        output::print(&table.text())?;
+        notes.iter().for_each(output::note);
+        Ok(())
     }
 
     /// Which kind, and which of it.
@@ -139,10 +143,24 @@ fn nothing(kind: Collection) -> &'static str {
     }
 }
 
+/// Services that are not what their files say.
+fn deviations(list: &List<ServiceView>) -> Vec<String> {
+    let note = |service: &ServiceView| {
+        let (name, origin) = (&service.metadata.name, &service.status.origin);
+        let file = origin.file.as_ref()?;
+        match &origin.problem {
+            Some(problem) => Some(format!("{name}: {file} is out of force: {problem}")),
+            None if origin.edited => Some(format!("{name}: changed over the API since {file} was applied")),
+            None => None,
+        }
+    };
+    list.items.iter().filter_map(note).collect()
+}
+
 fn services(list: &List<ServiceView>, wide: bool) -> TextTable {
     let mut header = vec!["NAME", "FRONTENDS", "BALANCE", "OPEN", "ACTIVE", "NEW", "FAILED"];
     if wide {
-        header.extend(["NO-BACKEND", "GROUPS", "SLOTS", "SHARE-ERROR", "GENERATION", "LABELS"]);
+        header.extend(["NO-BACKEND", "GROUPS", "SLOTS", "SHARE-ERROR", "GENERATION", "FROM", "LABELS"]);
     }
     let spare: &[_] = if wide { &[] } else { &["BALANCE", "OPEN", "FRONTENDS"] };
     let mut table = TextTable::new(&header).sparing(spare);
@@ -168,6 +186,7 @@ fn services(list: &List<ServiceView>, wide: bool) -> TextTable {
                 number(status.slots),
                 percent(Some(status.share_error)),
                 number(format!("{}/{}", status.observed_generation, status.generation)),
+                text(status.origin.text()),
                 text(labels.join(",")),
             ]);
         }

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. `sluice agent` is the daemon; every other verb is a client of its API.
 //! A verb returns, and only here does a result become an exit code.
 
+mod accept_shrink;
 mod agent;
 mod apply;
 mod candidates;
@@ -127,6 +128,7 @@ enum Verb {
     Ready(ready::ReadyArguments),
     Connections(connections::ConnectionsArguments),
     Explain(explain::ExplainArguments),
+    AcceptShrink(accept_shrink::AcceptShrinkArguments),
     Top(top::TopArguments),
     Events(events::EventsArguments),
     Monitor(monitor::MonitorArguments),
@@ -223,6 +225,7 @@ impl Request {
             }
             Verb::Ready(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::AcceptShrink(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
@@ -355,6 +358,7 @@ mod tests {
             "sluice connections --service shop --backend n1",
             "sluice explain 10.96.0.10:80",
             "sluice explain 10.96.0.10:80 --from pid:1",
+            "sluice accept-shrink",
             "sluice top --once",
             "sluice events --follow",
             "sluice monitor",

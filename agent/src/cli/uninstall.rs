@@ -107,7 +107,7 @@ mod tests {
         let state = directory.path().join("state");
         assert!(StateFile::claim(&state).unwrap().is_none());
         let limits = crate::model::Limits { services: 4, backends: 4, nodes: 4, frontends: 4 };
-        let agent = store::Store::open(&state, limits).unwrap();
+        let agent = store::Store::open(&state, limits, false).unwrap();
         let error = StateFile::claim(&state).err().unwrap().to_string();
         assert!(error.contains("stop it first"), "{error}");
         drop(agent);

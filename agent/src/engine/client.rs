@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -66,12 +67,14 @@ pub enum Command {
     GracePeriodElapsed(Retired),
     /// Connections that are counted as open and that are not there.
     Lost(Vec<Lost>),
-    /// A drain is over. What the disk or the kernel refuses is tried again here, until it is answered.
+    /// A drain is over. What the kernel refuses is tried again here, until it is answered.
     EndDrain { ended: Box<DrainEnded>, reply: oneshot::Sender<DrainEndAck> },
     /// What probes and rules say of backends.
     UpdateHealth(Vec<HealthUpdate>),
     /// What is attached and pinned has changed.
     Attachment(Box<AttachmentNews>),
+    /// Lets what the brake holds happen. Returns the files; empty when nothing is held.
+    AcceptShrink { reply: oneshot::Sender<Vec<PathBuf>> },
     /// To be found again after a restart.
     KeepOperation(Box<Operation>),
     /// Ends the thread; steering goes on.
@@ -81,7 +84,7 @@ pub enum Command {
 /// What became of the end of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainEndAck {
-    /// It is saved and told.
+    /// It is told, and saved as soon as the disk lets it.
     Ended,
     /// It has not ended: the drain was restored, put off or begun anew meanwhile, or what it says is not proven.
     Superseded,
@@ -115,7 +118,7 @@ pub struct Options {
     pub guards: Guards,
 }
 
-/// A change that the kernel acknowledged and the store holds.
+/// A change that the kernel acknowledged, and that the store holds unless it says otherwise.
 #[derive(Clone, Debug)]
 pub struct Done {
     pub outcome: Outcome,
@@ -128,6 +131,8 @@ pub struct Done {
     pub published: Arc<Published>,
     /// Map operations, one line each, in order (`dry_run` only).
     pub plan: Vec<String>,
+    /// Why the store does not hold it yet, as on a full disk: it will as soon as the disk lets it.
+    pub unsaved: Option<String>,
 }
 
 impl Options {
@@ -150,6 +155,7 @@ pub enum ChangeError {
     #[error("the agent is stopping")]
     Stopping,
 }
+
 
 impl MonitorHandle {
     /// Nobody shows decisions.
@@ -209,6 +215,14 @@ impl Handle {
     /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
     pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
         self.ask(|reply| Command::Change { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Lets what the brake holds happen. Returns the files whose documents wait no longer.
+    ///
+    /// # Errors
+    /// When the agent is stopping.
+    pub async fn accept_shrink(&self) -> Result<Vec<PathBuf>, ChangeError> {
+        self.ask(|reply| Command::AcceptShrink { reply }).await.ok_or(ChangeError::Stopping)
     }
 
     /// Every steered socket of this host, in all network namespaces, as the kernel holds it now.

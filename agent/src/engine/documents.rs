@@ -6,6 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 
 use super::{
+    brake::Waiting,
     client::ChangeError,
     event_loop::Engine,
     transaction::{OnFailure, Proposal},
@@ -27,6 +28,18 @@ impl<M: DataPlane> Engine<M> {
     /// When the kernel or the store failed: nothing of the look was taken in, and it has to be made again. A document
     /// that is refused is told, and no failure.
     pub(super) fn documents(&mut self, events: &[FileEvent]) -> Result<()> {
+        let all;
+        let events = if self.brake.is_idle() {
+            events
+        } else {
+            all = self.brake.with(events);
+            all.as_slice()
+        };
+        for event in events {
+            let of_file = self.problems.range((event.file().to_owned(), None)..).map(|(key, _)| key);
+            let solved: Vec<_> = of_file.take_while(|(file, _)| file == event.file()).cloned().collect();
+            solved.iter().for_each(|key| drop(self.problems.remove(key)));
+        }
         let applied = self.apply_documents(|reconciler, store, state, excluded| {
             reconciler.handle(events, |file| store.applied(file), state, excluded, Timestamp::now())
         });
@@ -35,10 +48,11 @@ impl<M: DataPlane> Engine<M> {
         }
         for event in events {
             match &applied {
-                Ok(()) => drop(self.unapplied.remove(event.file())),
+                Ok(_) => drop(self.unapplied.remove(event.file())),
                 Err(error) => drop(self.unapplied.insert(event.file().to_owned(), format!("{error:#}"))),
             }
         }
+        let applied = applied.map(|waiting| self.hold(events, waiting));
         self.publish();
         applied
     }
@@ -49,7 +63,7 @@ impl<M: DataPlane> Engine<M> {
         let retried = self
             .apply_documents(|reconciler, _, state, excluded| Ok(reconciler.retry(state, excluded, Timestamp::now())));
         match retried {
-            Ok(()) => self.documents_retry.succeeded(),
+            Ok(_) => self.documents_retry.succeeded(),
             Err(error) => {
                 tracing::warn!("refused documents are tried again later: {error:#}");
                 self.documents_retry.failed();
@@ -57,21 +71,34 @@ impl<M: DataPlane> Engine<M> {
         }
     }
 
-    /// Puts an outcome in force, but for the services that find no room. After a failure the reconciler knows what it
-    /// knew before.
+    /// Puts an outcome in force, but for the services that find no room, and for those that the brake holds, which are
+    /// returned. After a failure the reconciler knows what it knew before.
     fn apply_documents(
         &mut self,
         mut reconcile: impl FnMut(&mut Reconciler, &Store, &State, &Excluded) -> Result<Reconciled>,
-    ) -> Result<()> {
+    ) -> Result<Waiting> {
         let before = self.reconciler.clone();
-        let mut excluded = Excluded::new();
+        let (mut excluded, mut waiting) = (Excluded::new(), Waiting::default());
         loop {
             let outcome = reconcile(&mut self.reconciler, &self.store, &self.state, &excluded);
-            let committed = outcome.map_err(ChangeError::Failed).and_then(|outcome| self.commit_documents(outcome));
-            match committed {
-                Ok(problems) => {
+            let outcome = outcome.inspect_err(|_| self.reconciler = before.clone())?;
+            let shrink = self.brake.judge(&self.state, &outcome.state, &outcome.touched);
+            if let Some(shrink) = shrink.as_ref().filter(|_| !self.brake.is_released())
+                && waiting.add(shrink, self.brake.limit)
+            {
+                self.reconciler = before.clone();
+                excluded.extend(waiting.documents.clone());
+                continue;
+            }
+            match self.commit_documents(outcome) {
+                Ok(mut problems) => {
+                    if shrink.is_some() {
+                        self.brake.engage();
+                    }
+                    let is_held = |key: &DocumentKey| waiting.documents.contains_key(key);
+                    problems.retain(|problem| !problem.document.as_ref().is_some_and(is_held));
                     self.tell_problems(problems);
-                    return Ok(());
+                    return Ok(waiting);
                 }
                 Err(ChangeError::WithoutRoom(more)) => {
                     self.reconciler = before.clone();

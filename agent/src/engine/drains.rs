@@ -2,7 +2,7 @@
 //! restart. The work is done by [`super::workers::drain`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -20,14 +20,14 @@ use super::{
 use crate::{
     model::{Change, Drain, DrainEnd, Ending, OperationPhase, Target, Touched},
     plan::DataPlane,
-    source::store::{Batch, ExtraRecord},
+    source::store::ExtraRecord,
     view::{
         events::EventKind,
         operations::{Gone, Operation},
     },
 };
 
-/// Records of finished drains that the store keeps; the oldest go at a start.
+/// Records of finished drains that the store keeps; the oldest go as others come.
 const KEPT: usize = 128;
 const PREFIX: &str = "operation/";
 /// Ends, or records, in one transaction. A zero that comes in that moment waits for it.
@@ -44,7 +44,10 @@ pub(super) struct DeferredWrites {
     moved: BTreeSet<String>,
     /// Requests that came before these.
     ahead: u32,
+    /// Of ends that the kernel refused.
     pub(super) retry: Retry,
+    /// Finished operations that the store keeps, in the order of their ends.
+    finished: VecDeque<String>,
 }
 
 impl DeferredWrites {
@@ -70,6 +73,15 @@ impl DeferredWrites {
     /// When there is something to do, if that is later.
     pub fn put_off(&self) -> Option<Instant> {
         self.retry.at().filter(|_| !self.is_empty())
+    }
+
+    /// Has the store keep a finished operation. Returns the records of those that it keeps no longer.
+    fn finishes(&mut self, operation: &str) -> Vec<ExtraRecord> {
+        if !self.finished.iter().any(|held| held == operation) {
+            self.finished.push_back(operation.to_owned());
+        }
+        let old = self.finished.len().saturating_sub(KEPT);
+        self.finished.drain(..old).map(|id| (key(&id), None)).collect()
     }
 
     /// Another request comes first. Returns whether that has happened too often by now.
@@ -157,7 +169,8 @@ impl<M: DataPlane> Engine<M> {
         }
     }
 
-    /// Does some of what drains have left for later. What the kernel or the disk refuses stays, and is tried again.
+    /// Does some of what drains have left for later. What the kernel refuses stays, and is tried again; what the disk
+    /// refuses is kept later.
     pub(super) fn catch_up(&mut self) {
         self.later.ahead = 0;
         self.later.retry.begins();
@@ -221,7 +234,8 @@ impl<M: DataPlane> Engine<M> {
             |one: &DrainEnded| Ending { target: one.target.clone(), operation: one.operation.id.clone(), end: one.end };
         let changes = [Change::EndDrains { ends: ended.clone().map(ending).collect() }];
         let records = ended.clone().map(|one| Ok((key(&one.operation.id), Some(record(&one.operation)?))));
-        let records = records.collect::<Result<Vec<_>>>().map_err(ChangeError::Failed)?;
+        let mut records = records.collect::<Result<Vec<_>>>().map_err(ChangeError::Failed)?;
+        records.extend(ended.clone().flat_map(|one| self.later.finishes(&one.operation.id)).collect::<Vec<_>>());
         let Next { state: next, touched, .. } = self.next(&changes)?;
         for one in ended.clone() {
             self.drains.remove(&one.target);
@@ -234,7 +248,8 @@ impl<M: DataPlane> Engine<M> {
             marks: &[],
             records,
             received: Instant::now(),
-            on_failure: OnFailure::Undo,
+            // Whoever waits for a drain has a deadline: it does not wait for the disk.
+            on_failure: OnFailure::HoldUnsaved,
         });
         match committed {
             // What there was to keep of them is kept with their ends.
@@ -250,22 +265,20 @@ impl<M: DataPlane> Engine<M> {
     /// Saves how far operations have come, so that the next agent can tell.
     fn keep_moved(&mut self) {
         let mut records = Vec::new();
-        let mut moved = BTreeSet::new();
-        while moved.len() < AT_ONCE
-            && let Some(id) = self.later.moved.pop_first()
-        {
+        for _ in 0..AT_ONCE {
+            let Some(id) = self.later.moved.pop_first() else { break };
             // As it is by now.
-            match self.operations.get(&id).map(|operation| record(&operation)) {
-                Some(Ok(bytes)) => records.push((key(&id), Some(bytes))),
-                Some(Err(error)) => tracing::warn!("the progress of {id} is not saved: {error:#}"),
-                None => {}
+            let Some(operation) = self.operations.get(&id) else { continue };
+            match record(&operation) {
+                Ok(bytes) => records.push((key(&id), Some(bytes))),
+                Err(error) => tracing::warn!("the progress of {id} is not saved: {error:#}"),
             }
-            moved.insert(id);
+            if operation.is_finished() {
+                records.extend(self.later.finishes(&id));
+            }
         }
-        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &records, ..Batch::default() }) {
-            tracing::warn!("the progress of {} operations is saved later: {error:#}", records.len());
-            self.later.moved.append(&mut moved);
-            self.later.retry.failed();
+        if !records.is_empty() {
+            self.keep(records);
         }
     }
 
@@ -274,23 +287,17 @@ impl<M: DataPlane> Engine<M> {
         let saved = self.store.extras(PREFIX)?;
         let mut operations: Vec<Operation> =
             saved.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect();
-        let finished = operations.iter().filter(|operation| operation.is_finished()).count();
-        let mut old = finished.saturating_sub(KEPT);
-        let mut forgotten = Vec::new();
-        // In the order of time. One that lasts knows what left the configuration meanwhile: it stays, however old.
-        operations.retain(|operation| {
-            let goes = old > 0 && operation.is_finished();
-            if goes {
-                old -= 1;
-                forgotten.push((key(&operation.id), None));
-            }
-            !goes
-        });
+        // One that lasts knows what left the configuration meanwhile: it stays, however old.
+        let mut finished: Vec<_> = operations.iter().filter(|operation| operation.is_finished()).collect();
+        finished.sort_by_key(|operation| operation.finished_at);
+        let finished: Vec<_> = finished.into_iter().map(|operation| operation.id.clone()).collect();
+        let forgotten: Vec<_> = finished.iter().flat_map(|id| self.later.finishes(id)).collect();
+        operations.retain(|operation| !operation.is_finished() || self.later.finished.contains(&operation.id));
         for operation in operations {
             self.operations.put(operation);
         }
         if !forgotten.is_empty() {
-            self.store.commit_batch(&self.state, Batch { extras: &forgotten, ..Batch::default() })?;
+            self.keep(forgotten);
         }
         for (target, zero) in self.state.zeroed() {
             let Some(drain) = zero.lasting_drain() else { continue };

@@ -18,6 +18,7 @@ use sluice_common::verdict::Program;
 use tokio::sync::watch;
 
 use super::{
+    brake::Braking,
     client::{ChangeError, Command, Options},
     drains::DeferredWrites,
     retry::Retry,
@@ -26,12 +27,10 @@ use super::{
 use crate::{
     control::{StateMachine, attachment::Missing, warmup::Ramps},
     host::clock,
-    model::{BackendId, Change, NodeId, Service, ServiceId, State, Target},
+    model::{BackendId, Change, NodeId, Service, ServiceId, State, Target, document::DocumentKey},
     plan::{DataPlane, Programmed, Scope, service::Built},
-    source::{
-        reconcile::Reconciler,
-        store::{ExtraRecord, Store},
-    },
+    settings::Brake,
+    source::{reconcile::Reconciler, store::Store},
     telemetry::Instruments,
     view::{
         events::{EventKind, EventLog},
@@ -79,8 +78,15 @@ pub struct Engine<M> {
     pub(super) expiry_retry: Retry,
     /// Of documents that were refused: pending when they met a fault.
     pub(super) documents_retry: Retry,
-    /// What the store could not keep of health updates: kept with the next try.
-    pub(super) unsaved: Vec<ExtraRecord>,
+    /// What the store could not keep of what holds all the same: kept with the next try.
+    pub(super) unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    /// What the store keeps of zeros that failed and that the kernel may hold.
+    pub(super) undone: BTreeSet<Target>,
+    /// Files and documents that are refused, with the reasons.
+    pub(super) problems: imbl::OrdMap<(PathBuf, Option<DocumentKey>), String>,
+    pub(super) brake: Braking,
+    /// Whether services are made of what the kernel steers when the store has none.
+    pub(super) adopts: bool,
     /// Files of which a look could not be taken in, with the reason.
     pub(super) unapplied: BTreeMap<PathBuf, String>,
     /// Whether the restore at work is that of a zero whose time has come.
@@ -110,12 +116,24 @@ pub struct EngineParts<M> {
     pub slots: u32,
     /// Programs that were not attached when this agent came.
     pub absent: Vec<Program>,
+    pub brake: Brake,
 }
 
 impl<M: DataPlane> Engine<M> {
     pub fn new(beginning: EngineParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let EngineParts { state, machine, store, events, operations, instruments, begun, commands, slots, absent } =
-            beginning;
+        let EngineParts {
+            state,
+            machine,
+            store,
+            events,
+            operations,
+            instruments,
+            begun,
+            commands,
+            slots,
+            absent,
+            brake,
+        } = beginning;
         let readiness = AgentReadiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
@@ -124,6 +142,7 @@ impl<M: DataPlane> Engine<M> {
             ramps: Ramps::default(),
             ready: readiness.clone(),
             missing: Missing::default(),
+            problems: imbl::OrdMap::new(),
         }));
         let steering = Self {
             state,
@@ -149,7 +168,11 @@ impl<M: DataPlane> Engine<M> {
             measure_retry: Retry::default(),
             expiry_retry: Retry::default(),
             documents_retry: Retry::default(),
-            unsaved: Vec::new(),
+            unsaved: BTreeMap::new(),
+            undone: BTreeSet::new(),
+            problems: imbl::OrdMap::new(),
+            brake: Braking::new(brake),
+            adopts: brake.adopt,
             unapplied: BTreeMap::new(),
             expiring: false,
             readiness,
@@ -204,6 +227,7 @@ impl<M: DataPlane> Engine<M> {
             Command::KeepOperation(operation) => self.later.moves(&operation.id),
             Command::UpdateHealth(updates) => self.update_health(updates),
             Command::Attachment(news) => self.attachment(*news),
+            Command::AcceptShrink { reply } => drop(reply.send(self.accept_shrink())),
             Command::Stop => {}
         }
     }
@@ -273,10 +297,9 @@ impl<M: DataPlane> Engine<M> {
         }
         self.expiry_retry.begins();
         for target in self.state.expired(Timestamp::now()) {
-            let options = Options::now();
             let change = Change::Restore { target: target.clone() };
             self.expiring = true;
-            let changed = self.change(&[change], options);
+            let changed = self.change(&[change], Options::now());
             self.expiring = false;
             match changed {
                 Ok(_) => self.note(EventKind::ZeroExpired, Some(target.to_string()), "its zero has expired"),
@@ -349,7 +372,15 @@ impl<M: DataPlane> Engine<M> {
             ramps: self.ramps.clone(),
             ready: self.ready(),
             missing: self.missing.clone(),
+            problems: self.problems(),
         })
+    }
+
+    /// What is refused, and what waits.
+    fn problems(&self) -> imbl::OrdMap<(PathBuf, Option<DocumentKey>), String> {
+        let mut problems = self.problems.clone();
+        problems.extend(self.unapplied.iter().map(|(file, why)| ((file.clone(), None), why.clone())));
+        problems
     }
 
     /// Whether all that is desired is in force, as far as the tables, what is attached and the watched files say.

@@ -2,17 +2,21 @@
 //! writes, saved state and what is published come out. Nothing on the path of a packet ever waits for it.
 //!
 //! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
-//! `drains` turn them into proposals; `guards` refuse what must be insisted on; `transaction` puts a proposal in force, or
-//! says why not; `proofs` and `warmups` add what is kept with it, `attachment` follows what is attached, and `narrate`
-//! tells. `recovery` tries again what failed, `reuse` gives ids out again. What takes time is done by `workers`.
+//! `drains` turn them into proposals; `guards` refuse what must be insisted on, and `brake` holds documents that remove too
+//! much; `transaction` puts a proposal in force, or says why not (`undone`: what becomes of it then); `proofs` and `warmups`
+//! add what is kept with it, `attachment` follows what is attached, and `narrate` tells. `recovery` tries again what failed,
+//! `reuse` gives ids out again. What takes time is done by `workers`.
 
+mod adopt;
 mod attachment;
+mod brake;
 pub mod client;
 mod documents;
 mod drains;
 mod event_loop;
 pub mod guards;
 mod health_updates;
+mod looks;
 mod narrate;
 mod proofs;
 mod recovery;
@@ -23,6 +27,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod undone;
 mod warmups;
 mod workers;
 

@@ -70,8 +70,9 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Tells which documents of files are in force now, and which are gone.
-    pub(super) fn tell_documents(&self, marks: &[AppliedMark]) {
+    pub(super) fn tell_documents(&mut self, marks: &[AppliedMark]) {
         for mark in marks {
+            self.problems.remove(&(mark.file.clone(), Some(mark.document.clone())));
             let (key, file) = (&mark.document, mark.file.display());
             let (kind, message) = match (mark.hash, key) {
                 (Some(_), _) => (EventKind::SourceApplied, format!("{key} from {file}")),
@@ -83,8 +84,9 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Tells which documents of files are not in force, and why.
-    pub(super) fn tell_problems(&self, problems: Vec<DocumentProblem>) {
+    pub(super) fn tell_problems(&mut self, problems: Vec<DocumentProblem>) {
         for problem in problems {
+            self.problems.insert((problem.file.clone(), problem.document.clone()), problem.message.clone());
             let place = problem.document.map(|document| format!(" ({document})")).unwrap_or_default();
             let message = format!("{}{place}: {}", problem.file.display(), problem.message);
             self.instruments.refused(Source::File);

@@ -3,7 +3,7 @@
 use super::event_loop::Engine;
 use crate::{
     plan::{DataPlane, Scope},
-    source::store::Batch,
+    source::store::{Batch, ExtraRecord},
     view::{events::EventKind, published::AgentReadiness},
 };
 
@@ -16,14 +16,7 @@ impl<M: DataPlane> Engine<M> {
         }
         if self.store_retry.is_pending() {
             self.store_retry.begins();
-            let batch = Batch { extras: &self.unsaved, ..Batch::default() };
-            match self.store.commit_batch(&self.state, batch) {
-                Ok(()) => {
-                    self.store_retry.succeeded();
-                    self.unsaved.clear();
-                }
-                Err(error) => self.failed_to_save(&error),
-            }
+            self.keep(Vec::new());
         }
         self.publish();
     }
@@ -35,6 +28,7 @@ impl<M: DataPlane> Engine<M> {
             Ok(()) => {
                 self.kernel_retry.succeeded();
                 self.readiness = AgentReadiness::Ready;
+                self.forget_undone();
             }
             Err(error) => self.failed(&error),
         }
@@ -52,11 +46,35 @@ impl<M: DataPlane> Engine<M> {
         self.kernel_retry.failed();
     }
 
+    /// Has the store keep these, now or when the disk lets it.
+    pub(super) fn keep(&mut self, records: Vec<ExtraRecord>) {
+        self.unsaved.extend(records);
+        let extras: Vec<ExtraRecord> = self.unsaved.iter().map(|(key, record)| (key.clone(), record.clone())).collect();
+        match self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
+            Ok(()) => self.saved(),
+            Err(error) => self.failed_to_save(&error),
+        }
+    }
+
     /// Notes that the store misses something that holds all the same: it is given to the store again after a while.
     pub(super) fn failed_to_save(&mut self, error: &anyhow::Error) {
         tracing::error!("what holds is not saved yet, and it is tried again: {error:#}");
         self.instruments.kernel_failed();
+        // A fault that lasts is told once.
+        if !self.store_retry.has_failed() {
+            let message = format!("what holds is not saved, and it is tried again: {error:#}");
+            self.note(EventKind::StoreFailed, None, message);
+        }
         self.store_retry.failed();
+    }
+
+    /// Notes that the store has everything.
+    pub(super) fn saved(&mut self) {
+        self.unsaved.clear();
+        if self.store_retry.has_failed() {
+            self.note(EventKind::StoreRecovered, None, "everything that holds is saved again");
+        }
+        self.store_retry.succeeded();
     }
 
     /// Notes that turn times are not measured as they should be: steering goes on without.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     client::{ChangeError, Done, Options},
     event_loop::Engine,
-    transaction::{OnFailure, Proposal},
+    transaction::{OnFailure, Proposal, without_tables},
 };
 use crate::{
     model::{Applied, Change, Name, Outcome, Refusal, State, Touched},
@@ -33,25 +33,29 @@ impl<M: DataPlane> Engine<M> {
         let before = self.state.clone();
         let Next { state: next, touched, outcome } = self.next(changes)?;
         guards.check(&before, &next, &touched, changes)?;
-        let done = |acknowledged: Instant, published, plan| Done {
+        if guards.shrink && let Some(shrink) = self.brake.judge(&before, &next, &touched) {
+            return Err(shrink.refusal(self.brake.limit).into());
+        }
+        let done = |acknowledged: Instant, published, plan, unsaved| Done {
             outcome,
             before: before.clone(),
             programmed_in: acknowledged.saturating_duration_since(received),
             acknowledged_at: Timestamp::now(),
             published,
             plan,
+            unsaved,
         };
         if dry_run {
             let writes = self.rehearse(&next, &touched, changes).map_err(|error| refused(error, changes))?;
             let plan = writes::lines(&writes, &before, &next);
-            return Ok(done(Instant::now(), self.as_published(next), plan));
+            return Ok(done(Instant::now(), self.as_published(next), plan, None));
         }
         let is_zero = changes.iter().any(|change| matches!(change, Change::Zero { .. }));
         if touched.is_empty() {
             if is_zero {
                 self.look_at_attachment();
             }
-            return Ok(done(Instant::now(), self.publish(), Vec::new()));
+            return Ok(done(Instant::now(), self.publish(), Vec::new(), None));
         }
         let committed = self.commit(Proposal {
             next,
@@ -60,7 +64,7 @@ impl<M: DataPlane> Engine<M> {
             marks: &[],
             records: Vec::new(),
             received,
-            on_failure: OnFailure::Undo,
+            on_failure: if without_tables(changes) { OnFailure::HoldUnsaved } else { OnFailure::Undo },
         });
         let committed = committed.map_err(|error| refused(error, changes))?;
         let done_in = committed.acknowledged.saturating_duration_since(received);
@@ -71,7 +75,7 @@ impl<M: DataPlane> Engine<M> {
             self.look_at_attachment();
         }
         self.retry_documents();
-        let done = done(committed.acknowledged, self.publish(), Vec::new());
+        let done = done(committed.acknowledged, self.publish(), Vec::new(), committed.unsaved);
         self.tell_cancelled(committed.cancelled);
         Ok(done)
     }

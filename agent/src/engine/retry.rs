@@ -43,6 +43,11 @@ impl Retry {
         self.at
     }
 
+    /// Whether the last try failed.
+    pub fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub fn is_pending(&self) -> bool {
         self.at.is_some()
     }

@@ -1,7 +1,9 @@
 //! From settings to a running engine.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
+    path::Path,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -13,11 +15,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use sluice_common::tables::{BackendEntry, Endpoint};
+use sluice_common::tables::{BackendEntry, CLOSED_REMOVED, CLOSED_ZERO, Endpoint};
 use tokio::sync::oneshot;
 
 use super::{
     event_loop::{Engine, EngineParts},
+    looks::Portions,
     workers::{
         attachment,
         drain::{self, DrainWorker, Looker, NamespaceCache},
@@ -28,16 +31,14 @@ use super::{
     },
 };
 use crate::{
-    engine::{
-        Handle,
-        client::{Command, Options},
-    },
-    kernel::{self, Kernel, Sizes},
-    model::{BackendId, Change, State, Target, Zero},
+    engine::{Handle, client::Command},
+    kernel::{self, Held, Kernel, Sizes},
+    model::{BackendId, State, words::plural},
     plan::{DataPlane, Programmed},
-    settings::Settings,
+    settings::{Brake, Settings},
     source::{
         files::{FileEvent, Files},
+        reconcile::{Excluded, Reconciler},
         store::Store,
         watcher::{FileWatcher, LookResult, watch},
     },
@@ -76,13 +77,16 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
     let instruments = Arc::new(Instruments::new()?);
     kernel::features::require_rights()?;
     raise_limit();
-    let (store, state) = Store::open(&settings.state_dir, settings.limits)?;
+    let (store, state) = Store::open(&settings.state_dir, settings.limits, settings.brake.accept_damage)?;
     // What may fail comes before anything is attached.
     let mut files = Vec::new();
     for path in &settings.apply {
         files.push(Files::new(path, store.files()?)?);
     }
-    let is_ours = |held, backends: &[_]| check_identity(&store, &state, held, backends);
+    let mut known = vec![store.files()?; files.len()];
+    let found: Vec<_> = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
+    let is_ours =
+        |held: &Held| check_identity(&store, &state, held, settings.brake, || desired(&store, &state, &found));
     let mut kernel = Kernel::open(&kernel_config(settings), is_ours)?;
     kernel.set_store_identity(store.identity());
     // What an agent before this one has left may still be read, and counts as free from here on.
@@ -106,11 +110,12 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
         commands: commands.clone(),
         slots: settings.max_slots,
         absent,
+        brake: settings.brake,
     };
     let (mut steering, published) = Engine::new(beginning);
-    let found: Vec<_> = files.iter_mut().map(|files| files.scan(Instant::now())).collect();
     let seen = found.iter().map(|events| events.iter().map(|event| event.file().to_owned()).collect::<Vec<_>>());
     let seen: Vec<_> = seen.collect();
+    known.iter_mut().zip(&seen).for_each(|(known, seen)| known.extend(seen.iter().cloned()));
     for ((files, seen), taken_in) in files.iter_mut().zip(seen).zip(steering.begin(found)?) {
         if !taken_in {
             files.look_again(seen);
@@ -120,16 +125,21 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
     if let Some(keeper) = keeper {
         attachment::spawn(keeper, commands.clone())?;
     }
-    let watches = files.into_iter().map(|files| {
+    let watches = files.into_iter().zip(known).map(|(files, known)| {
         let commands = commands.clone();
+        let mut portions = Portions::new(known);
         watch(files, move |events| {
-            let (reply, answer) = oneshot::channel();
-            // Nobody answers once the agent stops.
-            match commands.send(Command::Files { events, reply }).map(|()| answer.blocking_recv()) {
-                Ok(Ok(Ok(()))) => ControlFlow::Continue(LookResult::TakenIn),
-                Ok(Ok(Err(_))) => ControlFlow::Continue(LookResult::Failed),
-                Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
+            let mut result = LookResult::TakenIn;
+            for events in portions.of(events) {
+                let (reply, answer) = oneshot::channel();
+                // Nobody answers once the agent stops.
+                match commands.send(Command::Files { events, reply }).map(|()| answer.blocking_recv()) {
+                    Ok(Ok(Ok(()))) => {}
+                    Ok(Ok(Err(_))) => result = LookResult::Failed,
+                    Ok(Err(_)) | Err(_) => return ControlFlow::Break(()),
+                }
             }
+            ControlFlow::Continue(result)
         })
     });
     let watches = watches.collect::<Result<_>>()?;
@@ -190,8 +200,12 @@ impl<M: DataPlane> Engine<M> {
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.load_ramps()?;
         self.adopt_zeros()?;
+        if self.adopts && self.state.service_count() == 0 {
+            self.adopt_services(&looks)?;
+        }
         let taken_in = looks.iter().map(|events| self.documents(events).is_ok()).collect();
         self.reconcile()?;
+        self.forget_undone();
         self.load_proofs(adopted)?;
         if adopted {
             self.tell_absent(came);
@@ -203,52 +217,56 @@ impl<M: DataPlane> Engine<M> {
         self.note(if adopted { EventKind::Adopted } else { EventKind::AgentStarted }, None, message);
         Ok(taken_in)
     }
-
-    /// A zero that the kernel holds and the store does not was in force when an agent died before it could save it:
-    /// it stays.
-    fn adopt_zeros(&mut self) -> Result<()> {
-        let (nodes, backends) = self.programmed.zeroed();
-        let nodes = nodes.into_iter().filter_map(|id| {
-            let node = self.state.node_by_id(id).filter(|node| node.zero.is_none())?;
-            Some(Target::Node(node.name.clone()))
-        });
-        let backends = backends.into_iter().filter_map(|(id, _)| {
-            let (service, backend) = self.state.backend(id)?;
-            let target = || Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
-            backend.zero.is_none().then(target)
-        });
-        let targets: Vec<Target> = nodes.chain(backends).collect();
-        for target in targets {
-            let zero = Zero {
-                owner: "sluice".into(),
-                reason: "found in force in the kernel: the agent before this one ended before it could save the zero"
-                    .into(),
-                since: Timestamp::now(),
-                expires: None,
-                drain: None,
-            };
-            tracing::warn!(%target, "{}", zero.reason);
-            let change = Change::Zero { target, zero, drain: None, force: true };
-            self.change(&[change], Options::now()).context("keeping a zero that was found in the kernel")?;
-        }
-        Ok(())
-    }
 }
 
 /// Tables hold ids of one store. Those of another one mean something else: they are only safe to take over when our
-/// store gave none out yet, because then ours can begin where those end.
+/// store gave none out yet, because then ours can begin where those end. And then only when `desired`, the state after
+/// store and files, has what they steer: a store that was emptied, or a mistyped directory, would take it away.
 pub(super) fn check_identity(
     store: &Store,
     state: &State,
-    held: [u8; 16],
-    backends: &[(u32, BackendEntry)],
+    held: &Held,
+    brake: Brake,
+    desired: impl FnOnce() -> Result<State>,
 ) -> Result<()> {
+    let Held { store: identity, backends, nodes } = held;
+    if *identity == [0; 16] || *identity == store.identity() {
+        return check_addresses(state, backends);
+    }
+    if backends.is_empty() && nodes.is_empty() {
+        return Ok(());
+    }
     let gave_none = state.service_count() == 0 && state.nodes().next().is_none();
     ensure!(
-        held == [0; 16] || held == store.identity() || gave_none,
+        gave_none,
         "the tables in the kernel belong to another store than the one in --state-dir: steering goes on as it is. Give \
          the agent the --state-dir that it had before, or remove the tables with `sluice uninstall --keep-state`"
     );
+    if brake.accept_empty || brake.adopt {
+        return Ok(());
+    }
+    let steered: Vec<_> = backends.iter().filter(|(_, backend)| backend.closed & CLOSED_REMOVED == 0).collect();
+    let desired = desired()?;
+    let wanted: BTreeSet<_> = desired.backends().map(|(_, backend)| Endpoint::new(backend.address, 0)).collect();
+    let is_lost = |backend: &BackendEntry| !wanted.contains(&Endpoint::v6(backend.address, backend.port, 0));
+    let lost = steered.iter().filter(|(_, backend)| is_lost(backend)).count();
+    let zeros = nodes.len() + steered.iter().filter(|(_, backend)| backend.closed & CLOSED_ZERO != 0).count();
+    let is_much = lost == steered.len() && lost > 0 || lost * 100 > steered.len() * usize::from(brake.shrink_limit);
+    ensure!(
+        !is_much && zeros == 0,
+        "the kernel steers to {} by a store that is not in --state-dir: with the empty one that is there, and the \
+         files, {lost} of them would be steered to no longer, and {} would end. Steering goes on as it is. Give the agent \
+         the --state-dir that it had before, bring the store back from a backup, name files that bring what is steered \
+         (--apply), or start it once with --adopt, which makes services of what the kernel steers, or with \
+         --accept-empty, which removes what store and files do not bring",
+        plural(steered.len() as u64, "backend"),
+        plural(zeros as u64, "zero")
+    );
+    Ok(())
+}
+
+/// That the store is not an older copy than the tables that are its own.
+fn check_addresses(state: &State, backends: &[(u32, BackendEntry)]) -> Result<()> {
     for (id, held) in backends {
         let Some((service, backend)) = state.backend(BackendId(*id)) else { continue };
         let wanted = Endpoint::new(backend.address, 0);
@@ -262,6 +280,16 @@ pub(super) fn check_identity(
         );
     }
     Ok(())
+}
+
+/// The state after the store and the files that were found, as far as they can be applied.
+fn desired(store: &Store, state: &State, found: &[Vec<FileEvent>]) -> Result<State> {
+    let (mut reconciler, mut state) = (Reconciler::default(), state.clone());
+    for events in found {
+        let applied = |file: &Path| store.applied(file);
+        state = reconciler.handle(events, applied, &state, &Excluded::new(), Timestamp::now())?.state;
+    }
+    Ok(state)
 }
 
 /// As many open files as the system allows: a look at a drain opens every network namespace, and each caller takes one.
@@ -278,6 +306,7 @@ fn kernel_config(settings: &Settings) -> kernel::Config {
     kernel::Config {
         bpffs: settings.bpffs.clone(),
         cgroup: settings.cgroup.clone(),
+        accept_move: settings.brake.accept_move,
         mark: settings.mark,
         sizes: Sizes {
             services: limits.services,

@@ -2,11 +2,14 @@
 //! after a restart.
 
 mod attachment;
+mod brake;
+mod disk;
 mod drains;
 mod dry_run;
 mod faults;
 mod health;
 mod shares;
+mod takeover;
 
 use std::{
     collections::BTreeSet,
@@ -17,14 +20,12 @@ use std::{
 use sluice_common::tables::{Endpoint, TCP};
 use tempfile::TempDir;
 
-use super::{
-    event_loop::{Engine, EngineParts},
-    start::check_identity,
-};
+use super::event_loop::{Engine, EngineParts};
 use crate::{
     engine::client::{ChangeError, Command, Done, Options},
     model::{Change, Limits, Name, Origin, Zero, parse},
     plan::{DataPlane, MapOp, Retired, fake::Fake, regions::Region},
+    settings::Brake,
     source::store::Store,
     telemetry::Instruments,
     view::events::EventLog,
@@ -40,7 +41,7 @@ fn steering(dir: &TempDir, machine: Fake) -> Engine<Fake> {
 }
 
 fn begin(dir: &TempDir, machine: Fake) -> Engine<Fake> {
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let (commands, _) = mpsc::channel();
     let beginning = EngineParts {
         state,
@@ -53,6 +54,7 @@ fn begin(dir: &TempDir, machine: Fake) -> Engine<Fake> {
         commands,
         slots: SLOTS,
         absent: Vec::new(),
+        brake: Brake { shrink_limit: 100, ..Brake::default() },
     };
     Engine::new(beginning).0
 }
@@ -262,37 +264,6 @@ fn a_zero_needs_no_room_for_a_table() {
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
     steering.recover();
     assert_eq!(answers(&steering.machine, FRONTEND), to(&[B.1]));
-}
-
-#[test]
-fn a_store_that_is_older_than_the_tables_is_refused() {
-    let dir = TempDir::new().unwrap();
-    let mut first = steering(&dir, Fake::default());
-    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
-    let mut tables = first.machine.clone();
-    drop(first);
-    let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
-    let check = |tables: &Fake| check_identity(&store, &state, store.identity(), &tables.read().unwrap().backends);
-    check(&tables).unwrap();
-    tables.backends.get_mut(&0).unwrap().port = 1;
-    let error = check(&tables).unwrap_err().to_string();
-    assert!(error.contains("another address for backend shop/a"), "{error}");
-}
-
-#[test]
-fn a_zero_that_only_the_kernel_has_stays() {
-    let dir = TempDir::new().unwrap();
-    let mut first = steering(&dir, Fake::default());
-    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
-    let node = first.state.node("node-1").unwrap().id;
-    let mut tables = first.machine.clone();
-    drop(first);
-    // The agent died between the kernel's acknowledgement and the store.
-    tables.run(&MapOp::SetNode { node: node.0, closed: sluice_common::tables::CLOSED_ZERO }).unwrap();
-    let second = steering(&dir, tables);
-    assert_eq!(answers(&second.machine, FRONTEND), to(&[B.1]));
-    let zero = second.state.node("node-1").unwrap().zero.clone().unwrap();
-    assert!(zero.reason.contains("found in force"), "{}", zero.reason);
 }
 
 #[test]

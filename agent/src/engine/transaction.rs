@@ -35,6 +35,9 @@ pub(super) struct Proposal<'a> {
 pub(super) enum OnFailure {
     /// The state stays as it was, and the kernel is brought back to it.
     Undo,
+    /// As [`OnFailure::Undo`] when the kernel fails. When it is the disk alone, as for a zero: it holds, and is saved as
+    /// soon as the disk lets it.
+    HoldUnsaved,
     /// It is so whatever the kernel and the disk say, as what was found of a backend: both are tried again.
     Hold,
 }
@@ -45,6 +48,8 @@ pub(super) struct Committed {
     pub acknowledged: Instant,
     /// Drains that it has ended, with their operations: to be told last, see [`Engine::publish`].
     pub cancelled: Vec<(Target, String)>,
+    /// Why it is not saved yet, if it is not.
+    pub unsaved: Option<String>,
 }
 
 /// What came of a transition's writes.
@@ -76,7 +81,7 @@ impl<M: DataPlane> Engine<M> {
         let written = match self.write(planned, !needs_tables) {
             Ok(written) => written,
             Err(error) if holds => Written { acknowledged: Instant::now(), failed: Some(error) },
-            Err(error) => return Err(self.undo(error)),
+            Err(error) => return Err(self.undo(error, changes)),
         };
         if let Some(error) = &written.failed {
             self.failed(error);
@@ -96,29 +101,30 @@ impl<M: DataPlane> Engine<M> {
             let begun = self.begin_drains(changes)?;
             Ok([records, drained, proofs, begun, warmups].concat())
         });
-        let saved = kept.and_then(|extras| {
-            let batch = Batch { touched: std::slice::from_ref(&touched), marks, extras: &extras };
-            self.store.commit_batch(&self.state, batch).inspect_err(|_| {
-                if holds {
-                    self.unsaved.extend(extras.iter().cloned());
-                }
-            })
-        });
-        match saved {
-            // What failed before may be possible again.
-            Ok(()) => {
-                let retries = [&mut self.store_retry, &mut self.expiry_retry, &mut self.later.retry];
-                retries.into_iter().for_each(Retry::hope);
-                if written.failed.is_none() {
-                    self.kernel_retry.hope();
-                }
+        let saved = match kept {
+            Err(error) if holds => {
+                self.failed_to_save(&error);
+                self.save(&touched, marks, Vec::new(), on_failure)
             }
-            Err(error) if holds => self.failed_to_save(&error),
+            kept => kept.and_then(|extras| self.save(&touched, marks, extras, on_failure)),
+        };
+        let unsaved = match saved {
+            Ok(unsaved) => {
+                // What failed before may be possible again.
+                if unsaved.is_none() {
+                    let retries = [&mut self.expiry_retry, &mut self.later.retry];
+                    retries.into_iter().for_each(Retry::hope);
+                    if written.failed.is_none() {
+                        self.kernel_retry.hope();
+                    }
+                }
+                unsaved
+            }
             Err(error) => {
                 (self.state, self.zeros, self.ramps) = (before, zeros, cold);
-                return Err(self.undo(error.context("saving the change")));
+                return Err(self.undo(error.context("saving the change"), changes));
             }
-        }
+        };
         self.tell_warmups(EventKind::WarmupStarted, &warming_up);
         let cancelled = self.follow_drains(changes);
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
@@ -128,7 +134,33 @@ impl<M: DataPlane> Engine<M> {
         self.tell_documents(marks);
         self.tell_health(&before, &touched);
         self.tell_gone(gone);
-        Ok(Committed { acknowledged: written.acknowledged, cancelled })
+        Ok(Committed { acknowledged: written.acknowledged, cancelled, unsaved })
+    }
+
+    /// Gives the store what it is to keep of a change, and what it misses. Returns why that waits for the disk.
+    fn save(
+        &mut self,
+        touched: &Touched,
+        marks: &[AppliedMark],
+        extras: Vec<ExtraRecord>,
+        on_failure: OnFailure,
+    ) -> Result<Option<String>> {
+        let mut all = self.unsaved.clone();
+        all.extend(extras);
+        let extras: Vec<ExtraRecord> = all.into_iter().collect();
+        let batch = Batch { touched: std::slice::from_ref(touched), marks, extras: &extras };
+        match self.store.commit_batch(&self.state, batch) {
+            Ok(()) => {
+                self.saved();
+                Ok(None)
+            }
+            Err(error) if on_failure == OnFailure::Undo => Err(error),
+            Err(error) => {
+                self.unsaved.extend(extras);
+                self.failed_to_save(&error);
+                Ok(Some(format!("{error:#}")))
+            }
+        }
     }
 
     /// The writes that a change would make, in the order in which it would.
@@ -273,17 +305,6 @@ impl<M: DataPlane> Engine<M> {
         }
     }
 
-    /// Brings the kernel back to the state before a proposal that failed.
-    pub(super) fn undo(&mut self, error: anyhow::Error) -> ChangeError {
-        tracing::error!("a change is undone: {error:#}");
-        self.instruments.kernel_failed();
-        self.note(EventKind::KernelFailed, None, format!("a change is undone: {error:#}"));
-        self.drop_proofs();
-        self.bring_back();
-        self.publish();
-        ChangeError::Failed(error)
-    }
-
     /// Zeros whose backends leave the configuration.
     fn zeros_that_go(&self, touched: &Touched) -> Vec<Target> {
         let backends = touched.removed_backends.iter().filter_map(|id| self.state.backend(*id));
@@ -295,7 +316,7 @@ impl<M: DataPlane> Engine<M> {
 }
 
 /// Whether what was asked for holds without any table: it must not fail for want of one.
-fn without_tables(changes: &[Change]) -> bool {
+pub(super) fn without_tables(changes: &[Change]) -> bool {
     let holds_alone = |change: &Change| {
         matches!(
             change,

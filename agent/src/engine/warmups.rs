@@ -1,7 +1,7 @@
 //! Warm-up as the engine sees it: begun with the change that lets a backend take connections, moved on in time,
 //! and found again after a restart.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::event_loop::Engine;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     host::clock,
     model::{BackendId, Stamp, State, Touched},
     plan::DataPlane,
-    source::store::{Batch, ExtraRecord},
+    source::store::ExtraRecord,
     view::events::EventKind,
 };
 
@@ -63,11 +63,7 @@ impl<M: DataPlane> Engine<M> {
         if ended.is_empty() {
             return;
         }
-        let extras: Vec<_> = ended.iter().map(|id| (key(*id), None)).collect();
-        // One that stays is found to be over at the next start.
-        if let Err(error) = self.store.commit_batch(&self.state, Batch { extras: &extras, ..Batch::default() }) {
-            tracing::warn!("the end of {} warm-ups is not saved: {error:#}", ended.len());
-        }
+        self.keep(ended.iter().map(|id| (key(*id), None)).collect());
         self.tell_warmups(EventKind::WarmupEnded, &ended);
     }
 
@@ -89,11 +85,10 @@ impl<M: DataPlane> Engine<M> {
             }
             over.push((key, None));
         }
-        if over.is_empty() {
-            return Ok(());
+        if !over.is_empty() {
+            self.keep(over);
         }
-        let batch = Batch { extras: &over, ..Batch::default() };
-        self.store.commit_batch(&self.state, batch).context("forgetting warm-ups that are over")
+        Ok(())
     }
 }
 

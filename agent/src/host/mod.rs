@@ -6,4 +6,5 @@ pub mod cgroups;
 pub mod clock;
 pub mod namespaces;
 pub mod ownership;
+pub mod panics;
 pub mod wait;

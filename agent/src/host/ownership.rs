@@ -111,7 +111,11 @@ pub fn close(directory: &Path, own: &[&str]) -> Result<()> {
             return Ok(());
         }
     }
-    fs::set_permissions(directory, Permissions::from_mode(0o700)).with_context(closing)
+    // Nothing is changed where nothing is to be: the disk may take no writes.
+    if fs::metadata(directory).with_context(closing)?.mode() & 0o7777 != 0o700 {
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).with_context(closing)?;
+    }
+    Ok(())
 }
 
 /// Opens a regular file to read it. What is none, such as a pipe that nobody writes, is not waited for.

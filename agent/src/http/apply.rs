@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{Json, extract::State};
-use serde::Deserialize;
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use serde_json::Value;
-use utoipa::IntoParams;
 
 use super::{
     App,
     body::BulkInput,
-    parameters::Ask,
+    parameters::{ApplyQuery, Ask},
     problem::{Problem, WriteProblems},
     views::{ApplyItem, ApplyView, Effect},
+    write,
 };
 use crate::{
     engine::{client::Options, guards::Guards},
@@ -23,24 +26,11 @@ use crate::{
     },
 };
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub struct ApplyQuery {
-    /// Validate, show the plan, change nothing.
-    #[param(required = false)]
-    dry_run: bool,
-    /// Do it even if a service is left without enough open capacity.
-    #[param(required = false)]
-    force: bool,
-    /// Remove the services that the body does not have, but for those of watched files.
-    #[param(required = false)]
-    prune: bool,
-}
-
 /// Makes or replaces everything in the body, as one change: all of it or nothing, judged by what comes of it. Several
 /// YAML documents are separated by `---`, several JSON documents follow one another, and a list of documents
 /// (`items`), as a GET of a collection answers, stands for its items. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
+/// When the documents leave out more than a share of the backends that are there (the agent's `--shrink-limit`), they are
+/// refused (409) unless `acceptShrink` is true.
 #[utoipa::path(post, path = "/v1/apply", tag = "services", params(ApplyQuery),
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
     responses((status = 200, body = ApplyView), WriteProblems))]
@@ -48,7 +38,7 @@ pub async fn apply(
     State(app): State<App>,
     Ask(query): Ask<ApplyQuery>,
     BulkInput(input): BulkInput,
-) -> Result<Json<ApplyView>, Problem> {
+) -> Result<Response, Problem> {
     let (bytes, format) = input.documents()?;
     // Thousands of documents take a while, and other requests go on meanwhile.
     let text = bytes.clone();
@@ -67,16 +57,22 @@ pub async fn apply(
             }
         }
     }
-    let guards = Guards { capacity: !query.force };
+    let guards = Guards { capacity: !query.force, shrink: !query.accept_shrink };
     let options = Options { dry_run: query.dry_run, received: input.received, guards };
     let done = app.handle.batch(changes, options).await?;
     let items = keys.iter().map(|key| item(key, &done.before, &done.published.state, query.dry_run));
-    Ok(Json(ApplyView {
+    let overruled = keys.iter().filter(|_| !query.dry_run).filter_map(|key| match key {
+        DocumentKey::Service(name) => write::overruled(&done.before, name, write::CHANGED),
+        DocumentKey::Node(_) => None,
+    });
+    let warnings: Vec<_> = write::unsaved(&done).into_iter().chain(overruled).collect();
+    let view = ApplyView {
         dry_run: query.dry_run,
         items: items.collect::<Result<_, _>>()?,
         programmed_in_microseconds: u64::try_from(done.programmed_in.as_micros()).unwrap_or(u64::MAX),
         plan: done.plan,
-    }))
+    };
+    Ok(write::warned(Json(view).into_response(), warnings.into_iter()))
 }
 
 /// Services that no file brings.

@@ -9,6 +9,7 @@ mod access;
 mod apply;
 mod backends;
 mod body;
+pub mod brake;
 mod conditions;
 pub mod connections;
 mod crowd;

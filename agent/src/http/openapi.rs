@@ -42,7 +42,7 @@ impl Modify for Bearer {
 }
 
 /// Options of actions: all of them may be left out, and so may the body.
-const OPTIONS: [&str; 3] = ["DrainBody", "ZeroRequest", "RestoreRequest"];
+const OPTIONS: [&str; 4] = ["DrainBody", "ZeroRequest", "RestoreRequest", "ShrinkRequest"];
 
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {

@@ -31,6 +31,25 @@ pub struct WriteQuery {
     pub force: bool,
 }
 
+/// Parameters of a write of many documents.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ApplyQuery {
+    /// Validate, show the plan, change nothing.
+    #[param(required = false)]
+    pub dry_run: bool,
+    /// Do it even if a service is left without enough open capacity.
+    #[param(required = false)]
+    pub force: bool,
+    /// Remove the services that the body does not have, but for those of watched files.
+    #[param(required = false)]
+    pub prune: bool,
+    /// However much the documents take away.
+    #[param(required = false)]
+    pub accept_shrink: bool,
+}
+
 /// Parameters of a read that has none.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

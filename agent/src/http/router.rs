@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Access, App, access, apply, backends, connections, drain, events, explain, groups, meta, monitor, nodes,
+    Access, App, access, apply, backends, brake, connections, drain, events, explain, groups, meta, monitor, nodes,
     openapi::Description, operations, problem::Problem, ready, services, unread, zero,
 };
 use crate::telemetry::Source;
@@ -27,6 +27,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(drain::drain_node))
         .routes(routes!(zero::restore_node))
         .routes(routes!(apply::apply))
+        .routes(routes!(brake::accept_shrink))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
         .routes(routes!(connections::list))

@@ -111,6 +111,7 @@ impl Agent {
             programmed: imbl::OrdMap::new(),
             ramps: Default::default(),
             zeros: imbl::OrdMap::new(),
+            problems: imbl::OrdMap::new(),
             ready: AgentReadiness::Ready,
             missing: Default::default(),
         }));
@@ -275,6 +276,7 @@ impl Steering {
             acknowledged_at: Timestamp::now(),
             published,
             plan: if options.dry_run { vec!["write the table of shop".into()] } else { Vec::new() },
+            unsaved: None,
         })
     }
 

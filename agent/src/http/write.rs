@@ -20,8 +20,13 @@ use crate::{
         client::{Done, Options},
         guards::Guards,
     },
-    model::{Change, Name, Outcome, State},
+    model::{Change, Name, Origin, Outcome, State},
 };
+
+/// Headers of one answer.
+const MOST_WARNINGS: usize = 16;
+/// What becomes of a service that is another than its file says.
+pub const CHANGED: &str = "stays as it is now";
 
 /// The query and the body of a write.
 #[derive(Debug)]
@@ -37,7 +42,7 @@ impl FromRequest<App> for Write {
         let (mut parts, body) = request.into_parts();
         let Ask(WriteQuery { dry_run, force }) = Ask::from_request_parts(&mut parts, app).await?;
         let input = Input::from_request(Request::from_parts(parts, body), app).await?;
-        let guards = Guards { capacity: !force };
+        let guards = Guards { capacity: !force, shrink: false };
         Ok(Self { options: Options { dry_run, received: input.received, guards }, input })
     }
 }
@@ -59,13 +64,65 @@ impl Write {
         document: impl FnOnce(&State) -> Option<serde_json::Result<Value>>,
         answer: impl FnOnce(&Done) -> Result<Response, Problem>,
     ) -> Result<Response, Problem> {
+        let overrules = overruling(&change).map(|(name, becomes)| (name.clone(), becomes));
         let done = app.handle.change(change, self.options).await?;
         if !self.options.dry_run {
-            return answer(&done);
+            let overruled = overrules.and_then(|(name, becomes)| overruled(&done.before, &name, becomes));
+            return answer(&done).map(|response| warned(response, unsaved(&done).into_iter().chain(overruled)));
         }
         let document = document(&done.published.state).transpose().map_err(anyhow::Error::new)?;
         Ok(Json(DryRun { dry_run: true, effect: done.outcome.into(), plan: done.plan, document }).into_response())
     }
+}
+
+/// That the store does not hold a change yet, in words.
+pub fn unsaved(done: &Done) -> Option<String> {
+    let why = done.unsaved.as_ref()?;
+    Some(format!(
+        "it holds in the kernel and is not saved yet, so that a reboot forgets it; it is saved when it can be: {why}"
+    ))
+}
+
+/// What becomes of a change when its service is a file's, in words.
+pub fn overruled(before: &State, service: &Name, becomes: &str) -> Option<String> {
+    let Origin::File(file) = &before.service(service.as_str())?.origin else { return None };
+    let file = file.display();
+    Some(format!("service/{service} is from {file}: it {becomes} until its document there changes. Change that, too"))
+}
+
+/// The service that a change makes another than its file says, and what becomes of it.
+fn overruling(change: &Change) -> Option<(&Name, &'static str)> {
+    match change {
+        Change::DeleteService { service, .. } => Some((service, "stays deleted")),
+        Change::PutService { document, .. } => Some((&document.metadata.name, CHANGED)),
+        Change::PatchService { service, .. }
+        | Change::PatchBackend { service, .. }
+        | Change::PatchGroup { service, .. } => Some((service, CHANGED)),
+        Change::PutNode { .. }
+        | Change::DeleteNode { .. }
+        | Change::UndeclareNode { .. }
+        | Change::Zero { .. }
+        | Change::Restore { .. }
+        | Change::EndDrains { .. }
+        | Change::UpdateHealth { .. } => None,
+    }
+}
+
+/// The answer with what else is to be known, in `Warning` headers.
+pub fn warned(mut response: Response, warnings: impl Iterator<Item = String>) -> Response {
+    // What a quoted string of a header may hold.
+    let plain = |c: char| match c {
+        '"' | '\\' => '\'',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    for warning in warnings.take(MOST_WARNINGS) {
+        let text: String = warning.chars().map(plain).collect();
+        if let Ok(value) = format!("299 sluice \"{text}\"").parse() {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
 }
 
 /// Shows what was written: 201 with its path when it is new.

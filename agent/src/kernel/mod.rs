@@ -13,6 +13,7 @@ pub mod gauges;
 mod memory;
 mod meters;
 pub mod monitor;
+mod moved;
 mod object;
 mod pins;
 mod programs;
@@ -70,9 +71,21 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Directory of the cgroup (v2) whose processes are steered.
     pub cgroup: PathBuf,
+    /// Whether programs that steer another cgroup may be taken to this one.
+    pub accept_move: bool,
     /// Sockets with this SO_MARK pass untouched; 0 is none.
     pub mark: u32,
     pub sizes: Sizes,
+}
+
+/// What the tables hold before an agent takes them over.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Identity of the store whose ids these are; all zero when the tables are new.
+    pub store: [u8; 16],
+    pub backends: Vec<(u32, BackendEntry)>,
+    /// Closed nodes, with the reasons.
+    pub nodes: Vec<(u32, u32)>,
 }
 
 /// The data plane of one cgroup: pinned, so that it goes on when this value is dropped.
@@ -104,11 +117,11 @@ impl Kernel {
     /// The order makes every prefix safe: tables first, then the hooks that follow and translate, last those that
     /// steer. Links that exist get the new program in place, with no instant in between. What an agent of the former
     /// version has left is brought to this one, see [`upgrade`]. Nothing of it is changed unless `is_ours` takes the
-    /// tables, by the identity of the store whose ids they hold (all zero when they are new) and the backends in them.
+    /// tables, by what they hold.
     ///
     /// # Errors
     /// A sentence that says what is missing and what to do; whatever was steered before goes on.
-    pub fn open(config: &Config, is_ours: impl FnOnce([u8; 16], &[(u32, BackendEntry)]) -> Result<()>) -> Result<Self> {
+    pub fn open(config: &Config, is_ours: impl FnOnce(&Held) -> Result<()>) -> Result<Self> {
         let directory = pins::Directory::open(&config.bpffs)?;
         let lock = directory.lock()?;
         let is_new = directory.is_new()?;
@@ -129,15 +142,18 @@ impl Kernel {
     fn install(
         directory: &pins::Directory,
         config: &Config,
-        is_ours: impl FnOnce([u8; 16], &[(u32, BackendEntry)]) -> Result<()>,
+        is_ours: impl FnOnce(&Held) -> Result<()>,
     ) -> Result<Self> {
         let cgroup = OwnedCgroup::take(&config.cgroup)?;
         directory.check_version()?;
+        if !config.accept_move {
+            moved::check(directory, cgroup.id()?)?;
+        }
         let upgrade = Upgrade::find(directory)?;
         directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;
         let mut object = Object::load(config, |table| upgrade.pin(table))?;
         let tables = Arc::new(MappedTables::map(&object)?);
-        is_ours(tables.store_identity(), &tables.backends())?;
+        is_ours(&Held { store: tables.store_identity(), backends: tables.backends(), nodes: tables.nodes() })?;
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
         let (streaks, lost) = (StreakTable::map(&object)?, Losses::map(&object, &SIGNALS_LOST)?);
@@ -268,6 +284,10 @@ impl DataPlane for Kernel {
             backends: self.tables.backends(),
             nodes: self.tables.nodes(),
         })
+    }
+
+    fn slots(&self, table: TableWord) -> Result<Vec<u32>> {
+        self.tables.slots(table.base(), table.length())
     }
 
     fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {

@@ -75,6 +75,7 @@ impl State {
             document
         };
         document.check()?;
+        let asked = origin;
         let origin = match (old.as_deref(), origin) {
             // A file owns what it lists, until it or another file says otherwise.
             (Some(Service { origin: file @ Origin::File(_), .. }), Some(Origin::Api) | None) => file.clone(),
@@ -82,8 +83,9 @@ impl State {
             (_, Some(origin)) => origin.clone(),
             (None, None) => Origin::Api,
         };
+        let is_files = matches!(asked, Some(Origin::File(_)));
         let new = self.resolve(document, old.as_deref(), origin, touched)?;
-        self.replace(old.as_deref(), new, touched)
+        self.replace(old.as_deref(), new, is_files, touched)
     }
 
     fn patch_service(
@@ -143,7 +145,7 @@ impl State {
         if let Some(place) = new.backends.get_mut(index) {
             *place = after;
         }
-        self.replace(Some(&old), new, touched)
+        self.replace(Some(&old), new, false, touched)
     }
 
     fn patch_group(
@@ -166,14 +168,20 @@ impl State {
             return Err(Refusal::invalid("name", format!("a patch cannot rename {group}")));
         }
         place.weight = document.weight;
-        self.replace(Some(&old), new, touched)
+        self.replace(Some(&old), new, false, touched)
     }
 
-    /// Installs `new` with the generation that follows from what differs.
-    fn replace(&mut self, old: Option<&Service>, mut new: Service, touched: &mut Touched) -> Result<Outcome, Refusal> {
+    /// Installs `new` with the generation that follows from what differs. `is_files`: a file's document asks for it.
+    fn replace(
+        &mut self,
+        old: Option<&Service>,
+        mut new: Service,
+        is_files: bool,
+        touched: &mut Touched,
+    ) -> Result<Outcome, Refusal> {
         let outcome = match old {
             None => Outcome::Created,
-            Some(old) if *old == new => return Ok(Outcome::Unchanged),
+            Some(old) if *old == new && !(is_files && old.is_edited()) => return Ok(Outcome::Unchanged),
             // Another owner of the same content: saved, but nothing that a reader of the document would see.
             Some(old) if *old == (Service { origin: old.origin.clone(), ..new.clone() }) => Outcome::Unchanged,
             Some(old) => {
@@ -181,6 +189,9 @@ impl State {
                 Outcome::Replaced
             }
         };
+        if is_files {
+            new.applied = new.generation;
+        }
         self.install(old, Some(Arc::new(new)), touched)?;
         Ok(outcome)
     }

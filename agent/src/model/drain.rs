@@ -13,7 +13,7 @@ use super::{
 
 /// Part of a [`super::Zero`]: both are set, kept and restored as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Drain {
     /// Id of the operation that reports on it.
     pub operation: String,

@@ -11,7 +11,7 @@ use super::{Backend, BackendId, Service, Stamp, span::Span};
 
 /// The reasons that keep a backend from new connections, as their authors last said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Health {
     /// Set while probes have not (or no longer) found it ready.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,7 +25,7 @@ pub struct Health {
 
 /// Not ready, by probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Unready {
     pub since: Stamp,
     /// It was never ready since it was added, or since a restore asked: no panic lets it serve.
@@ -39,7 +39,7 @@ pub struct Unready {
 
 /// A report of readiness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Report {
     pub since: Stamp,
     pub state: Reported,
@@ -66,7 +66,7 @@ pub enum Reported {
 
 /// Taken out by a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ejection {
     /// When this stage began.
     pub since: Stamp,

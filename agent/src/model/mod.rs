@@ -27,6 +27,7 @@ mod resolve;
 pub mod saved;
 mod secrets;
 pub mod service;
+pub mod shrink;
 pub mod span;
 mod stamp;
 pub mod state;

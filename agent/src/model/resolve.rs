@@ -48,6 +48,7 @@ impl State {
             labels: document.metadata.labels.clone(),
             generation: old.map_or(1, |old| old.generation),
             origin,
+            applied: old.map_or(0, |old| old.applied),
             frontends: spec.frontends.iter().map(canonical_frontend).collect(),
             balance: spec.balance,
             on_no_backend: spec.on_no_backend,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,11 +13,14 @@ use super::{
 
 /// A service as it is kept: its document, and what a document does not say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SavedService {
     pub id: ServiceId,
     pub generation: u64,
     pub origin: Origin,
+    /// The generation that its file's document made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
     /// Ids of the document's backends, in its order.
     pub backends: Vec<BackendId>,
     /// Zeros by the index of their backend.
@@ -30,7 +34,7 @@ pub struct SavedService {
 
 /// A node as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SavedNode {
     pub id: NodeId,
     pub generation: u64,
@@ -38,6 +42,14 @@ pub struct SavedNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero: Option<Zero>,
     pub document: NodeDocument,
+}
+
+/// What could be restored, and what could not.
+#[derive(Debug)]
+pub struct Restored<E> {
+    pub state: State,
+    /// That of reading, or a refusal: what was kept contradicts itself or does not fit the limits.
+    pub damaged: Vec<E>,
 }
 
 impl State {
@@ -51,6 +63,7 @@ impl State {
             id: service.id,
             generation: service.generation,
             origin: service.origin.clone(),
+            applied: Some(service.applied).filter(|applied| *applied != 0),
             backends: service.backends.iter().map(|backend| backend.id).collect(),
             zeros: zeros.collect(),
             health: health.collect(),
@@ -58,33 +71,40 @@ impl State {
         }
     }
 
-    /// The state that these nodes and services were kept from. Other ids are free; see [`State::reserve`].
-    ///
-    /// # Errors
-    /// That of reading, or a refusal when they contradict each other or do not fit `limits`.
+    /// The state that these nodes and services were kept from. Other ids are free; see [`State::reserve`]. A record that
+    /// cannot be used is left out. When it is a node's, the nodes that services name and that are not there are zeroed at
+    /// `now`: it may have held a zero.
     pub fn restored<E: From<Refusal>>(
         limits: Limits,
         revision: u64,
         nodes: impl IntoIterator<Item = Result<SavedNode, E>>,
         services: impl IntoIterator<Item = Result<SavedService, E>>,
-    ) -> Result<Self, E> {
+        now: Timestamp,
+    ) -> Restored<E> {
         let mut state = Self::new(limits);
+        let mut damaged = Vec::new();
         for saved in nodes {
-            let saved = saved?;
-            let place = format!("saved node/{}", saved.document.metadata.name);
-            state.restore_node(saved).map_err(|refusal| refusal.inside(&place))?;
+            let restored = saved.and_then(|saved| {
+                let place = format!("saved node/{}", saved.document.metadata.name);
+                state.restore_node(saved).map_err(|refusal| refusal.inside(&place).into())
+            });
+            damaged.extend(restored.err());
         }
+        let lost_at = (!damaged.is_empty()).then_some(now);
         for saved in services {
-            let saved = saved?;
-            let place = format!("saved service/{}", saved.document.metadata.name);
-            state.restore_service(saved).map_err(|refusal| refusal.inside(&place))?;
+            let restored = saved.and_then(|saved| {
+                let place = format!("saved service/{}", saved.document.metadata.name);
+                state.restore_service(saved, lost_at).map_err(|refusal| refusal.inside(&place).into())
+            });
+            damaged.extend(restored.err());
         }
         for service in state.services() {
             let place = format!("saved service/{}", service.name);
-            state.check_loops(service, None, None).map_err(|refusal| refusal.inside(&place))?;
+            let checked = state.check_loops(service, None, None);
+            damaged.extend(checked.err().map(|refusal| refusal.inside(&place).into()));
         }
         state.revision = revision;
-        Ok(state)
+        Restored { state, damaged }
     }
 
     fn restore_node(&mut self, saved: SavedNode) -> Result<(), Refusal> {
@@ -104,8 +124,9 @@ impl State {
         Ok(())
     }
 
-    fn restore_service(&mut self, saved: SavedService) -> Result<(), Refusal> {
-        let SavedService { id, generation, origin, backends, mut zeros, mut health, document } = saved;
+    /// `lost_at`: nodes were lost, as is found then.
+    fn restore_service(&mut self, saved: SavedService, lost_at: Option<Timestamp>) -> Result<(), Refusal> {
+        let SavedService { id, generation, origin, applied, backends, mut zeros, mut health, document } = saved;
         document.check()?;
         if id.0 >= self.limits.services {
             return Err(too_large("service", id.0, self.limits.services));
@@ -146,6 +167,8 @@ impl State {
             name: name.clone(),
             labels: BTreeMap::new(),
             generation,
+            // A store of the former format does not say.
+            applied: applied.unwrap_or(if origin == Origin::Api { 0 } else { generation }),
             origin: origin.clone(),
             frontends: Vec::new(),
             balance: document.spec.balance,
@@ -160,10 +183,24 @@ impl State {
         };
         let mut touched = Touched::default();
         let service = self.resolve(&document, Some(&before), origin, &mut touched)?;
-        if !touched.nodes.is_empty() {
-            return Err(Refusal::malformed("one of its nodes was not kept".to_owned()));
+        match lost_at {
+            Some(lost_at) => self.zero_lost(&touched.nodes.clone(), lost_at, &mut touched),
+            None if touched.nodes.is_empty() => {}
+            None => return Err(Refusal::malformed("one of its nodes was not kept".to_owned())),
         }
         self.install(None, Some(service.into()), &mut touched)
+    }
+
+    /// Zeroes nodes of which nothing is known but their names.
+    fn zero_lost(&mut self, nodes: &[NodeId], since: Timestamp, touched: &mut Touched) {
+        for node in nodes {
+            let Some(node) = self.node_by_id(*node).cloned() else { continue };
+            let (owner, reason) =
+                ("sluice".to_owned(), "its saved record was lost, and may have held a zero".to_owned());
+            let zero = Some(Zero { owner, reason, since, expires: None, drain: None }.into());
+            self.install_node(Node { zero, ..(*node).clone() }, touched);
+            self.settle();
+        }
     }
 }
 

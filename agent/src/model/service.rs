@@ -88,6 +88,8 @@ pub struct Service {
     /// Grows with every change of this service; its ETag.
     pub generation: u64,
     pub origin: Origin,
+    /// The generation that its file's document made; 0 when no file brought it.
+    pub applied: u64,
     pub frontends: Vec<Frontend>,
     pub balance: Balance,
     pub on_no_backend: OnNoBackend,
@@ -103,6 +105,13 @@ pub struct Service {
     pub groups_given: bool,
     /// In the document's order.
     pub backends: Vec<Backend>,
+}
+
+impl Service {
+    /// Whether it was changed over the API since its file's document was applied.
+    pub fn is_edited(&self) -> bool {
+        matches!(self.origin, Origin::File(_)) && self.applied != self.generation
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +173,7 @@ pub struct Node {
 
 /// An operator's zero: no new connections, existing ones untouched unless it is a drain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Zero {
     pub owner: String,
     pub reason: String,

@@ -102,6 +102,10 @@ impl DataPlane for Fake {
         })
     }
 
+    fn slots(&self, table: TableWord) -> anyhow::Result<Vec<u32>> {
+        Ok((table.base()..table.base() + table.length()).filter_map(|at| self.slots.get(&at).copied()).collect())
+    }
+
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>> {
         Ok(ids.iter().map(|id| self.counters.get(&id.0).copied().unwrap_or(UNUSED)).collect())
     }

@@ -7,7 +7,7 @@
 
 pub mod affinity;
 pub mod draining;
-mod entry;
+pub mod entry;
 #[cfg(test)]
 pub mod fake;
 pub mod op;

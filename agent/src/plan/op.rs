@@ -87,6 +87,12 @@ pub trait DataPlane {
     /// When they cannot be read.
     fn read(&self) -> anyhow::Result<Entries>;
 
+    /// The slots of a table, each with the id of its backend.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn slots(&self, table: TableWord) -> anyhow::Result<Vec<u32>>;
+
     /// Counters of backends, in the order asked for.
     ///
     /// # Errors

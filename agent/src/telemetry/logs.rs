@@ -1,6 +1,6 @@
 //! Logs to standard error: text for people, JSON for collectors.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tracing::level_filters::LevelFilter;
@@ -34,7 +34,8 @@ pub fn start(format: LogFormat, level: &str) -> Result<()> {
     ensure!(level.split(',').all(is_known), wrong());
     let filter = EnvFilter::try_new(level).with_context(wrong)?;
     // That nobody reads the logs any more is no reason to end.
-    let builder = fmt().with_env_filter(filter).with_writer(stderr).with_target(false).log_internal_errors(false);
+    let builder =
+        fmt().with_env_filter(filter).with_writer(|| OneLine(stderr())).with_target(false).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => builder.with_ansi(stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
@@ -42,9 +43,45 @@ pub fn start(format: LogFormat, level: &str) -> Result<()> {
     started.map_err(|error| anyhow!("starting to log: {error}"))
 }
 
+/// Writes each event as one line: control characters, which may come from the names of files, become escapes. Colours stay.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    /// One event, as the formatter writes it.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
+        let colours = stderr().is_terminal();
+        let mut out = String::with_capacity(text.len());
+        for c in line.chars() {
+            match c {
+                '\u{1b}' if colours => out.push(c),
+                c if c.is_control() => out.extend(c.escape_default()),
+                c => out.push(c),
+            }
+        }
+        self.0.write_all((out + end).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_makes_no_line_of_its_own() {
+        let mut written = Vec::new();
+        let event = b"ERROR reading /etc/a\n2026 INFO all is well\x1b[2K.yaml: no\n";
+        assert_eq!(OneLine(&mut written).write(event).unwrap(), event.len());
+        let line = String::from_utf8(written).unwrap();
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        assert!(line.contains(r"/etc/a\n2026 INFO"), "{line}");
+    }
 
     #[test]
     fn programs_speak_when_they_are_named() {

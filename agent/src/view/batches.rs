@@ -117,6 +117,7 @@ mod tests {
             labels: BTreeMap::new(),
             generation: 1,
             origin: Origin::Api,
+            applied: 0,
             frontends: Vec::new(),
             balance: Balance::Spread,
             on_no_backend: OnNoBackend::Refuse,

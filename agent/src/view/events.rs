@@ -69,6 +69,8 @@ pub enum EventKind {
     SourceApplied,
     /// A document could not be used; what was there before stays.
     SourceFailed,
+    /// Files would remove more than the brake allows at once: it waits until that is accepted.
+    ShrinkHeld,
     /// The kernel said no; it is tried again.
     KernelFailed,
     /// Programs were detached, or pins removed; they are put back.
@@ -76,6 +78,10 @@ pub enum EventKind {
     AttachmentRestored,
     /// Programs of others have come to our hooks, or gone.
     NeighboursChanged,
+    /// The disk said no: what holds in the kernel is not saved, and it is tried again.
+    StoreFailed,
+    /// Everything that holds is saved again.
+    StoreRecovered,
     /// Events between the one asked for and the next are no longer held.
     Missed,
 }
@@ -207,10 +213,13 @@ impl EventKind {
             Self::Adopted => "adopted",
             Self::SourceApplied => "sourceApplied",
             Self::SourceFailed => "sourceFailed",
+            Self::ShrinkHeld => "shrinkHeld",
             Self::KernelFailed => "kernelFailed",
             Self::AttachmentLost => "attachmentLost",
             Self::AttachmentRestored => "attachmentRestored",
             Self::NeighboursChanged => "neighboursChanged",
+            Self::StoreFailed => "storeFailed",
+            Self::StoreRecovered => "storeRecovered",
             Self::Missed => "missed",
         }
     }

@@ -1,7 +1,7 @@
 //! What the engine has done, as immutable values: readers never hold a table that can be written, and never wait for a
 //! writer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::{
         attachment::{Missing, Unattached},
         warmup::Ramps,
     },
-    model::{BackendId, Service, ServiceId, State, Target},
+    model::{BackendId, Service, ServiceId, State, Target, document::DocumentKey},
     plan::service::Built,
 };
 
@@ -28,6 +28,8 @@ pub struct Published {
     pub ready: AgentReadiness,
     /// Of what should be attached and pinned.
     pub missing: Missing,
+    /// Files, and documents of files, that are not in force, with the reasons.
+    pub problems: imbl::OrdMap<(PathBuf, Option<DocumentKey>), String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

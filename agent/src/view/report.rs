@@ -8,13 +8,13 @@ use super::{
     health::{HealthStatus, WarmingStatus},
     proof::{Picks, ZeroStatus},
     share::{Observed, WindowPicks},
-    status::{AdminState, BackendStatus, GroupStatus, NodeStatus, ServiceStatus},
+    status::{AdminState, BackendStatus, GroupStatus, NodeStatus, OriginStatus, ServiceStatus},
 };
 use crate::{
     control::warmup::WHOLE,
     host::clock,
     kernel::{gauges::Gauges, readings::Readings},
-    model::{Backend, BackendId, Node, NodeId, Service, Target},
+    model::{Backend, BackendId, Node, NodeId, Origin, Service, Target, document::DocumentKey},
     view::published::{ProgrammedBackend, ProgrammedService, Published},
 };
 
@@ -57,6 +57,7 @@ impl Reporter<'_> {
         let sum = |figure: fn(&BackendStatus) -> u64| backends.iter().map(figure).sum();
         Ok(ServiceStatus {
             generation: service.generation,
+            origin: self.origin(service),
             observed_generation: table.map_or(0, |table| table.generation),
             programmed_at: table.map(|table| table.since),
             share_error: table.map_or(0.0, |table| table.share_error),
@@ -70,6 +71,15 @@ impl Reporter<'_> {
             groups: groups(service, table, &rows, total),
             backends,
         })
+    }
+
+    fn origin(&self, service: &Service) -> OriginStatus {
+        let Origin::File(file) = &service.origin else { return OriginStatus::default() };
+        let key = DocumentKey::Service(service.name.clone());
+        let problems = &self.published.problems;
+        let problem = problems.get(&(file.clone(), Some(key))).or_else(|| problems.get(&(file.clone(), None)));
+        let file = Some(file.display().to_string());
+        OriginStatus { file, edited: service.is_edited(), problem: problem.cloned() }
     }
 
     /// One backend of [`Reporter::service`].

@@ -11,12 +11,29 @@ use super::{
 };
 use crate::model::{Drain, DrainEnd, Name, Zero};
 
+/// Where a service is from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OriginStatus {
+    /// The watched file whose document it is; absent when it came over the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// It was changed over the API since the file's document was applied: the file says something else.
+    #[serde(default)]
+    pub edited: bool,
+    /// Why what the file says now is not in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// How a service is doing. Shares are 0..=1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
     /// Grows with every change of the document.
     pub generation: u64,
+    #[serde(default)]
+    pub origin: OriginStatus,
     /// The generation that the kernel's table was built from; 0 while there is none.
     pub observed_generation: u64,
     /// When the kernel's table became current.
@@ -92,6 +109,16 @@ pub struct BackendStatus {
     /// Only while zeroed, by itself or by its node.
     #[serde(flatten)]
     pub zero: Option<ZeroStatus>,
+}
+
+impl OriginStatus {
+    /// In a few words.
+    pub fn text(&self) -> String {
+        let Some(file) = &self.file else { return "the API".to_owned() };
+        let edited = if self.edited { ", changed over the API since" } else { "" };
+        let problem = self.problem.as_ref().map(|problem| format!("; what it says now is out of force: {problem}"));
+        format!("{file}{edited}{}", problem.unwrap_or_default())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -2,12 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    engine::client::{DrainEndAck, DrainEnded},
-    model::{DrainEnd, DrainRequest, HealthReport, HealthUpdate, OperationPhase, Stamp, Target, Unready},
+    model::{DrainRequest, OperationPhase, Target},
     source::{files::FileEvent, store::Batch},
     view::{
         events::EventKind,
@@ -16,7 +14,7 @@ use crate::{
     },
 };
 
-fn document(name: &str, host: u8, weights: &[u32]) -> String {
+pub(super) fn document(name: &str, host: u8, weights: &[u32]) -> String {
     let backends: Vec<_> = (1..)
         .zip(weights)
         .map(|(n, weight)| json!({"name": format!("n{n}"), "address": format!("10.0.{host}.{n}:80"), "weight": weight}))
@@ -28,7 +26,7 @@ fn document(name: &str, host: u8, weights: &[u32]) -> String {
     .to_string()
 }
 
-fn changed(file: &str, documents: &[String]) -> FileEvent {
+pub(super) fn changed(file: &str, documents: &[String]) -> FileEvent {
     let documents = documents
         .iter()
         .flat_map(|text| parse::documents(text.as_bytes(), parse::DocumentFormat::Json).unwrap())
@@ -40,11 +38,11 @@ fn weight(steering: &Engine<Fake>, service: &str) -> Option<u32> {
     Some(steering.state.service(service)?.backends[0].weight)
 }
 
-fn ready(steering: &Engine<Fake>) -> AgentReadiness {
+pub(super) fn ready(steering: &Engine<Fake>) -> AgentReadiness {
     steering.as_published(steering.state.clone()).ready.clone()
 }
 
-fn drain(target: &str, operation: &str) -> Change {
+pub(super) fn drain(target: &str, operation: &str) -> Change {
     let Change::Zero { target, zero, .. } = zero(target, true) else { unreachable!() };
     let drain = Some(DrainRequest { operation: operation.into(), ..DrainRequest::default() });
     Change::Zero { target, zero, drain, force: true }
@@ -211,71 +209,38 @@ fn a_refused_document_that_meets_a_fault_is_not_tried_with_all_that_comes_back()
 }
 
 #[test]
-fn a_health_update_holds_on_a_full_disk_and_is_saved_when_there_is_room() {
-    let dir = TempDir::new().unwrap();
-    let mut steering = steering(&dir, Fake::default());
-    let Change::PutService { mut document, origin, if_match } = service(&[FRONTEND], &[A, B]) else { unreachable!() };
-    document.spec.readiness = serde_json::from_value(json!({"kind": "tcp"})).unwrap();
-    document.spec.warmup = serde_json::from_value(json!({})).unwrap();
-    run(&mut steering, Change::PutService { document, origin, if_match }).unwrap();
-    let ids: Vec<_> = steering.state.service("shop").unwrap().backends.iter().map(|backend| backend.id).collect();
-    let update = |index: usize, ready: bool| {
-        let unready =
-            Unready { since: Stamp::NEVER, starting: false, asked: None, message: "connection refused".to_owned() };
-        HealthUpdate {
-            backend: ids[index],
-            report: HealthReport::Probe { reason: (!ready).then_some(unready), asked: None },
-        }
-    };
-    steering.store.failing = 1;
-    steering.update_health(vec![update(0, true), update(1, true)]);
-    assert_eq!(answers(&steering.machine, FRONTEND), to(&[A.1, B.1]), "it holds");
-    steering.recover();
-    drop(steering);
-    let next = super::steering(&dir, Fake::default());
-    assert_eq!(answers(&next.machine, FRONTEND), to(&[A.1, B.1]), "and is found again");
-    assert!(next.ramps.get(ids[0]).is_some(), "with the warm-up that began then");
-}
-
-#[test]
-fn the_end_of_a_drain_that_cannot_be_saved_is_answered_once_it_is() {
+fn a_zero_that_failed_and_that_the_kernel_did_not_give_back_is_not_the_next_agents() {
     let dir = TempDir::new().unwrap();
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
-    run(&mut steering, drain("shop/a", "op-1")).unwrap();
-    let mut operation = steering.operations.get("op-1").unwrap();
-    operation.phase = OperationPhase::Drained;
-    let (reply, mut answer) = oneshot::channel();
-    let target: Target = "shop/a".parse().unwrap();
-    let drain = steering.state.zero(&target).unwrap().drain.clone().unwrap();
-    let ended = Box::new(DrainEnded { target: target.clone(), drain, operation, end: DrainEnd::Drained });
-    steering.obey(Command::EndDrain { ended, reply });
-    steering.store.failing = 1;
-    steering.catch_up();
-    assert!(answer.try_recv().is_err(), "nothing is said that is not so");
-    assert!(steering.state.zero(&target).unwrap().lasting_drain().is_some());
-    assert!(!steering.later.is_due(Instant::now()) && steering.later.put_off().is_some(), "it is tried again, later");
-    steering.catch_up();
-    assert_eq!(answer.try_recv(), Ok(DrainEndAck::Ended));
-    assert_eq!(steering.operations.get("op-1").unwrap().phase, OperationPhase::Drained);
-    assert!(steering.drains.is_empty());
+    // The zero's own write succeeds; neither the table of the other service nor the way back does.
+    steering.machine.refuses = Some(|write| {
+        matches!(write, MapOp::WriteTable { .. } | MapOp::PutBackend { .. } | MapOp::CloseBackend { closed: 0, .. })
+    });
+    let both = [zero("shop/a", false), named("other", &["10.96.7.7:80"], &[C])];
+    let failed = steering.change(&both, Options::now());
+    assert!(matches!(failed, Err(ChangeError::Failed(_))));
+    let mut tables = steering.machine.clone();
+    assert_eq!(answers(&tables, FRONTEND), to(&[B.1]), "the kernel holds it");
+    drop(steering);
+    tables.refuses = None;
+    let next = super::steering(&dir, tables);
+    assert!(next.state.zeroed().is_empty());
+    assert_eq!(answers(&next.machine, FRONTEND), to(&[A.1, B.1]));
+    assert!(next.store.extras("undone/").unwrap().is_empty(), "and that is all");
 }
 
 #[test]
-fn the_progress_of_a_drain_that_cannot_be_saved_is_saved_later() {
+fn the_store_keeps_no_more_operations_than_a_start_would() {
     let dir = TempDir::new().unwrap();
     let mut steering = steering(&dir, Fake::default());
     run(&mut steering, service(&[FRONTEND], &[A, B])).unwrap();
-    run(&mut steering, drain("shop/a", "op-1")).unwrap();
-    steering.operations.update("op-1", |operation| operation.closed_idle = 7);
-    let operation = steering.operations.get("op-1").unwrap();
-    steering.obey(Command::KeepOperation(Box::new(operation)));
-    steering.store.failing = 1;
-    steering.catch_up();
-    steering.catch_up();
-    drop(steering);
-    let next = super::steering(&dir, Fake::default());
-    assert_eq!(next.operations.get("op-1").unwrap().closed_idle, 7);
+    for number in 0..150 {
+        run(&mut steering, drain("shop/a", &format!("op-{number:03}"))).unwrap();
+        run(&mut steering, restore("shop/a")).unwrap();
+        steering.catch_up();
+    }
+    assert_eq!(steering.store.extras("operation/").unwrap().len(), 128);
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn settings(directory: &Path) -> Settings {
         max_slots: 64,
         census_interval: Duration::from_secs(30),
         probing: crate::settings::Probing::default(),
+        brake: crate::settings::Brake::default(),
     }
 }
 

@@ -83,6 +83,14 @@ impl OwnedCgroup {
         let lock = Lock::of(lockable(path, &directory)?, path)?;
         Ok(Self { directory, _lock: lock })
     }
+
+    /// Its number, as links have it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn id(&self) -> Result<u64> {
+        Ok(self.directory.metadata().context("looking at the cgroup")?.ino())
+    }
 }
 
 /// The directory of a cgroup.
@@ -161,7 +169,7 @@ impl Links {
         path: &Path,
         hooks: &Hooks,
     ) -> Result<(Self, Vec<Program>)> {
-        let id = cgroup.directory.metadata()?.ino();
+        let id = cgroup.id()?;
         let mut links = Vec::new();
         for loaded in &hooks.programs {
             let pin = directory.link(loaded.program.name());

@@ -1,5 +1,6 @@
 //! Tests of the sources with real files and processes.
 
+mod damage;
 mod files;
 mod reconcile;
 mod store;

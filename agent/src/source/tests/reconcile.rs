@@ -267,7 +267,7 @@ fn measurements_of_ten_thousand_services_from_files() {
             }
             fs::write(root.path().join(format!("{file}.{extension}")), text).unwrap();
         }
-        let (mut store, state) = Store::open(&root.path().join("state"), LIMITS).unwrap();
+        let (mut store, state) = Store::open(&root.path().join("state"), LIMITS, false).unwrap();
         println!("{extension}: before {}", memory());
         let start = Instant::now();
         let events = Files::new(root.path(), []).unwrap().scan(start);

@@ -20,7 +20,7 @@ use crate::model::{
 use crate::source::store::{AppliedMark, Batch, FILE, Store};
 
 /// Everything that a store must bring back.
-fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
+pub(super) fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
     let services: Vec<_> = state.services().map(|service| (**service).clone()).collect();
     let nodes: Vec<_> = state.nodes().map(|node| (**node).clone()).collect();
     (state.revision(), services, nodes, state.next_expiry())
@@ -30,7 +30,7 @@ fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
 fn what_is_kept_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("state/sluice");
-    let (mut store, state) = Store::open(&place, LIMITS).unwrap();
+    let (mut store, state) = Store::open(&place, LIMITS, false).unwrap();
     let identity = store.identity();
     assert_ne!(identity, [0; 16]);
     let mut world = World::new();
@@ -71,7 +71,7 @@ fn what_is_kept_is_found_again() {
     extra(&mut store, &world.state, Some(b"7"));
     drop(store);
 
-    let (mut store, state) = Store::open(&place, LIMITS).unwrap();
+    let (mut store, state) = Store::open(&place, LIMITS, false).unwrap();
     assert_eq!(store.identity(), identity);
     assert_eq!(shown(&state), shown(&world.state));
     assert_eq!(store.get_extra("cursor").unwrap().as_deref(), Some(b"7".as_slice()));
@@ -88,7 +88,7 @@ fn what_is_kept_is_found_again() {
 #[test]
 fn several_changes_are_one_transaction() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mut world = World::new();
     world.state = state;
     let mut all: Vec<Touched> = Vec::new();
@@ -98,14 +98,14 @@ fn several_changes_are_one_transaction() {
     }
     store.commit_many(&world.state, &all).unwrap();
     drop(store);
-    let (_store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (_store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     assert_eq!(shown(&state), shown(&world.state));
 }
 
 #[test]
 fn files_and_what_they_brought_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mark = |file: &str, document: &str, hash: Option<u8>| {
         let hash = hash.map(|byte| ContentHash([byte; 16]));
         AppliedMark { file: file.into(), document: document.parse().unwrap(), hash }
@@ -123,6 +123,13 @@ fn files_and_what_they_brought_are_kept() {
     assert_eq!(store.applied(Path::new("/")).unwrap().len(), 0);
     let files: Vec<_> = store.files().unwrap().into_iter().collect();
     assert_eq!(files, [Path::new("/a"), Path::new("/a.b")]);
+    // A name that is no text is one among others.
+    let odd = Path::new(OsStr::from_bytes(b"/\xff"));
+    let odd_mark = |hash| AppliedMark { file: odd.into(), document: "service/odd".parse().unwrap(), hash };
+    assert_eq!(store.applied(odd).unwrap().len(), 0);
+    keep(&mut store, &[odd_mark(Some(ContentHash([7; 16])))]);
+    assert_eq!((store.applied(odd).unwrap().len(), store.files().unwrap().contains(odd)), (1, true));
+    keep(&mut store, &[odd_mark(None)]);
     keep(&mut store, &[mark("/a.b", "service/z", None)]);
     assert_eq!(store.files().unwrap().len(), 1);
 }
@@ -130,9 +137,9 @@ fn files_and_what_they_brought_are_kept() {
 #[test]
 fn after_a_fault_it_is_opened_again_and_what_is_in_doubt_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mark = |file: &Path, hash| AppliedMark { file: file.into(), document: "service/shop".parse().unwrap(), hash };
-    let (good, bad) = (Path::new("/a"), Path::new(OsStr::from_bytes(b"/\xff")));
+    let good = Path::new("/a");
     let one = [mark(good, Some(ContentHash([1; 16])))];
     store.commit_batch(&state, Batch { marks: &one, ..Batch::default() }).unwrap();
     let mut world = World::new();
@@ -140,28 +147,28 @@ fn after_a_fault_it_is_opened_again_and_what_is_in_doubt_is_written_anew() {
     world.put("shop", shop());
     // The disk may hold all of a change that failed, or nothing. Here it does.
     store.commit(&world.state, &world.touched).unwrap();
-    let marks = [mark(good, Some(ContentHash([2; 16]))), mark(bad, Some(ContentHash([2; 16])))];
+    let marks = [mark(good, Some(ContentHash([2; 16])))];
     let batch = Batch { touched: std::slice::from_ref(&world.touched), marks: &marks, ..Batch::default() };
+    store.failing = 1;
     assert!(store.commit_batch(&world.state, batch).is_err());
     assert_eq!(store.applied(good).unwrap().len(), 1);
-    let another = Store::open(dir.path(), LIMITS).map(drop).unwrap_err();
+    let another = Store::open(dir.path(), LIMITS, false).map(drop).unwrap_err();
     assert!(format!("{another:#}").contains("in use"), "it is locked again");
     store.commit_batch(&state, Batch::default()).unwrap();
     assert_eq!(store.applied(good).unwrap().len(), 0);
     drop(store);
-    assert_eq!(shown(&Store::open(dir.path(), LIMITS).unwrap().1), shown(&state));
+    assert_eq!(shown(&Store::open(dir.path(), LIMITS, false).unwrap().1), shown(&state));
 }
 
 #[test]
 fn another_file_in_its_place_is_not_taken_for_the_store() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
-    drop(Store::open(other.path(), LIMITS).unwrap());
-    let bad = Path::new(OsStr::from_bytes(b"/\xff"));
-    let marks = [AppliedMark { file: bad.into(), document: "node/a".parse().unwrap(), hash: None }];
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
+    drop(Store::open(other.path(), LIMITS, false).unwrap());
     let (here, aside) = (dir.path().join(FILE), dir.path().join("aside"));
     fs::rename(&here, &aside).unwrap();
-    assert!(store.commit_batch(&state, Batch { marks: &marks, ..Batch::default() }).is_err());
+    store.failing = 1;
+    assert!(store.commit_batch(&state, Batch::default()).is_err());
     assert!(!here.exists(), "no new one is made");
     fs::copy(other.path().join(FILE), &here).unwrap();
     let error = format!("{:#}", store.commit_batch(&state, Batch::default()).unwrap_err());
@@ -172,14 +179,14 @@ fn another_file_in_its_place_is_not_taken_for_the_store() {
     assert_eq!(store.files().unwrap().len(), 0);
 }
 
-fn open_error(dir: &Path, limits: Limits) -> String {
-    format!("{:#}", Store::open(dir, limits).unwrap_err())
+pub(super) fn open_error(dir: &Path, limits: Limits) -> String {
+    format!("{:#}", Store::open(dir, limits, false).unwrap_err())
 }
 
 #[test]
 fn a_store_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (_store, _) = Store::open(dir.path(), LIMITS).unwrap();
+    let (_store, _) = Store::open(dir.path(), LIMITS, false).unwrap();
     let error = open_error(dir.path(), LIMITS);
     assert!(error.contains("in use by another process") && error.contains("--state-dir"), "{error}");
 }
@@ -188,7 +195,7 @@ fn a_store_in_use_is_refused() {
 fn a_damaged_store_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mut world = World::new();
     world.state = state;
     world.put("shop", shop());
@@ -214,13 +221,13 @@ fn a_damaged_store_says_what_to_do() {
         assert!(error.contains("cannot be read: bring it back from a backup"), "{what}: {error}");
     }
     fs::write(&path, whole).unwrap();
-    assert_eq!(shown(&Store::open(dir.path(), LIMITS).unwrap().1), shown(&world.state));
+    assert_eq!(shown(&Store::open(dir.path(), LIMITS, false).unwrap().1), shown(&world.state));
 }
 
 #[test]
 fn a_store_that_does_not_fit_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mut world = World::new();
     world.state = state;
     world.put("shop", shop());
@@ -239,11 +246,11 @@ fn a_store_that_does_not_fit_is_refused() {
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
-    transaction.open_table(meta).unwrap().insert("format", 2u32.to_be_bytes().as_slice()).unwrap();
+    transaction.open_table(meta).unwrap().insert("format", 3u32.to_be_bytes().as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = open_error(dir.path(), LIMITS);
-    assert!(error.contains("its format is 2, this version of sluice reads 1"), "{error}");
+    assert!(error.contains("its format is 3, this version of sluice reads 2"), "{error}");
 }
 
 /// The change that the child of the next test makes in its `step`th commit.
@@ -262,7 +269,7 @@ const CHILD: &str = "SLUICE_TEST_STORE_CHILD";
 #[ignore = "the child of kill_9_leaves_the_state_after_some_commit"]
 fn child_that_commits_in_a_loop() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
-    let (mut store, mut state) = Store::open(Path::new(&dir), LIMITS).unwrap();
+    let (mut store, mut state) = Store::open(Path::new(&dir), LIMITS, false).unwrap();
     let mut out = std::io::stdout();
     for step in state.revision().. {
         let applied = state.apply(&change(step), at(0)).unwrap();
@@ -295,7 +302,7 @@ fn kill_9_leaves_the_state_after_some_commit() {
         child.wait().unwrap();
         let acknowledged = lines.filter_map(|line| count(&line)).last();
 
-        let (store, state) = Store::open(dir.path(), LIMITS).unwrap();
+        let (store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
         assert!(state.revision() >= acknowledged.unwrap_or(0), "round {round}: an acknowledged commit is gone");
         assert!(store.get_extra("step").unwrap().is_some());
         // Ids may differ, as those of what is removed are free after a restart; documents may not.
@@ -312,7 +319,7 @@ fn kill_9_leaves_the_state_after_some_commit() {
 #[ignore = "prints measurements: run with --release -- --ignored --nocapture"]
 fn measurements_of_the_store() {
     let dir = tempfile::tempdir_in(std::env::var_os("SLUICE_TEST_DIR").unwrap_or("/var/tmp".into())).unwrap();
-    let (mut store, mut state) = Store::open(dir.path(), LIMITS).unwrap();
+    let (mut store, mut state) = Store::open(dir.path(), LIMITS, false).unwrap();
     let mut all = Vec::new();
     for index in 0..10_000 {
         let (high, low) = (index / 250, index % 250 + 1);
@@ -348,7 +355,7 @@ fn measurements_of_the_store() {
     drop(store);
     for (how, place) in [("stop", dir.path()), ("kill", unclean.path())] {
         let start = Instant::now();
-        let (_store, again) = Store::open(place, LIMITS).unwrap();
+        let (_store, again) = Store::open(place, LIMITS, false).unwrap();
         println!("opening after a {how}: {:?}", start.elapsed());
         assert_eq!(again.revision(), state.revision());
     }

@@ -38,6 +38,13 @@ impl SmallDisk {
         Ok(Self { place: place.to_owned() })
     }
 
+    /// Lets nothing be written, or everything again.
+    fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let nothing: Option<&str> = None;
+        let flags = if read_only { MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY } else { MsFlags::MS_REMOUNT };
+        mount(nothing, &self.place, nothing, flags, nothing).context("remounting the tmpfs")
+    }
+
     /// Takes all the room there is. Returns the file to remove.
     fn fill(&self) -> Result<PathBuf> {
         let path = self.place.join("ballast");
@@ -99,6 +106,16 @@ fn a_full_disk_refuses_changes_until_there_is_room() -> Result<()> {
         }
         let client = stage.client()?;
         assert_eq!(client.spread(FRONTEND, 10).answered_by("b2"), 10);
+        // But a zero is: it holds in the kernel, says that it is not saved, and a drain of it ends in its time.
+        let zeroed = stage.agent.post(&path("node/n2", "zero"), &json!({"force": true}))?.expect_status(200);
+        let warning = zeroed.header("warning").context("it says that it is not saved")?;
+        assert!(warning.contains("not saved"), "{warning}");
+        assert_eq!(client.spread(FRONTEND, 10).answered_by("b2"), 0);
+        let drain = ["drain", "node/n2", "--force", "--deadline", "1s", "--wait", "drained", "--timeout", "20s"];
+        let drained = stage.agent.cli(&drain)?;
+        assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+        stage.agent.post(&path("node/n2", "restore"), &json!({}))?.expect_status(200);
+        assert_eq!(client.spread(FRONTEND, 10).answered_by("b2"), 10);
         fs::remove_file(ballast)?;
         stage.agent.post(&path("node/n1", "restore"), &json!({}))?.expect_status(200);
         assert_eq!(client.spread(FRONTEND, 10).answered_by("b1"), 5);
@@ -111,6 +128,39 @@ fn a_full_disk_refuses_changes_until_there_is_room() -> Result<()> {
         let services = stage.agent.get("/v1/services")?.expect_status(200).json();
         assert_eq!(services["items"].as_array().map(Vec::len), Some(number as usize + 1));
         assert_eq!(client.spread(FRONTEND, 10).answered_by("b1"), 10);
+        drop(disk);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_agent_starts_on_a_disk_that_takes_no_writes() -> Result<()> {
+    alone(|| {
+        let mut disk = None;
+        let mut stage = Stage::with("read-only", |agent| {
+            disk = Some(SmallDisk::mount(&agent.state_dir()));
+            agent
+        })?;
+        let disk = disk.context("the agent was made")??;
+        let service = stage.service(&[1, 1])?;
+        stage.put(&service)?;
+        stage.zero("node/n1")?;
+        assert!(stage.agent.terminate()?.success());
+        disk.set_read_only(true)?;
+        let client = stage.client()?;
+        stage.agent.start()?;
+        assert!(!stage.agent.log().contains("move it away"), "{}", stage.agent.log());
+        assert_eq!(stage.backend("shop", "b1")?["state"], "zero");
+        assert_eq!(client.spread(FRONTEND, 10).answered_by("b2"), 10);
+        let larger = Service::new("other", "10.97.0.1:80").backend("x", "10.9.0.1:80", 1);
+        assert_eq!(stage.agent.put("/v1/services/other", &larger.json())?.status, 500);
+        let zeroed = stage.agent.post(&path("node/n2", "zero"), &json!({"force": true}))?.expect_status(200);
+        assert!(zeroed.header("warning").is_some());
+        disk.set_read_only(false)?;
+        stage.put(&larger)?;
+        stage.agent.kill()?;
+        stage.agent.start()?;
+        assert_eq!(stage.backend("shop", "b2")?["state"], "zero");
         drop(disk);
         Ok(())
     })

@@ -247,3 +247,72 @@ fn events_tell_what_came_from_files() -> Result<()> {
     assert!(event["message"].as_str().is_some_and(|message| message.contains("shop.yaml")), "{event}");
     Ok(())
 }
+
+#[test]
+fn a_directory_that_is_suddenly_empty_takes_nothing_away_until_that_is_accepted() -> Result<()> {
+    let documents = [
+        ("shop.yaml", shop(&[1, 1])),
+        ("a.yaml", Service::new("a", "10.96.1.1:80").backend("x", "10.0.0.3:8080", 1).json().to_string()),
+    ];
+    let mut desk = Desk::new("emptied", &documents)?;
+    desk.agent.terminate()?;
+    // The usual brake.
+    let first = desk.agent;
+    desk.agent = first.sibling().apply(desk.directory.path());
+    desk.agent.start()?;
+    for (name, _) in &documents {
+        fs::remove_file(desk.file(name))?;
+    }
+    desk.wait_for("it is held", |desk| desk.agent.get("/readyz").is_ok_and(|answer| answer.status == 503))?;
+    let why = desk.agent.get("/readyz")?.text();
+    assert!(why.contains("sluice accept-shrink") && why.contains("2 of 2 services"), "{why}");
+    desk.steers(&[("b1", 0.5), ("b2", 0.5)]);
+    let service = desk.agent.get("/v1/services/shop")?.expect_status(200).json();
+    let origin = &service["status"]["origin"];
+    assert!(origin["file"].as_str().is_some_and(|file| file.ends_with("/shop.yaml")), "{service}");
+    assert!(origin["problem"].as_str().is_some_and(|why| why.contains("held")), "{service}");
+    let accepted = desk.agent.cli(&["accept-shrink"])?;
+    assert!(accepted.status.success(), "{accepted:?}");
+    desk.agent.get("/v1/services/shop")?.expect_status(404);
+    desk.agent.get("/readyz")?.expect_status(200);
+    assert_eq!(desk.agent.cli(&["accept-shrink"])?.status.code(), Some(4), "nothing is held any more");
+    // Before the first one takes everything away.
+    desk.agent.kill()?;
+    Ok(())
+}
+
+#[test]
+fn a_change_to_what_a_file_brought_says_what_becomes_of_it() -> Result<()> {
+    let desk = Desk::new("edited", &[("shop.yaml", shop(&[1, 1]))])?;
+    let patched = desk.agent.patch("/v1/services/shop/backends/b1", &json!({"weight": 3}))?.expect_status(200);
+    assert!(
+        patched.header("warning").is_some_and(|text| text.contains("shop.yaml")),
+        "{:?}",
+        patched.header("warning")
+    );
+    let service = desk.agent.get("/v1/services/shop")?.expect_status(200).json();
+    assert_eq!(service["status"]["origin"]["edited"], true, "{service}");
+    let deleted = desk.agent.cli(&["delete", "shop"])?;
+    let said = String::from_utf8_lossy(&deleted.stderr).into_owned();
+    assert!(deleted.status.success() && said.contains("stays deleted until"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_name_that_is_no_text_keeps_no_other_file_from_what_it_asks_for() -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let desk = Desk::new("odd-name", &[("shop.yaml", shop(&[1, 1]))])?;
+    let odd = desk.directory.path().join(std::ffi::OsStr::from_bytes(b"odd\xff.yaml"));
+    let forged = desk.file("odd\nERROR forged.yaml");
+    fs::write(&odd, "nothing")?;
+    fs::write(&forged, "nothing")?;
+    desk.errors(2.0)?;
+    fs::remove_file(&odd)?;
+    fs::remove_file(&forged)?;
+    fs::remove_file(desk.file("shop.yaml"))?;
+    desk.wait_for("what the other file brought is gone", |desk| {
+        desk.agent.get("/v1/services/shop").is_ok_and(|answer| answer.status == 404)
+    })?;
+    assert!(desk.agent.log().lines().all(|line| !line.starts_with("ERROR forged")), "{}", desk.agent.log());
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 use anyhow::Result;
 use serde_json::json;
 use sluice_tests::{
-    Load, Service, World,
+    Cgroup, Client, Load, Service, World,
     system::{eventually, now, rounds},
 };
 
@@ -194,6 +194,90 @@ fn another_store_does_not_take_over_the_tables() -> Result<()> {
     fs::rename(&aside, &mine)?;
     stage.agent.start()?;
     assert_exact(&client.spread(FRONTEND, 100), 100, &[("b1", 0.5), ("b2", 0.5)]);
+    Ok(())
+}
+
+#[test]
+fn a_store_that_was_emptied_stops_the_start_until_that_is_accepted() -> Result<()> {
+    let mut stage = Stage::weights("emptied", &[1, 1])?;
+    let client = stage.client()?;
+    stage.zero("node/n1")?;
+    stage.agent.kill()?;
+    let mine = stage.agent.state_dir();
+    let aside = mine.with_extension("aside");
+    fs::rename(&mine, &aside)?;
+    stage.agent.spawn()?;
+    assert_eq!(stage.agent.wait(LIMIT)?.code(), Some(1));
+    let log = stage.agent.log();
+    for word in ["--state-dir", "--accept-empty", "2 backends", "1 zero"] {
+        assert!(log.contains(word), "{word} is not in {log}");
+    }
+    assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20, "steering goes on, and so does the zero");
+    // The right one is taken as if nothing had been.
+    fs::remove_dir_all(&mine)?;
+    fs::rename(&aside, &mine)?;
+    stage.agent.start()?;
+    assert_eq!(stage.backend("shop", "b1")?["state"], "zero");
+    stage.agent.kill()?;
+    fs::remove_dir_all(&mine)?;
+    let mut anew = stage.agent.sibling().argument("--accept-empty");
+    anew.start()?;
+    let services = anew.get("/v1/services")?.expect_status(200).json();
+    assert_eq!(services["items"], json!([]));
+    anew.kill()?;
+    // And from then on it is the store of these tables.
+    stage.agent.start()?;
+    Ok(())
+}
+
+#[test]
+fn a_record_that_says_something_else_stops_the_start_and_the_rest_is_kept() -> Result<()> {
+    let mut stage = Stage::weights("flipped", &[1, 1])?;
+    let client = stage.client()?;
+    stage.zero("node/n1")?;
+    assert!(stage.agent.terminate()?.success());
+    let store = stage.agent.state_dir().join("sluice.redb");
+    let mut bytes = fs::read(&store)?;
+    let word = b"\"zero\":{";
+    let places: Vec<_> = (0..bytes.len() - word.len()).filter(|at| bytes[*at..].starts_with(word)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at + 4] = b'n';
+    }
+    fs::write(&store, bytes)?;
+    stage.agent.spawn()?;
+    assert_eq!(stage.agent.wait(LIMIT)?.code(), Some(1));
+    assert!(stage.agent.log().contains("--accept-damage"), "{}", stage.agent.log());
+    assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20);
+    let mut rest = stage.agent.sibling().argument("--accept-damage");
+    rest.start()?;
+    let node = rest.get("/v1/nodes/n1")?.expect_status(200).json();
+    assert_eq!(node["status"]["state"], "zero", "{node}");
+    assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20);
+    rest.kill()?;
+    stage.agent.start()?;
+    Ok(())
+}
+
+#[test]
+fn programs_are_not_taken_to_another_cgroup_until_that_is_accepted() -> Result<()> {
+    let mut stage = Stage::weights("stays", &[1, 1])?;
+    let client = stage.client()?;
+    let elsewhere = Cgroup::new("moved")?;
+    let client_there = Client::start(Some(&elsewhere), Some(&stage.world.namespace))?;
+    let even = [("b1", 0.5), ("b2", 0.5)];
+    stage.agent.kill()?;
+    let mut other = stage.agent.sibling().steering(elsewhere.path());
+    other.spawn()?;
+    assert_eq!(other.wait(LIMIT)?.code(), Some(1));
+    let log = other.log();
+    assert!(log.contains("--cgroup") && log.contains("--accept-move"), "{log}");
+    assert_exact(&client.spread(FRONTEND, 20), 20, &even);
+    assert_eq!(client_there.spread(FRONTEND, 4).answered_by("b1"), 0);
+    let mut moved = other.argument("--accept-move");
+    moved.start()?;
+    assert_exact(&client_there.spread(FRONTEND, 20), 20, &even);
+    assert_eq!(client.spread(FRONTEND, 4).answered_by("b1"), 0);
     Ok(())
 }
 

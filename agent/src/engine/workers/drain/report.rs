@@ -345,6 +345,7 @@ mod tests {
             programmed: imbl::OrdMap::new(),
             zeros: zeroed.collect(),
             ramps: Ramps::default(),
+            problems: imbl::OrdMap::new(),
             ready: AgentReadiness::Ready,
             missing: Default::default(),
         })

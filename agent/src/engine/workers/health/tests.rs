@@ -28,6 +28,7 @@ fn published(world: &World) -> Arc<Published> {
         programmed: imbl::OrdMap::new(),
         zeros: imbl::OrdMap::new(),
         ramps: Default::default(),
+        problems: imbl::OrdMap::new(),
         ready: AgentReadiness::Ready,
         missing: Default::default(),
     })

@@ -1,0 +1,41 @@
+//! /v1/accept-shrink: what files would remove and the brake holds is let happen.
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    body::Input,
+    parameters::{Ask, NoQuery},
+    problem::{Problem, WriteProblems},
+};
+
+/// What is to be said: nothing yet.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShrinkRequest {}
+
+/// The files whose documents wait no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShrinkAnswer {
+    pub files: Vec<String>,
+}
+
+/// Lets happen what watched files ask for and the brake holds, because it removes more than a share of the services or
+/// backends. 409 when nothing is held.
+#[utoipa::path(post, path = "/v1/accept-shrink", tag = "agent",
+    request_body(content((ShrinkRequest = "application/json"))),
+    responses((status = 200, description = "It is in force", body = ShrinkAnswer), WriteProblems))]
+pub async fn accept_shrink(
+    State(app): State<App>,
+    _: Ask<NoQuery>,
+    input: Input,
+) -> Result<Json<ShrinkAnswer>, Problem> {
+    let ShrinkRequest {} = input.options()?;
+    let files = app.handle.accept_shrink().await?;
+    if files.is_empty() {
+        return Err(Problem::new(StatusCode::CONFLICT, "no file asks for anything that is held"));
+    }
+    Ok(Json(ShrinkAnswer { files: files.iter().map(|file| file.display().to_string()).collect() }))
+}
