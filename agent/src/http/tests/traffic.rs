@@ -262,7 +262,7 @@ async fn metrics_have_the_names_of_the_contract() {
         ("sluice_backend_effective_weight", r#"{service="shop",backend="n2"}"#, 0.0),
         ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="programmed"}"#, 1.0),
         ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="observed"}"#, 1.0),
-        ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="expected"}"#, 0.75),
+        ("sluice_traffic_share_ratio", r#"{service="shop",backend="n1",kind="expected"}"#, 1.0),
         ("sluice_zero_duration_seconds_count", "", 1.0),
         ("sluice_verdicts_total", r#"{program="connect4",verdict="steered"}"#, 7.0),
         ("sluice_map_entries", r#"{map="backends"}"#, 2.0),
