@@ -15,6 +15,7 @@ pub mod health;
 mod health_updates;
 mod ids;
 mod install;
+mod json;
 mod merge;
 pub mod name;
 mod outlier;

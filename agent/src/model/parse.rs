@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     Refusal,
     document::{Document, NodeDocument, ServiceDocument},
-    parallel,
+    json, parallel,
     words::plainly,
     yaml,
 };
@@ -180,19 +180,14 @@ fn unlisted(values: Vec<Value>) -> Vec<Value> {
 
 fn values(bytes: &[u8], format: DocumentFormat) -> Result<Vec<Value>, Refusal> {
     match format {
-        DocumentFormat::Json => json(bytes),
+        DocumentFormat::Json => json::values(bytes),
         DocumentFormat::Yaml => yaml::values(bytes, MAX_DOCUMENTS),
         DocumentFormat::Auto if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) => {
             // A YAML mapping in braces starts like JSON too.
-            json(bytes).or_else(|refusal| yaml::values(bytes, MAX_DOCUMENTS).map_err(|_| refusal))
+            json::values(bytes).or_else(|refusal| yaml::values(bytes, MAX_DOCUMENTS).map_err(|_| refusal))
         }
         DocumentFormat::Auto => yaml::values(bytes, MAX_DOCUMENTS),
     }
-}
-
-fn json(bytes: &[u8]) -> Result<Vec<Value>, Refusal> {
-    let values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>();
-    values.collect::<Result<_, _>>().map_err(|error| Refusal::malformed(format!("this is not JSON: {error}")))
 }
 
 fn shape(value: &Value) -> &'static str {

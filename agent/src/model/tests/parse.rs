@@ -27,6 +27,19 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+fn a_field_that_stands_twice_is_refused_in_every_format() {
+    let json = r#"{"apiVersion": "sluice.dev/v1", "kind": "Node", "metadata": {"name": "a", "name": "b"}}"#;
+    for format in [DocumentFormat::Auto, DocumentFormat::Json] {
+        let refusal = documents(json.as_bytes(), format).unwrap_err().to_string();
+        assert!(refusal.contains("\"name\" stands twice in one object"), "{refusal}");
+    }
+    for text in [json, "apiVersion: sluice.dev/v1\nkind: Node\nmetadata:\n  name: a\n  name: b\n"] {
+        let refusal = documents(text.as_bytes(), DocumentFormat::Yaml).unwrap_err().to_string();
+        assert!(refusal.contains("name"), "{refusal}");
+    }
+}
+
+#[test]
 fn documents_are_read_from_yaml_and_json_and_hash_the_same() {
     let node = "apiVersion: sluice.dev/v1\nkind: Node\nmetadata: {name: node-1}\n";
     let several = format!("# a comment\n---\n{SHOP}---\n{node}---\n");
