@@ -33,7 +33,7 @@ use crate::{
 /// refused (409) unless `acceptShrink` is true.
 #[utoipa::path(post, path = "/v1/apply", tag = "services", params(ApplyQuery),
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
-    responses((status = 200, body = ApplyView), WriteProblems))]
+    responses((status = 200, description = "All of them, or with dryRun what would be", body = ApplyView), WriteProblems))]
 pub async fn apply(
     State(app): State<App>,
     Ask(query): Ask<ApplyQuery>,

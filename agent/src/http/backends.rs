@@ -21,18 +21,18 @@ use crate::{
 };
 
 /// One backend with its status. The ETag is the generation of the service.
-#[utoipa::path(get, path = "/v1/services/{service}/backends/{backend}", tag = "services",
+#[utoipa::path(get, path = "/v1/services/{service}/backends/{backend}", operation_id = "get_backend", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path)),
-    responses((status = 200, body = BackendView), ReadProblems))]
+    responses((status = 200, description = "The backend", body = BackendView), ReadProblems))]
 pub async fn get(State(app): State<App>, target: Target, _: Ask<NoQuery>) -> Result<Response, Problem> {
     show(&app, &app.handle.published(), &target)
 }
 
 /// Changes parts of one backend by a merge patch (RFC 7396): `{"weight": 5}` changes its weight.
-#[utoipa::path(patch, path = "/v1/services/{service}/backends/{backend}", tag = "services",
+#[utoipa::path(patch, path = "/v1/services/{service}/backends/{backend}", operation_id = "patch_backend", tag = "services",
     params(("service" = Name, Path), ("backend" = Name, Path), WriteQuery),
     request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
-    responses((status = 200, body = BackendView), WriteProblems))]
+    responses((status = 200, description = "Patched, or with dryRun the plan", body = BackendView), WriteProblems))]
 pub async fn patch(
     State(app): State<App>,
     target: Target,

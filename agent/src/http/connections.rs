@@ -42,8 +42,8 @@ pub struct Connections {
 }
 
 /// The steered connections of this host, in all network namespaces.
-#[utoipa::path(get, path = "/v1/connections", tag = "traffic", params(ConnectionsQuery),
-    responses((status = 200, body = Connections), ReadProblems))]
+#[utoipa::path(get, path = "/v1/connections", operation_id = "list_connections", tag = "traffic", params(ConnectionsQuery),
+    responses((status = 200, description = "Those that match", body = Connections), ReadProblems))]
 pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> Result<Json<Connections>, Problem> {
     let ConnectionsQuery { service, backend, node, state, limit } = query;
     let limit = limit.unwrap_or(LIMIT).min(MOST);

@@ -48,7 +48,7 @@ impl Default for EventsQuery {
 
 /// Events from now on, or after the one that the header Last-Event-ID names (0: from the oldest held). Each has an id,
 /// its kind as the event's name and an `Event` as data. An event `missed` says that there were others in between.
-#[utoipa::path(get, path = "/v1/events", tag = "traffic",
+#[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "traffic",
     params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event seen")),
     responses((status = 200, description = "Without end, unless follow=false",
         content((Event = "text/event-stream"), (List<Event> = "application/json"))), ReadProblems))]

@@ -28,7 +28,7 @@ pub struct ExplainQuery {
 
 /// Which service a connection belongs to, which backends it may go to with which share, and why the others are out.
 #[utoipa::path(get, path = "/v1/explain", tag = "traffic", params(ExplainQuery),
-    responses((status = 200, body = Explanation), ReadProblems))]
+    responses((status = 200, description = "What becomes of the call", body = Explanation), ReadProblems))]
 pub async fn explain(State(app): State<App>, Ask(query): Ask<ExplainQuery>) -> Result<Json<Explanation>, Problem> {
     let to: Frontend = query.to.parse().map_err(|error| Problem::bad_request(format!("{error}")).at("to"))?;
     let facts = query.from.iter().flat_map(|from| from.split(',')).map(str::trim).filter(|fact| !fact.is_empty());

@@ -39,7 +39,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
 
 /// Metrics in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "agent",
-    responses((status = 200, body = String, content_type = "text/plain"), ReadProblems))]
+    responses((status = 200, description = "In the text format of Prometheus", body = String, content_type = "text/plain"), ReadProblems))]
 pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     stream::respond(&app.clone(), METRICS, move |out| {
         let published = app.handle.published();
@@ -51,7 +51,7 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
 }
 
 /// This description.
-#[utoipa::path(get, path = "/openapi.json", tag = "agent", responses((status = 200, body = Object), ReadProblems))]
+#[utoipa::path(get, path = "/openapi.json", tag = "agent", responses((status = 200, description = "This document", body = Object), ReadProblems))]
 pub async fn openapi(_: Ask<NoQuery>) -> Json<OpenApi> {
     Json(super::document())
 }

@@ -47,8 +47,12 @@ pub struct MonitorQuery {
 /// What the programs decide from now on, and why: an event `decision` for each call that fits, with a `Decision` as data.
 /// An event `lost` says how many came faster than they were taken. While somebody watches, the programs that choose a
 /// backend are replaced by such as tell: over TCP this needs what a write needs.
-#[utoipa::path(get, path = "/v1/monitor", tag = "traffic", params(MonitorQuery),
-    responses((status = 200, description = "Without end", content((Told = "text/event-stream"))), ReadProblems))]
+#[utoipa::path(get, path = "/v1/monitor", operation_id = "monitor", tag = "traffic", params(MonitorQuery),
+    responses((status = 200, description = "Without end", content((Told = "text/event-stream"))),
+        (status = 401, description = "Over TCP it needs the bearer token", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "Over TCP without a token file it is not served", body = Problem,
+            content_type = "application/problem+json"), ReadProblems))]
 pub async fn stream(
     State(app): State<App>,
     Ask(query): Ask<MonitorQuery>,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// All nodes with their status.
-#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, body = List<NodeView>), ReadProblems))]
+#[utoipa::path(get, path = "/v1/nodes", operation_id = "list_nodes", tag = "nodes", responses((status = 200, description = "All, in the order of names", body = List<NodeView>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     stream::list(&app.clone(), move |items| {
         let published = app.handle.published();
@@ -37,15 +37,15 @@ pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, P
 }
 
 /// One node with its status.
-#[utoipa::path(get, path = "/v1/nodes/{node}", tag = "nodes", params(("node" = Name, Path)),
-    responses((status = 200, body = NodeView), ReadProblems))]
+#[utoipa::path(get, path = "/v1/nodes/{node}", operation_id = "get_node", tag = "nodes", params(("node" = Name, Path)),
+    responses((status = 200, description = "The node", body = NodeView), ReadProblems))]
 pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     let name = parameters::node(&name)?;
     show(&app, &app.handle.published(), &name, StatusCode::OK)
 }
 
 /// Declares a node, or replaces its document.
-#[utoipa::path(put, path = "/v1/nodes/{node}", tag = "nodes",
+#[utoipa::path(put, path = "/v1/nodes/{node}", operation_id = "put_node", tag = "nodes",
     params(("node" = Name, Path, description = "Must be the document's metadata.name"), WriteQuery),
     request_body(content((NodeDocument = "application/json"), (NodeDocument = "application/yaml"))),
     responses((status = 200, description = "Replaced, or with dryRun the plan", body = NodeView),
@@ -63,7 +63,7 @@ pub async fn put(State(app): State<App>, At(path): At<String>, write: Write) -> 
 }
 
 /// Forgets a node that no backend names.
-#[utoipa::path(delete, path = "/v1/nodes/{node}", tag = "nodes", params(("node" = Name, Path), WriteQuery),
+#[utoipa::path(delete, path = "/v1/nodes/{node}", operation_id = "delete_node", tag = "nodes", params(("node" = Name, Path), WriteQuery),
     responses((status = 200, description = "With dryRun: the plan", body = DryRun),
         (status = 204, description = "Deleted"), WriteProblems))]
 pub async fn delete(State(app): State<App>, At(name): At<String>, write: Write) -> Result<Response, Problem> {

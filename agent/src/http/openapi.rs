@@ -3,7 +3,9 @@
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Content, RefOr, Required,
+        Content, Object, OneOfBuilder, Ref, RefOr, Required, Schema,
+        path::{Operation, PathItem},
+        schema::AnyOfBuilder,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -44,21 +46,51 @@ impl Modify for Bearer {
 /// Options of actions: all of them may be left out, and so may the body.
 const OPTIONS: [&str; 4] = ["DrainBody", "ZeroRequest", "RestoreRequest", "ShrinkRequest"];
 
+/// Answers of writes, which are another with `dryRun`.
+const WRITTEN: [&str; 3] = ["ServiceView", "NodeView", "BackendView"];
+
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = router::routes().into_openapi();
-    let actions = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut()?.request_body.as_mut());
-    for body in actions {
-        if let RefOr::T(body) = body
-            && body.content.values().any(are_options)
-        {
-            body.required = Some(Required::False);
-        }
+    for PathItem { get, put, post, delete, patch, .. } in document.paths.paths.values_mut() {
+        [get, put, post, delete, patch].into_iter().flatten().for_each(complete);
     }
+    let schemas = document.components.iter_mut().flat_map(|components| components.schemas.values_mut());
+    schemas.for_each(allow_absence);
     document
 }
 
-fn are_options(content: &RefOr<Content>) -> bool {
+/// Says of one operation what its attributes cannot.
+fn complete(operation: &mut Operation) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body
+        && body.content.values().any(|content| refers_to(content, &OPTIONS))
+    {
+        body.required = Some(Required::False);
+    }
+    let parameters = operation.parameters.iter().flatten();
+    let has_plan = parameters.clone().any(|parameter| matches!(parameter, RefOr::T(found) if found.name == "dryRun"));
+    let Some(RefOr::T(done)) = operation.responses.responses.get_mut("200").filter(|_| has_plan) else { return };
+    for content in done.content.values_mut().filter(|content| refers_to(content, &WRITTEN)) {
+        if let RefOr::T(Content { schema: Some(schema), .. }) = content {
+            let plan = Ref::from_schema_name("DryRun");
+            *schema = RefOr::T(Schema::OneOf(OneOfBuilder::new().item(schema.clone()).item(plan).build()));
+        }
+    }
+}
+
+fn refers_to(content: &RefOr<Content>, names: &[&str]) -> bool {
     let RefOr::T(Content { schema: Some(RefOr::Ref(schema)), .. }) = content else { return false };
-    OPTIONS.iter().any(|name| schema.ref_location.ends_with(&format!("/{name}")))
+    names.iter().any(|name| schema.ref_location.ends_with(&format!("/{name}")))
+}
+
+/// A flattened field that may be absent is described as "all of: that or null", which no object is.
+fn allow_absence(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::AllOf(all)) = schema else { return };
+    for part in &mut all.items {
+        if let RefOr::T(Schema::OneOf(optional)) = part {
+            let present = optional.items.iter().filter(|item| matches!(item, RefOr::Ref(_))).cloned();
+            let any = present.fold(AnyOfBuilder::new(), AnyOfBuilder::item);
+            *part = RefOr::T(Schema::AnyOf(any.item(Object::new()).build()));
+        }
+    }
 }

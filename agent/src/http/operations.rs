@@ -43,14 +43,14 @@ enum WaitFor {
 }
 
 /// Operations of this agent, oldest first: drains, and the zeros and restores since it started.
-#[utoipa::path(get, path = "/v1/operations", tag = "operations",
-    responses((status = 200, body = List<Operation>), ReadProblems))]
+#[utoipa::path(get, path = "/v1/operations", operation_id = "list_operations", tag = "operations",
+    responses((status = 200, description = "All that are remembered", body = List<Operation>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Json<List<Operation>> {
     Json(List { items: app.handle.operations().list() })
 }
 
 /// One operation: 200 when it is finished, or what was waited for has come; 202 while it is not.
-#[utoipa::path(get, path = "/v1/operations/{operation}", tag = "operations",
+#[utoipa::path(get, path = "/v1/operations/{operation}", operation_id = "get_operation", tag = "operations",
     params(("operation" = String, Path), WaitQuery),
     responses((status = 200, description = "Finished, or zeroed when that was waited for", body = Operation),
         (status = 202, description = "Still running", body = Operation), ReadProblems))]

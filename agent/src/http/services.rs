@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// All services with their status.
-#[utoipa::path(get, path = "/v1/services", tag = "services",
-    responses((status = 200, body = List<ServiceView>), ReadProblems))]
+#[utoipa::path(get, path = "/v1/services", operation_id = "list_services", tag = "services",
+    responses((status = 200, description = "All, in the order of names", body = List<ServiceView>), ReadProblems))]
 pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     stream::list(&app.clone(), move |items| {
         let published = app.handle.published();
@@ -37,8 +37,8 @@ pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, P
 }
 
 /// One service with its status. The ETag is the generation of the document.
-#[utoipa::path(get, path = "/v1/services/{service}", tag = "services", params(("service" = Name, Path)),
-    responses((status = 200, body = ServiceView), ReadProblems))]
+#[utoipa::path(get, path = "/v1/services/{service}", operation_id = "get_service", tag = "services", params(("service" = Name, Path)),
+    responses((status = 200, description = "The service", body = ServiceView), ReadProblems))]
 pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     let name = parameters::service(&name)?;
     let published = app.handle.published();
@@ -46,7 +46,7 @@ pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) 
 }
 
 /// Makes a service, or replaces its document. A zero outlives it.
-#[utoipa::path(put, path = "/v1/services/{service}", tag = "services",
+#[utoipa::path(put, path = "/v1/services/{service}", operation_id = "put_service", tag = "services",
     params(("service" = Name, Path, description = "Must be the document's metadata.name"), WriteQuery),
     request_body(content((ServiceDocument = "application/json"), (ServiceDocument = "application/yaml"))),
     responses((status = 200, description = "Replaced, or with dryRun the plan", body = ServiceView),
@@ -66,9 +66,9 @@ pub async fn put(
 }
 
 /// Changes parts of a service's document by a merge patch (RFC 7396).
-#[utoipa::path(patch, path = "/v1/services/{service}", tag = "services", params(("service" = Name, Path), WriteQuery),
+#[utoipa::path(patch, path = "/v1/services/{service}", operation_id = "patch_service", tag = "services", params(("service" = Name, Path), WriteQuery),
     request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
-    responses((status = 200, body = ServiceView), WriteProblems))]
+    responses((status = 200, description = "Patched, or with dryRun the plan", body = ServiceView), WriteProblems))]
 pub async fn patch(
     State(app): State<App>,
     At(name): At<String>,
@@ -82,7 +82,7 @@ pub async fn patch(
 }
 
 /// Removes a service: its frontends are steered no longer, its connections are untouched.
-#[utoipa::path(delete, path = "/v1/services/{service}", tag = "services", params(("service" = Name, Path), WriteQuery),
+#[utoipa::path(delete, path = "/v1/services/{service}", operation_id = "delete_service", tag = "services", params(("service" = Name, Path), WriteQuery),
     responses((status = 200, description = "With dryRun: the plan", body = DryRun),
         (status = 204, description = "Deleted"), WriteProblems))]
 pub async fn delete(

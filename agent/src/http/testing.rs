@@ -169,7 +169,8 @@ impl Agent {
         self.send(Method::POST, path, &[("content-type", "application/json")], body.to_string()).await
     }
 
-    /// The answer, with its body as JSON, or as text where it is none. Every error must be a problem.
+    /// The answer, with its body as JSON, or as text where it is none. Every error must be a problem, and every answer what
+    /// the description says.
     pub async fn send(
         &self,
         method: Method,
@@ -202,6 +203,7 @@ impl Agent {
             assert_eq!(value["status"], head.status.as_u16(), "{method} {path}: {value}");
             assert!(!value["detail"].as_str().unwrap().is_empty(), "{method} {path}: {value}");
         }
+        super::tests::contract::check(&method, path, head.status, &value);
         (head.status, head.headers, value)
     }
 }
