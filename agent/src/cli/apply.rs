@@ -49,6 +49,9 @@ impl ApplyTerms {
 impl ApplyArguments {
     pub async fn run(self, client: &Client) -> Result<(), Failure> {
         let view = send(client, &self.sources, self.terms, self.dry_run).await.map_err(insist)?;
+        for item in view.items.iter().filter(|item| !item.warnings.is_empty()) {
+            output::note(format!("warning: {}: {}", item.object, item.warnings.join("; ")));
+        }
         if self.output.print(&view)? {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::{
     plan::DataPlane,
     source::{reconcile::DocumentProblem, store::AppliedMark},
     telemetry::Source,
-    view::events::EventKind,
+    view::{events::EventKind, listeners::warnings},
 };
 
 /// Names in one message.
@@ -66,6 +66,16 @@ impl<M: DataPlane> Engine<M> {
                 Change::EndDrains { .. } | Change::UpdateHealth { .. } => continue,
             };
             self.note(kind, Some(object), message);
+        }
+    }
+
+    /// Warns of new frontends that somebody on this host listens on.
+    pub(super) fn tell_listeners(&self, before: &State, touched: &Touched) {
+        for service in touched.services.iter().filter_map(|id| self.state.service_by_id(*id)) {
+            for warning in warnings(before.service_by_id(service.id).map(AsRef::as_ref), service) {
+                tracing::warn!(service = %service.name, "{warning}");
+                self.note(EventKind::FrontendInUse, Some(format!("service/{}", service.name)), warning);
+            }
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
     kernel::{self, Held, Kernel, Sizes},
     model::{BackendId, State, words::plural},
     plan::{DataPlane, Programmed},
-    settings::{Brake, Settings},
+    settings::{Brake, Listen, Settings},
     source::{
         files::{FileEvent, Files},
         reconcile::{Excluded, Reconciler},
@@ -78,6 +78,10 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
     kernel::features::require_rights()?;
     raise_limit();
     let (store, state) = Store::open(&settings.state_dir, settings.limits, settings.brake.accept_damage)?;
+    let state = state.with_api(match settings.listen {
+        Listen::On(address) => Some(address),
+        Listen::Off => None,
+    });
     // What may fail comes before anything is attached.
     let mut files = Vec::new();
     for path in &settings.apply {

@@ -132,6 +132,7 @@ impl<M: DataPlane> Engine<M> {
         }
         self.tell(changes, &before);
         self.tell_documents(marks);
+        self.tell_listeners(&before, &touched);
         self.tell_health(&before, &touched);
         self.tell_gone(gone);
         Ok(Committed { acknowledged: written.acknowledged, cancelled, unsaved })

@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{Error, ErrorKind},
+    net::{IpAddr, UdpSocket},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -140,6 +141,13 @@ pub fn tour<'a, A: Send, T: Send>(
 pub fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether the namespace that this thread is in has the address. Taken for granted where it cannot be told: there may be
+/// no port left, or somebody may forbid it.
+pub fn is_local(address: &IpAddr) -> bool {
+    let Err(error) = UdpSocket::bind((*address, 0)) else { return true };
+    error.kind() != ErrorKind::AddrNotAvailable && error.raw_os_error() != Some(libc::EAFNOSUPPORT)
 }
 
 /// The cookie of the namespace that this thread is in.

@@ -24,6 +24,7 @@ use crate::{
         document::{Document, DocumentKey},
         parse,
     },
+    view::listeners::warnings,
 };
 
 /// Makes or replaces everything in the body, as one change: all of it or nothing, judged by what comes of it. Several
@@ -112,7 +113,15 @@ fn item(key: &DocumentKey, before: &Desired, after: &Desired, show: bool) -> Res
     };
     let show = show && effect != Effect::Unchanged;
     let shown = |state| if show { document(key, state) } else { Ok(None) };
-    Ok(ApplyItem { effect, before: shown(before)?, after: shown(after)?, object: key.to_string() })
+    let warnings = match key {
+        DocumentKey::Service(name) if effect != Effect::Unchanged => {
+            let former = before.service(name.as_str()).map(AsRef::as_ref);
+            after.service(name.as_str()).map(|service| warnings(former, service))
+        }
+        DocumentKey::Service(_) | DocumentKey::Node(_) => None,
+    };
+    let (object, warnings) = (key.to_string(), warnings.unwrap_or_default());
+    Ok(ApplyItem { object, effect, warnings, before: shown(before)?, after: shown(after)? })
 }
 
 fn generation(key: &DocumentKey, state: &Desired) -> Option<u64> {

@@ -162,6 +162,9 @@ pub struct ApplyItem {
     /// `service/NAME` or `node/NAME`.
     pub object: String,
     pub effect: Effect,
+    /// What may not be meant, such as a frontend that a program on this host listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// With `dryRun`, when something would change: the document as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]

@@ -5,6 +5,7 @@
 
 use std::{
     io::{Error, ErrorKind},
+    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -22,6 +23,8 @@ use sluice_common::{
     records::CensusRow,
     tables::{TCP, socket_addr},
 };
+
+use crate::host::namespaces::is_local;
 
 /// A netlink socket of the namespace in which it was opened.
 pub struct Diagnosis {
@@ -48,6 +51,24 @@ pub fn probe() -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a TCP socket of the namespace that this thread is in listens there. False where that cannot be told.
+pub fn is_listened_to(address: SocketAddr) -> bool {
+    let (unspecified, family) = match address {
+        SocketAddr::V4(_) => (SocketId::new_v4(), AF_INET),
+        SocketAddr::V6(_) => (SocketId::new_v6(), AF_INET6),
+    };
+    let (source_address, source_port) = (address.ip(), address.port());
+    let question = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId { source_address, source_port, cookie: ANY_COOKIE, ..unspecified },
+    };
+    let ask = || Diagnosis::open()?.ask(question, None).context("asking for a listener by netlink");
+    is_local(&address.ip()) && ask().is_ok_and(|found| found.is_some())
 }
 
 impl Diagnosis {

@@ -158,6 +158,11 @@ impl State {
                 let message = format!("{frontend} is a frontend of {} already: remove it there first", other.name);
                 return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
             }
+            if self.is_api(frontend) {
+                let message =
+                    format!("{frontend} is where this agent serves its API: its callers would be steered away");
+                return Err(Refusal::invalid(format!("spec.frontends[{index}]"), message));
+            }
         }
         if self.frontends.len() > self.limits.frontends as usize {
             let message = format!("this agent holds at most {} frontends", self.limits.frontends);

@@ -39,6 +39,8 @@ pub struct State {
     /// The service of each backend.
     pub(super) owners: IdTable<ServiceId>,
     pub(super) frontends: OrdMap<FrontendKey, ServiceId>,
+    /// The TCP address of the agent's own API, which must not become a frontend.
+    pub(super) api: Option<SocketAddr>,
     /// How many backends have each address, once per protocol of their service. Under a hash of the address: a third
     /// of the memory, and what is found is looked at again anyway, to say whose it is.
     pub(super) addresses: OrdMap<u32, u32>,
@@ -108,6 +110,7 @@ impl State {
             nodes_by_name: OrdMap::new(),
             owners: IdTable::new(),
             frontends: OrdMap::new(),
+            api: None,
             addresses: OrdMap::new(),
             shares: OrdMap::new(),
             capacity: IdTable::new(),
@@ -122,6 +125,11 @@ impl State {
 
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// The same, which lets no change make a frontend of the agent's own API.
+    pub fn with_api(self, api: Option<SocketAddr>) -> Self {
+        Self { api, ..self }
     }
 
     /// Grows with every change.
@@ -231,6 +239,15 @@ impl State {
 
     pub(super) fn is_node_zero(&self, node: NodeId) -> bool {
         self.nodes.get(node.0).is_some_and(|node| node.zero.is_some())
+    }
+
+    /// Whether the agent's own API listens there.
+    pub(super) fn is_api(&self, frontend: &Frontend) -> bool {
+        self.api.is_some_and(|api| {
+            let Frontend { address, protocol } = frontend;
+            let is_one = api.ip() == address.ip() || (api.ip().is_unspecified() && address.ip().is_loopback());
+            *protocol == Protocol::Tcp && api.port() == address.port() && is_one
+        })
     }
 
     /// Services on `node` with the share of their capacity that they have there.

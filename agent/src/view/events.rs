@@ -35,6 +35,8 @@ pub enum EventKind {
     ServiceCreated,
     ServiceChanged,
     ServiceDeleted,
+    /// A program on this host listens on a new frontend: callers that are steered go past it.
+    FrontendInUse,
     NodeCreated,
     NodeChanged,
     NodeDeleted,
@@ -189,6 +191,7 @@ impl EventKind {
             Self::ServiceCreated => "serviceCreated",
             Self::ServiceChanged => "serviceChanged",
             Self::ServiceDeleted => "serviceDeleted",
+            Self::FrontendInUse => "frontendInUse",
             Self::NodeCreated => "nodeCreated",
             Self::NodeChanged => "nodeChanged",
             Self::NodeDeleted => "nodeDeleted",

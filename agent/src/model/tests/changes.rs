@@ -367,3 +367,22 @@ fn what_does_not_exist_is_not_found() {
         assert_eq!(world.try_apply(&change).unwrap_err().kind, RefusalKind::NotFound, "{change:?}");
     }
 }
+
+#[test]
+fn the_agents_own_api_becomes_no_frontend() {
+    let frontends = |list: serde_json::Value| {
+        put("shop", json!({"frontends": list, "backends": [{"name": "a", "address": "10.0.0.1:80"}]}))
+    };
+    for (listen, refused, accepted) in [
+        ("127.0.0.1:9180", "127.0.0.1:9180", ["127.0.0.1:9181", "127.0.0.1:9180/udp", "10.96.0.1:9180"]),
+        ("0.0.0.0:9180", "127.0.0.2:9180", ["127.0.0.2:9181", "127.0.0.2:9180/udp", "10.96.0.1:9180"]),
+    ] {
+        let mut world = World::new();
+        world.state = world.state.with_api(Some(listen.parse().unwrap()));
+        let refusal = world.refusal(&frontends(json!(["10.96.0.2:80", refused])));
+        assert!(refusal.starts_with("spec.frontends[1]: ") && refusal.contains("serves its API"), "{refusal}");
+        world.apply(&frontends(json!(accepted)));
+        let patch = patch("shop", json!({"spec": {"frontends": [refused]}}));
+        assert!(world.refusal(&patch).contains("serves its API"));
+    }
+}

@@ -1,7 +1,9 @@
 //! What makes a frontend: address, port and protocol, and as many as a service needs.
 
+use std::{fs, net::TcpListener};
+
 use anyhow::Result;
-use sluice_tests::{Errno, Service};
+use sluice_tests::{Errno, Namespace, Service, agent::free_port};
 
 use crate::stage::Stage;
 
@@ -36,5 +38,30 @@ fn one_service_answers_on_all_of_its_frontends() -> Result<()> {
         let connection = client.connect(frontend)?;
         assert_eq!((connection.line()?, connection.peer()?), ("one".to_owned(), frontend.parse()?));
     }
+    Ok(())
+}
+
+#[test]
+fn frontends_that_others_need_are_refused_or_warned_of() -> Result<()> {
+    let api = format!("127.0.0.1:{}", free_port(&Namespace::host()?)?);
+    let stage = Stage::with("own-api", |agent| agent.listen(&api))?;
+    let refused =
+        stage.agent.put("/v1/services/api", &Service::new("api", &api).backend("b", "10.0.0.1:80", 1).json())?;
+    let problem = refused.expect_status(422).json();
+    assert_eq!(problem["field"], "spec.frontends[0]", "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("serves its API")), "{problem}");
+
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let taken = server.local_addr()?.to_string();
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("shop.json");
+    fs::write(&file, Service::new("shop", &taken).backend("b", "10.0.0.1:80", 1).json().to_string())?;
+    let apply = || stage.agent.cli(&["apply", "-f", &file.to_string_lossy()]);
+    let (first, second) = (apply()?, apply()?);
+    let warning = String::from_utf8(first.stderr)?;
+    assert!(first.status.success() && warning.contains(&taken) && warning.contains("listens there"), "{warning}");
+    assert!(second.status.success() && second.stderr.is_empty(), "it is told once: {second:?}");
+    let events = stage.agent.get("/v1/events?follow=false")?.expect_status(200).text();
+    assert!(events.contains("frontendInUse") && events.contains(&taken), "{events}");
     Ok(())
 }

@@ -7,14 +7,13 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
-    io::ErrorKind,
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
-use crate::host::namespaces::{Namespace, cookie_here, tour};
+use crate::host::namespaces::{Namespace, cookie_here, is_local, tour};
 
 /// How long it is taken for granted which addresses a namespace has.
 const STALE: Duration = Duration::from_secs(2);
@@ -91,13 +90,6 @@ impl NamespaceCache {
             self.empty.remove(&home.cookie);
         }
     }
-}
-
-/// Whether the namespace that this thread is in has the address. Taken for granted where it cannot be told: there may be
-/// no port left, or somebody may forbid it.
-fn is_local(address: &IpAddr) -> bool {
-    let Err(error) = UdpSocket::bind((*address, 0)) else { return true };
-    error.kind() != ErrorKind::AddrNotAvailable && error.raw_os_error() != Some(libc::EAFNOSUPPORT)
 }
 
 /// TCP sockets in use in the namespace that this thread is in, of both families.
