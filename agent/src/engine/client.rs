@@ -156,7 +156,6 @@ pub enum ChangeError {
     Stopping,
 }
 
-
 impl MonitorHandle {
     /// Nobody shows decisions.
     #[cfg(test)]

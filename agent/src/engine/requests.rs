@@ -33,7 +33,9 @@ impl<M: DataPlane> Engine<M> {
         let before = self.state.clone();
         let Next { state: next, touched, outcome } = self.next(changes)?;
         guards.check(&before, &next, &touched, changes)?;
-        if guards.shrink && let Some(shrink) = self.brake.judge(&before, &next, &touched) {
+        if guards.shrink
+            && let Some(shrink) = self.brake.judge(&before, &next, &touched)
+        {
             return Err(shrink.refusal(self.brake.limit).into());
         }
         let done = |acknowledged: Instant, published, plan, unsaved| Done {

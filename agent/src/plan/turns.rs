@@ -34,7 +34,11 @@ fn worst(turns: &[u32], shares: &[u64], window: usize) -> f64 {
             held[turns[at - window] as usize] -= 1.0;
         }
         if at + 1 >= window {
-            worst = wanted.iter().zip(&held).map(|(wanted, held): (&f64, &f64)| (wanted - held).abs()).fold(worst, f64::max);
+            worst = wanted
+                .iter()
+                .zip(&held)
+                .map(|(wanted, held): (&f64, &f64)| (wanted - held).abs())
+                .fold(worst, f64::max);
         }
     }
     worst
@@ -63,7 +67,10 @@ fn no_place_is_favoured(shares: &[u64], start: u64) -> Result<(), TestCaseError>
             for (held, share) in held.iter().zip(shares) {
                 let share = *share as f64 / all;
                 let most = DEVIATIONS * (draws * share * (1.0 - share)).sqrt();
-                prop_assert!((held - draws * share).abs() <= most, "{held} of {draws} in place {at} of {pattern}, for {share}");
+                prop_assert!(
+                    (held - draws * share).abs() <= most,
+                    "{held} of {draws} in place {at} of {pattern}, for {share}"
+                );
             }
             // Of independent connections so many would go where the one before went.
             let fair: f64 = shares.iter().map(|share| (*share as f64 / all).powi(2)).sum();

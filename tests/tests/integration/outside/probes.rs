@@ -1,6 +1,6 @@
 //! Backends take connections while they are ready, as probes and reports say, and the agent says why they do not.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -128,30 +128,34 @@ fn the_delay_passes_before_the_first_connection() -> Result<()> {
 #[test]
 fn a_server_that_is_restored_before_it_listens_gets_nothing_until_it_does() -> Result<()> {
     let mut stage = Stage::probing("ready-restored", |agent| agent)?;
-    for number in [1, 3] {
-        stage.http(&backend_address(number), &format!("b{number}"))?;
-    }
-    stage.tcp(&backend_address(2), "b2")?;
     // b2 and b3 are on one node, and are looked at in two ways. Each probe that fails is one of three.
     let mut document =
-        watched(3, json!({"kind": "http", "period": "1s"})).set("warmup", json!({"duration": "1h"})).json();
-    document["spec"]["backends"][1]["readiness"] = json!({"kind": "tcp", "period": "1s"});
+        watched(3, json!({"kind": "tcp", "period": "1s"})).set("warmup", json!({"duration": "1h"})).json();
+    document["spec"]["backends"][2]["readiness"] = json!({"kind": "http", "port": 9000, "period": "1s"});
     document["spec"]["backends"][2]["node"] = json!("n2");
+    let start = |stage: &mut Stage| -> Result<()> {
+        stage.tcp(&backend_address(2), "b2")?;
+        stage.tcp(&backend_address(3), "b3")?;
+        stage.http("10.0.0.3:9000", "health of b3")
+    };
+    stage.tcp(&backend_address(1), "b1")?;
+    start(&mut stage)?;
     stage.agent.put("/v1/services/shop", &document)?.expect_status(201);
     for backend in ["b1", "b2", "b3"] {
         serves(&stage, backend, true)?;
     }
     let client = stage.client()?;
-    let load = client.begin(&Load::connects(FRONTEND).pause(std::time::Duration::from_millis(5)));
+    let load = client.begin(&Load::connects(FRONTEND).pause(Duration::from_millis(5)));
     let drained = stage.agent.cli(&["drain", "node/n2", "--wait", "drained", "--idle-close", "100ms"])?;
     assert!(drained.status.success(), "{drained:?}");
-    ["b2", "b3"].map(|name| stage.servers.remove(name));
+    for server in ["b2", "b3", "health of b3"] {
+        stage.servers.remove(server);
+    }
     let restored = stage.restore("node/n2")?;
     assert_eq!((&restored["state"], &restored["unhealthy"]), (&json!("ready"), &json!(2)), "{restored}");
     says(&stage, "b2", "refused")?;
-    std::thread::sleep(std::time::Duration::from_millis(1500));
-    stage.tcp(&backend_address(2), "b2")?;
-    stage.http(&backend_address(3), "b3")?;
+    thread::sleep(Duration::from_millis(1500));
+    start(&mut stage)?;
     for backend in ["b2", "b3"] {
         let status = stage.becomes(backend, "warming")?;
         assert!(status["warming"]["part"].as_f64().is_some_and(|part| part < 0.02), "{status}");
@@ -161,6 +165,7 @@ fn a_server_that_is_restored_before_it_listens_gets_nothing_until_it_does() -> R
     load.reached(attempts + 400, LIMIT)?;
     let report = load.stop();
     assert_eq!(report.errors(), Default::default(), "of {} connections", report.attempts.len());
+    assert!(["b2", "b3"].iter().all(|server| report.answered_by(server) > 0), "{:?}", report.by_server());
     Ok(())
 }
 
