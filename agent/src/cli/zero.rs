@@ -89,7 +89,8 @@ impl ZeroArguments {
 /// Says how to do it all the same, when a service would be left without enough capacity.
 pub fn insist(failure: Failure) -> Failure {
     match failure {
-        Failure::Refused(mut problem) if problem.status == 409 && !problem.services.is_empty() => {
+        // Other conflicts are not overcome by it.
+        Failure::Refused(mut problem) if problem.status == 409 && problem.detail.ends_with("or force it") => {
             problem.detail += " (--force)";
             Failure::Refused(problem)
         }
@@ -162,7 +163,20 @@ fn proof(view: &ZeroView, drain: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+
     use super::*;
+    use crate::http::problem::Problem;
+
+    #[test]
+    fn force_is_advised_where_it_helps() {
+        let told = |detail: &str| {
+            let problem = Problem { services: vec![], ..Problem::new(StatusCode::CONFLICT, detail) };
+            insist(problem.into()).to_string()
+        };
+        assert_eq!(told("open other backends first, or force it"), "open other backends first, or force it (--force)");
+        assert_eq!(told("apply them with --accept-shrink"), "apply them with --accept-shrink");
+    }
 
     #[test]
     fn targets_have_paths() {

@@ -87,6 +87,27 @@ fn what_is_listed_can_be_applied_and_what_is_not_can_be_pruned() -> Result<()> {
 }
 
 #[test]
+fn a_prune_that_takes_too_much_waits_until_it_is_accepted() -> Result<()> {
+    let stage = Stage::new("prune-brake")?;
+    let service = |name: &str, host: u8| Service::new(name, &format!("10.96.1.{host}:80")).json();
+    let directory = tempfile::tempdir()?;
+    let all = file(&directory, &[service("a", 1), service("b", 2), service("c", 3)])?;
+    run(&stage, &["apply", "-f", &all], 0)?;
+    let one = file(&directory, &[service("a", 1)])?;
+    let (_, said) = run(&stage, &["apply", "-f", &one, "--prune"], 4)?;
+    assert!(
+        said.contains("2 of 3 services") && said.contains("--accept-shrink") && !said.contains("--force"),
+        "{said}"
+    );
+    let (differs, _) = run(&stage, &["diff", "-f", &one, "--prune"], 1)?;
+    assert!(differs.contains("--- service/b (now)") && differs.contains("--- service/c (now)"), "{differs}");
+    assert_eq!(run(&stage, &["get", "services"], 0)?.0.lines().count(), 4, "nothing is gone");
+    run(&stage, &["apply", "-f", &one, "--prune", "--accept-shrink"], 0)?;
+    assert_eq!(run(&stage, &["get", "services"], 0)?.0.lines().count(), 2);
+    Ok(())
+}
+
+#[test]
 fn a_group_gets_another_weight_and_capacity_is_guarded_with_numbers() -> Result<()> {
     let mut stage = Stage::new("group-weight")?;
     for number in 1..=3 {
