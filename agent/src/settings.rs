@@ -1,18 +1,22 @@
 //! The daemon's settings. Each is a flag, an environment variable `SLUICE_...` and a key of the TOML file that
 //! `--config` names; a flag beats the environment, which beats the file, which beats the default.
 
-use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+mod listen;
 
-use anyhow::{Context, Result, ensure};
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sluice_common::tables::MAX_SLOTS;
 
 use crate::{
-    host::cgroups,
+    host::{cgroups, users},
     model::{Limits, words::whole_number},
 };
+
+pub use listen::Listen;
 
 pub const SOCKET: &str = "/run/sluice/sluice.sock";
 pub const STATE_DIR: &str = "/var/lib/sluice";
@@ -28,7 +32,13 @@ const CENSUS_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub socket: PathBuf,
     pub listen: Listen,
+    /// Group whose members may use the socket.
+    pub socket_group: Option<u32>,
     pub token_file: Option<PathBuf>,
+    pub read_token_file: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+    /// Client certificates that may change things, by subject or name.
+    pub tls_operators: Vec<String>,
     /// Names by which the TCP address may be asked, besides itself.
     pub allow_host: Vec<String>,
     pub state_dir: PathBuf,
@@ -99,11 +109,12 @@ impl Default for Brake {
     }
 }
 
-/// Where the API is served over TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listen {
-    Off,
-    On(SocketAddr),
+/// Files of the certificate that the TCP address shows, and of the authorities whose certificates it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -129,6 +140,32 @@ pub struct Layer {
     /// TCP address for reads, and with --token-file for writes too; `off` for none [default: 127.0.0.1:9180]
     #[arg(long, env = "SLUICE_LISTEN", hide_env_values = true, value_name = "ADDRESS")]
     pub listen: Option<Listen>,
+    /// Group of the Unix socket, by name or number: its members may do everything too [default: the agent's own]
+    #[arg(long, env = "SLUICE_SOCKET_GROUP", hide_env_values = true, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// File with tokens that reads over TCP need; without it, and without --tls-client-ca, they need none
+    #[arg(long, env = "SLUICE_READ_TOKEN_FILE", hide_env_values = true, value_name = "PATH", help_heading = "TCP")]
+    pub read_token_file: Option<PathBuf>,
+    /// Certificate chain of the TCP address, in PEM form: with it and --tls-key it speaks TLS alone
+    #[arg(long, env = "SLUICE_TLS_CERT", hide_env_values = true, value_name = "PATH", help_heading = "TCP")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate
+    #[arg(long, env = "SLUICE_TLS_KEY", hide_env_values = true, value_name = "PATH", help_heading = "TCP")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities whose client certificates may read; without such a certificate, or a token, nobody may
+    #[arg(long, env = "SLUICE_TLS_CLIENT_CA", hide_env_values = true, value_name = "PATH", help_heading = "TCP")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// A client certificate that may change things too, by its subject (CN=ops,O=Example) or one of its names; may be
+    /// repeated
+    #[arg(
+        long,
+        env = "SLUICE_TLS_OPERATORS",
+        hide_env_values = true,
+        value_name = "SUBJECT",
+        value_delimiter = ';',
+        help_heading = "TCP"
+    )]
+    pub tls_operators: Option<Vec<String>>,
     /// Names in the header Host of requests over TCP that are answered, besides the address itself and localhost
     #[arg(long, env = "SLUICE_ALLOW_HOST", hide_env_values = true, value_name = "NAME,...", value_delimiter = ',')]
     pub allow_host: Option<Vec<String>>,
@@ -246,6 +283,12 @@ impl Layer {
             socket: self.socket.or(other.socket),
             token_file: self.token_file.or(other.token_file),
             listen: self.listen.or(other.listen),
+            socket_group: self.socket_group.or(other.socket_group),
+            read_token_file: self.read_token_file.or(other.read_token_file),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            tls_operators: self.tls_operators.or(other.tls_operators),
             allow_host: self.allow_host.or(other.allow_host),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs: self.bpffs.or(other.bpffs),
@@ -300,9 +343,18 @@ impl Layer {
             accept_damage: self.accept_damage,
             accept_move: self.accept_move,
         };
+        let tls_operators = self.tls_operators.unwrap_or_default();
+        ensure!(
+            tls_operators.is_empty() || self.tls_client_ca.is_some(),
+            "tls-operators needs tls-client-ca: say who signs their certificates"
+        );
         Ok(Settings {
             probing,
             brake,
+            tls: tls(self.tls_cert, self.tls_key, self.tls_client_ca)?,
+            tls_operators,
+            socket_group: self.socket_group.as_deref().map(users::group).transpose()?,
+            read_token_file: self.read_token_file,
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             listen: match self.listen {
                 Some(listen) => listen,
@@ -327,34 +379,11 @@ impl Layer {
     }
 }
 
-/// Why a text is no [`Listen`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address to listen on: write IP:PORT, as in 127.0.0.1:9180, or off")]
-pub struct ListenError(String);
-
-impl FromStr for Listen {
-    type Err = ListenError;
-
-    fn from_str(text: &str) -> Result<Self, ListenError> {
-        match text {
-            "off" => Ok(Self::Off),
-            address => address.parse().map(Self::On).map_err(|_| ListenError(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::On(address) => address.fmt(f),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>, client_ca: Option<PathBuf>) -> Result<Option<TlsFiles>> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, client_ca })),
+        (None, None) if client_ca.is_none() => Ok(None),
+        _ => bail!("tls-cert and tls-key go together, and tls-client-ca needs both"),
     }
 }
 

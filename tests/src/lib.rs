@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod certificates;
 pub mod client;
 pub mod daemons;
 pub mod document;

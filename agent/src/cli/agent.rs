@@ -32,7 +32,7 @@ impl AgentArguments {
     /// # Errors
     /// When a setting is wrong or the file cannot be read.
     pub(super) fn settings(self, connection: ConnectionOptions) -> Result<Settings, Failure> {
-        let ConnectionOptions { socket, token_file, server: _, timeout: _ } = connection;
+        let ConnectionOptions { socket, token_file, server: _, tls: _, timeout: _ } = connection;
         let flags = Layer { socket, token_file, ..self.settings };
         Ok(Settings::load(flags, self.config.as_ref())?)
     }

@@ -26,10 +26,12 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 
 use super::{
     failure::Failure,
     output::{self, duration},
+    tls::TlsOptions,
 };
 use crate::{http::problem::Problem, settings};
 
@@ -45,26 +47,41 @@ pub struct Client {
     patience: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
 enum Address {
     Socket(PathBuf),
     /// `host:port`
     Tcp(String),
+    Tls {
+        authority: String,
+        connector: TlsConnector,
+        ca: PathBuf,
+    },
 }
 
 impl Client {
     /// # Errors
     /// When the URL or the token file is of no use.
-    pub fn new(socket: Option<PathBuf>, server: Option<String>, token_file: Option<&Path>) -> Result<Self, Failure> {
-        let address = match server {
-            Some(url) => Address::Tcp(authority(&url)?),
+    pub fn new(
+        socket: Option<PathBuf>,
+        server: Option<String>,
+        token_file: Option<&Path>,
+        tls: &TlsOptions,
+    ) -> Result<Self, Failure> {
+        let address = match server.map(|url| authority(&url)).transpose()? {
+            Some((authority, false)) => Address::Tcp(authority),
+            Some((authority, true)) => {
+                let (connector, ca) = (tls.connector()?, tls.ca.clone().unwrap_or_default());
+                Address::Tls { authority, connector, ca }
+            }
             None => Address::Socket(socket.unwrap_or_else(|| settings::SOCKET.into())),
         };
         // Whoever may use the socket needs no token.
-        let token = token_file.filter(|_| matches!(address, Address::Tcp(_))).map(|path| {
+        let token = token_file.filter(|_| !matches!(address, Address::Socket(_))).map(|path| {
             let text =
                 fs::read_to_string(path).with_context(|| format!("reading the token file {}", path.display()))?;
-            Ok::<_, anyhow::Error>(text.trim().to_owned())
+            // Of a file with names, the first is ours.
+            let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            Ok::<_, anyhow::Error>(line.split_whitespace().next_back().unwrap_or_default().to_owned())
         });
         Ok(Self { address, token: token.transpose()?, patience: PATIENCE })
     }
@@ -80,6 +97,9 @@ impl Client {
             Address::Socket(path) if path == Path::new(settings::SOCKET) => format!("sluice {words}"),
             Address::Socket(path) => format!("sluice --socket {} {words}", path.display()),
             Address::Tcp(authority) => format!("sluice --server http://{authority} {words}"),
+            Address::Tls { authority, ca, .. } => {
+                format!("sluice --server https://{authority} --ca {} {words}", ca.display())
+            }
         }
     }
 
@@ -172,7 +192,7 @@ impl Client {
     async fn hung(&self, patience: Duration) -> Failure {
         let patience = duration(patience.try_into().unwrap_or(SignedDuration::MAX));
         match &self.address {
-            Address::Tcp(authority) => Failure::TimedOut(format!(
+            Address::Tcp(authority) | Address::Tls { authority, .. } => Failure::TimedOut(format!(
                 "the agent at {authority} did not answer within {patience}: it hangs, or has much to do (--timeout waits longer)"
             )),
             Address::Socket(path) => match timeout(CONNECT_PATIENCE, UnixStream::connect(path)).await {
@@ -203,7 +223,7 @@ impl Client {
     ) -> Result<Response<Incoming>, Failure> {
         let host = match &self.address {
             Address::Socket(_) => "sluice",
-            Address::Tcp(authority) => authority,
+            Address::Tcp(authority) | Address::Tls { authority, .. } => authority,
         };
         let mut request = Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, "*/*");
         for (name, value) in headers {
@@ -223,13 +243,33 @@ impl Client {
                 let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
                 exchange(stream.map_err(|error| unreachable_socket(path, &error))?, request).await
             }
-            Address::Tcp(authority) => {
-                let connect = timeout(CONNECT_PATIENCE, TcpStream::connect(authority));
-                let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-                exchange(stream.map_err(|error| unreachable_server(authority, error))?, request).await
+            Address::Tcp(authority) => exchange(connect(authority).await?, request).await,
+            Address::Tls { authority, connector, .. } => {
+                let stream = connect(authority).await?;
+                exchange(secure(authority, connector, stream).await?, request).await
             }
         }
     }
+}
+
+async fn connect(authority: &str) -> Result<TcpStream, Failure> {
+    let connect = timeout(CONNECT_PATIENCE, TcpStream::connect(authority));
+    let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    stream.map_err(|error| unreachable_server(authority, error))
+}
+
+async fn secure(authority: &str, connector: &TlsConnector, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+    let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let name = ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned());
+    let name =
+        name.map_err(|_| Failure::Usage(format!("--server https://{authority}: {host} is no name of a host")))?;
+    let connect = timeout(CONNECT_PATIENCE, connector.connect(name, stream));
+    let Ok(connected) = connect.await else {
+        return Err(Failure::TimedOut(format!("whoever answers at {authority} does not speak TLS: is it http://?")));
+    };
+    connected.map_err(|error| {
+        Failure::Failed(anyhow!("the agent at {authority} and this command do not trust each other: {error}"))
+    })
 }
 
 async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure>
@@ -240,7 +280,12 @@ where
         http1::handshake(TokioIo::new(stream)).await.context("talking to the agent").map_err(Failure::Unreachable)?;
     // It ends with the answer; what goes wrong with it is the answer's error too.
     tokio::spawn(connection);
-    sender.send_request(request).await.context("asking the agent: did it stop?").map_err(Failure::Unreachable)
+    sender.send_request(request).await.map_err(|error| {
+        if error.is_parse() {
+            return Failure::Failed(anyhow!("whoever answers does not speak HTTP: is it https://?"));
+        }
+        Failure::Unreachable(anyhow::Error::new(error).context("asking the agent: did it stop?"))
+    })
 }
 
 fn problem(status: StatusCode, bytes: &[u8]) -> Failure {
@@ -277,18 +322,18 @@ fn unreachable_server(authority: &str, error: std::io::Error) -> Failure {
     Failure::Unreachable(anyhow::Error::new(error).context(advice))
 }
 
-/// `host:port` of a URL.
-fn authority(url: &str) -> Result<String, Failure> {
-    let wrong = |why: &str| Failure::Usage(format!("--server {url}: {why}; write http://HOST:PORT"));
+/// `host:port` of a URL, and whether it is spoken to over TLS.
+fn authority(url: &str) -> Result<(String, bool), Failure> {
+    let wrong =
+        |why: &str| Failure::Usage(format!("--server {url}: {why}; write http://HOST:PORT or https://HOST:PORT"));
     let uri = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri = uri.parse().map_err(|_| wrong("this is no URL of an agent"))?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("https"), _) => Err(wrong("the agent speaks plain HTTP")),
-        (Some("http"), Some(authority))
+        (Some(scheme @ ("http" | "https")), Some(authority))
             if uri.path_and_query().is_none_or(|path| path == "/") && !url.contains('@') =>
         {
             let port = authority.port_u16().unwrap_or(9180);
-            Ok(format!("{}:{port}", authority.host()))
+            Ok((format!("{}:{port}", authority.host()), scheme == "https"))
         }
         _ => Err(wrong("this is no URL of an agent")),
     }
@@ -320,12 +365,11 @@ mod tests {
             ("http://[::1]:9180", "[::1]:9180"),
             ("http://[::1]", "[::1]:9180"),
             ("host/", "host:9180"),
+            ("https://host", "host:9180"),
         ] {
-            assert_eq!(authority(url).unwrap(), expected, "{url}");
+            assert_eq!(authority(url).unwrap(), (expected.to_owned(), url.starts_with("https")), "{url}");
         }
-        for url in
-            ["https://host", "ftp://host", "", "http://", "http://host/path", "host/?a", "http://user@host", "a b"]
-        {
+        for url in ["https://", "ftp://host", "", "http://", "http://host/path", "host/?a", "http://user@host", "a b"] {
             assert!(matches!(authority(url), Err(Failure::Usage(_))), "{url}");
         }
     }

@@ -245,6 +245,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::tls::TlsOptions;
 
     #[derive(Parser)]
     struct Line {
@@ -298,7 +299,7 @@ mod tests {
         let text = summary(&ended);
         assert!(text.contains("1 steered connection (1 in flight, 0 idle), 5 accepted by its backends here"), "{text}");
         assert!(text.contains("4 idle, 0 at the deadline"), "{text}");
-        let client = Client::new(None, None, None).unwrap();
+        let client = Client::new(None, None, None, &TlsOptions::default()).unwrap();
         let advice = |line: &str, ended: &Operation| {
             Line::try_parse_from(line.split_whitespace()).unwrap().drain.advice(&client, ended)
         };

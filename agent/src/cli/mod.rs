@@ -27,6 +27,7 @@ mod openapi;
 mod output;
 mod ready;
 mod restore;
+mod tls;
 mod top;
 mod uninstall;
 mod version;
@@ -43,6 +44,7 @@ use jiff::SignedDuration;
 use crate::settings::Settings;
 use client::Client;
 pub use failure::Failure;
+use tls::TlsOptions;
 
 /// Steers connections to weighted backends inside the Linux kernel.
 ///
@@ -71,12 +73,14 @@ struct ConnectionOptions {
     /// Unix socket of the agent [default: /run/sluice/sluice.sock]
     #[arg(long, global = true, env = "SLUICE_SOCKET", hide_env_values = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// TCP address of the agent, instead of the socket, such as http://127.0.0.1:9180
+    /// TCP address of the agent, instead of the socket, such as http://127.0.0.1:9180 or https://host:9180
     #[arg(long, global = true, env = "SLUICE_SERVER", hide_env_values = true, value_name = "URL")]
     server: Option<String>,
     /// File with the token that writes over TCP need
     #[arg(long, global = true, env = "SLUICE_TOKEN_FILE", hide_env_values = true, value_name = "PATH")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsOptions,
     /// How long the agent may take to answer [default: 60s]
     // `drain` has one that also ends its wait: of the same name and type, so that it stands in for this one.
     #[arg(long, global = true, value_name = "TIME", value_parser = positive_time)]
@@ -242,8 +246,8 @@ impl Request {
 
 /// Runs a verb that is a client.
 fn ask(connection: ConnectionOptions, verb: impl AsyncFnOnce(&Client) -> Result<(), Failure>) -> Result<(), Failure> {
-    let ConnectionOptions { socket, server, token_file, timeout } = connection;
-    let mut client = Client::new(socket, server, token_file.as_deref())?;
+    let ConnectionOptions { socket, server, token_file, tls, timeout } = connection;
+    let mut client = Client::new(socket, server, token_file.as_deref(), &tls)?;
     if let Some(patience) = timeout.as_deref().and_then(time_span) {
         client.set_patience(patience);
     }
@@ -270,6 +274,7 @@ mod tests {
                 socket: Some("/s".into()),
                 server: Some("http://h:1".into()),
                 token_file: None,
+                tls: TlsOptions::default(),
                 timeout: None,
             };
             connection.settle(|flag| flags.contains(&flag)).map(|()| connection.server.is_some())

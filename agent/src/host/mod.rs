@@ -1,4 +1,4 @@
-//! The machine that the agent runs on: its clocks, cgroups, network namespaces and processes.
+//! The machine that the agent runs on: its clocks, cgroups, network namespaces, processes and users.
 //! Only here does the agent ask what time it is.
 
 pub mod caller;
@@ -7,4 +7,5 @@ pub mod clock;
 pub mod namespaces;
 pub mod ownership;
 pub mod panics;
+pub mod users;
 pub mod wait;

@@ -142,6 +142,31 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<(String, Metadata)> {
     Ok((text, metadata))
 }
 
+/// Tells versions of a file apart: one differs from the next when the file was written or replaced. Inode, size, and when
+/// it was changed.
+pub type Version = (u64, u64, i64, i64);
+
+/// The version of a file that is there.
+pub fn version(path: &Path) -> Option<Version> {
+    fs::metadata(path).ok().map(|metadata| version_of(&metadata))
+}
+
+pub fn version_of(metadata: &Metadata) -> Version {
+    (metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// Says so when everybody may read a secret.
+///
+/// # Errors
+/// There is no such file.
+pub fn warn_if_open(path: &Path, secret: &str) -> Result<()> {
+    let metadata = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+    if metadata.mode() & 0o004 != 0 {
+        tracing::warn!("everybody on this host may read {secret} in {}: `chmod o-r` it", path.display());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The connections of one listener: how many there may be, and how long each may take over what it sends and reads. Those
 //! who are slow take nothing from the other listener, and give their place back.
 
-use std::{future::poll_fn, net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{future::poll_fn, os::fd::AsFd, sync::Arc, time::Duration};
 
 use axum::{Router, serve::Listener};
 use hyper::{
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{crowd::Crowd, events::stopped, host::AskedAt, prompt::PromptStream};
+use super::{crowd::Crowd, events::stopped, prompt::PromptStream, requester::Requester, tls::Tls};
 
 /// How long a head may take from the moment in which it could begin: also how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
@@ -32,24 +32,25 @@ const HEAD_BYTES: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 << 20;
 
-/// The two ends of a connection over the network.
-#[derive(Clone, Copy)]
-pub struct Ends {
-    pub here: AskedAt,
-    pub there: IpAddr,
+/// What is behind a listener.
+pub struct Door {
+    pub router: Router,
+    /// Most connections at a time.
+    pub most: u32,
+    pub tls: Option<Arc<Tls>>,
 }
 
-/// Serves until `stopping` turns true, and then the requests that are under way. There are at most `most` connections at a
-/// time. One more takes the place of another, see [`Crowd`], or (where `ends` has none) waits for it.
+/// Serves until `stopping` turns true, and then the requests that are under way. When there are as many connections as
+/// there may be, one more takes the place of another, see [`Crowd`], or (on this host) waits for it.
 pub async fn run<L: Listener>(
     mut listener: L,
-    most: u32,
-    router: Router,
-    ends: impl Fn(&L::Io) -> Option<Ends> + Send,
+    door: Door,
+    requester: impl Fn(&L::Io) -> Option<Requester> + Send,
     mut stopping: watch::Receiver<bool>,
 ) where
     L::Io: AsFd,
 {
+    let Door { router, most, tls } = door;
     let places = Arc::new(Semaphore::new(most as usize));
     let crowd = Crowd::default();
     loop {
@@ -64,11 +65,12 @@ pub async fn run<L: Listener>(
             next = next => next,
             () = stopped(&mut stopping) => break,
         };
-        let (router, stopping) = (router.clone(), stopping.clone());
-        let ends = ends(&stream);
-        let seat = ends.map(|ends| crowd.enter(ends.there));
+        // Of one that has gone already, nothing is known.
+        let Some(requester) = requester(&stream) else { continue };
+        let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
+        let seat = requester.address().map(|address| crowd.enter(address));
         tokio::spawn(async move {
-            let served = connection(stream, router, ends.map(|ends| ends.here), stopping);
+            let served = secured(PromptStream::new(stream), tls, router, requester, stopping);
             match &seat {
                 Some(seat) => tokio::select! { () = served => {}, () = seat.taken() => {} },
                 None => served.await,
@@ -81,17 +83,32 @@ pub async fn run<L: Listener>(
     let _ = places.acquire_many(most).await;
 }
 
-async fn connection<S>(stream: S, router: Router, at: Option<AskedAt>, mut stopping: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
+async fn secured<S>(
+    stream: S,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    requester: Requester,
+    stopping: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = TimeoutStream::new(PromptStream::new(stream));
+    let Some(tls) = tls else { return connection(stream, router, requester, stopping).await };
+    match timeout(HEAD, tls.accept(stream)).await {
+        Ok(Ok((stream, shown))) => connection(stream, router, requester.with(shown), stopping).await,
+        Ok(Err(error)) => tracing::debug!("a connection from {requester} is no TLS that can be used: {error}"),
+        Err(_) => {}
+    }
+}
+
+async fn connection<S>(stream: S, router: Router, requester: Requester, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALL));
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        if let Some(at) = at {
-            request.extensions_mut().insert(at);
-        }
+        request.extensions_mut().insert(requester.clone());
         Box::pin(routes.call(request))
     });
     let mut connection = http1::Builder::new()

@@ -1,13 +1,8 @@
-//! Who may do what: everything over the Unix socket; over TCP reads, and writes only with the bearer token.
+//! Who may do what: everything over the Unix socket; over TCP what a token's or a certificate's role allows, and without
+//! one the reads that nobody has locked up.
 
-use std::{
-    fs::{self, Metadata},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
-use anyhow::{Context, Result, ensure};
 use axum::{
     extract::{Request, State},
     http::{Method, StatusCode, header},
@@ -15,155 +10,141 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use subtle::ConstantTimeEq;
-
-use super::problem::Problem;
-use crate::host::ownership;
+use super::{problem::Problem, requester::Requester, tokens::TokenFile};
 
 /// A read that is not free: watching decisions replaces programs.
 const MONITOR: &str = "/v1/monitor";
+/// Reads of monitors and health checks, which have no secrets.
+const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+
+/// What somebody may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Read,
+    Operate,
+}
 
 /// What a listener lets its callers do.
 #[derive(Clone, Debug)]
 pub enum Access {
     Everything,
-    ReadsOnly,
-    /// Reads for all, writes for those who know the token.
-    WritesWith(TokenFile),
+    Guarded(Arc<Gate>),
 }
 
-/// Shortest token, in bytes: a shorter one can be guessed.
-const SHORTEST: usize = 16;
-/// Longest file of a token, in bytes.
-const LONGEST: u64 = 4096;
-
-/// The file of a token, which is read again whenever it is another one.
-#[derive(Clone, Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    held: Arc<Mutex<HeldToken>>,
+/// Who gets which role over TCP.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// Tokens of the role operate.
+    pub operate: Option<TokenFile>,
+    /// Tokens of the role read. With them, reads are not free.
+    pub read: Option<TokenFile>,
+    /// Whether callers may show certificates: their role is read. With them, reads are not free.
+    pub certificates: bool,
+    /// Certificates of the role operate, by subject or name.
+    pub operators: Vec<String>,
 }
 
-#[derive(Debug)]
-struct HeldToken {
-    file: Option<Version>,
-    /// `None`: the file is of no use, and nobody gets in.
-    token: Option<Token>,
-}
+/// Who asked for a change, in words; each request that may change something has it as an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Author(pub Arc<str>);
 
-/// Differs when the file was written or replaced: inode, size, and when it was changed.
-type Version = (u64, u64, i64, i64);
-
-/// The secret of a token file.
-struct Token(Box<[u8]>);
-
-impl TokenFile {
-    /// Reads the token: all of the file, without white space around it.
-    ///
-    /// # Errors
-    /// When the file cannot be read, holds no token that is long enough, or others may write it.
-    pub fn open(path: &Path) -> Result<Self> {
-        let (token, file) = Token::read(path)?;
-        let held = HeldToken { file: Some(file), token: Some(token) };
-        Ok(Self { path: path.to_owned(), held: Arc::new(Mutex::new(held)) })
-    }
-
-    /// Whether `given` is the token that the file holds now.
-    fn holds(&self, given: &[u8]) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = fs::metadata(&self.path).ok().map(|metadata| version(&metadata));
-        if file.is_none() || file != held.file {
-            held.token = match Token::read(&self.path) {
-                Ok((token, file)) => {
-                    tracing::info!("the token is read again: {} is another file than before", self.path.display());
-                    held.file = Some(file);
-                    Some(token)
-                }
-                Err(error) => {
-                    // Said once of each version.
-                    if held.token.is_some() || held.file != file {
-                        tracing::error!("writes over TCP are refused: {error:#}");
-                    }
-                    held.file = file;
-                    None
-                }
-            };
-        }
-        held.token.as_ref().is_some_and(|token| token.is(given))
-    }
-}
-
-impl Token {
-    fn read(path: &Path) -> Result<(Self, Version)> {
-        let reading = || format!("reading the token file {}", path.display());
-        ownership::check(path).with_context(reading)?;
-        let (text, metadata) = ownership::read_text(path, LONGEST).with_context(reading)?;
-        let token = text.trim();
-        ensure!(
-            token.len() >= SHORTEST,
-            "the token in {} has {} characters, and can be guessed: write {SHORTEST} or more, as `openssl rand -hex 32` does",
-            path.display(),
-            token.len()
-        );
-        ensure!(
-            token.bytes().all(|byte| byte.is_ascii_graphic()),
-            "the token in {} has characters that a header cannot carry: use letters, digits and punctuation",
-            path.display()
-        );
-        if metadata.mode() & 0o004 != 0 {
-            tracing::warn!("everybody on this host may read the token in {}: `chmod o-r` it", path.display());
-        }
-        Ok((Self(token.as_bytes().into()), version(&metadata)))
-    }
-
-    /// Compares in a time that depends on the lengths only, so that nobody can feel their way to the secret.
-    fn is(&self, given: &[u8]) -> bool {
-        self.0.ct_eq(given).into()
-    }
-}
-
-fn version(metadata: &Metadata) -> Version {
-    (metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec())
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(secret)")
+impl Access {
+    /// What a request finds on TCP when nothing is set up: reads for all.
+    pub fn reads_only() -> Self {
+        Self::Guarded(Arc::default())
     }
 }
 
 /// Lets a request pass, or answers why not.
-pub async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match allow(&access, &request) {
-        Ok(()) => next.run(request).await,
+pub async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let allowed = allow(&access, &request);
+    match allowed {
+        Ok(author) => {
+            if !is_read(request.method()) {
+                request.extensions_mut().insert(author);
+            }
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
-fn allow(access: &Access, request: &Request) -> Result<(), Problem> {
-    if is_read(request.method()) && request.uri().path() != MONITOR {
-        return Ok(());
-    }
-    let token = match access {
-        Access::Everything => return Ok(()),
-        Access::ReadsOnly => {
-            let detail = "this address serves reads only: use the Unix socket, or start the agent with --token-file";
-            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
-        }
-        Access::WritesWith(token) => token,
+fn allow(access: &Access, request: &Request) -> Result<Author, Problem> {
+    let path = request.uri().path();
+    let requester = request.extensions().get();
+    let gate = match access {
+        Access::Guarded(gate) if !OPEN.contains(&path) || !is_read(request.method()) => gate,
+        Access::Everything | Access::Guarded(_) => return Ok(Author::new(requester, None)),
     };
+    let wanted = if is_read(request.method()) && path != MONITOR { Role::Read } else { Role::Operate };
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
     let bearer = given.and_then(|value| {
         let (scheme, credentials) = value.split_at_checked("bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(credentials.trim_ascii())
     });
-    match bearer {
-        Some(given) if token.holds(given) => Ok(()),
-        Some(_) => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is another one")),
-        None => {
-            let detail = "writes need the agent's token: send `Authorization: Bearer TOKEN` (sluice --token-file FILE)";
-            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+    gate.admit(wanted, requester, bearer)
+}
+
+impl Gate {
+    fn admit(&self, wanted: Role, requester: Option<&Requester>, bearer: Option<&[u8]>) -> Result<Author, Problem> {
+        let of = |tokens: &Option<TokenFile>, role| Some((role, tokens.as_ref()?.find(bearer?)?));
+        let by_token = of(&self.operate, Role::Operate).or_else(|| of(&self.read, Role::Read));
+        let by_token = by_token.map(|(role, name)| (role, Author::new(requester, Some(&name))));
+        let by_certificate = self.certified(requester).map(|role| (role, Author::new(requester, None)));
+        let best = by_token.into_iter().chain(by_certificate).max_by_key(|(role, _)| *role);
+        match best {
+            Some((role, author)) if role >= wanted => Ok(author),
+            _ if wanted == Role::Read && !self.locks_reads() => Ok(Author::new(requester, None)),
+            _ if wanted == Role::Operate && self.operate.is_none() && self.operators.is_empty() => {
+                let detail =
+                    "this address serves reads only: use the Unix socket, or start the agent with --token-file";
+                Err(Problem::new(StatusCode::FORBIDDEN, detail))
+            }
+            Some((role, Author(who))) => {
+                let detail = format!("{who} has the role {role}, and this needs {wanted}");
+                Err(Problem::new(StatusCode::FORBIDDEN, detail))
+            }
+            None if bearer.is_some() => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is another one")),
+            None => {
+                let what = if wanted == Role::Read { "reads need a token" } else { "writes need the agent's token" };
+                let other = if self.certificates { ", or show a certificate" } else { "" };
+                let detail = format!("{what}: send `Authorization: Bearer TOKEN` (sluice --token-file FILE){other}");
+                Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+            }
         }
+    }
+
+    /// The role that a certificate gives.
+    fn certified(&self, requester: Option<&Requester>) -> Option<Role> {
+        let certificate = requester?.certificate()?;
+        Some(if certificate.is_one_of(&self.operators) { Role::Operate } else { Role::Read })
+    }
+
+    /// Whether reads need a role.
+    pub fn locks_reads(&self) -> bool {
+        self.read.is_some() || self.certificates
+    }
+}
+
+impl Author {
+    fn new(requester: Option<&Requester>, token: Option<&str>) -> Self {
+        let who = match (token, requester) {
+            (Some(token), Some(Requester::Remote(remote))) => format!("token {token} from {}", remote.there),
+            (Some(token), _) => format!("token {token}"),
+            (None, Some(requester)) => requester.to_string(),
+            (None, None) => "somebody".to_owned(),
+        };
+        // Processes and authorities choose what they are called.
+        Self(who.replace(char::is_control, "?").into())
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+        })
     }
 }
 
@@ -174,50 +155,54 @@ pub fn is_read(method: &Method) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
+    use crate::http::requester::Remote;
 
-    const SECRET: &str = "0123456789abcdef";
+    fn tokens(directory: &Path, name: &str, text: &str) -> Option<TokenFile> {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(TokenFile::open(&path).unwrap())
+    }
 
-    #[test]
-    fn a_token_is_all_of_it() {
-        let token = Token(SECRET.as_bytes().into());
-        assert!(token.is(SECRET.as_bytes()));
-        for wrong in ["", "0", "0123456789abcdeF", "0123456789abcdef ", "0123456789abcdef0"] {
-            assert!(!token.is(wrong.as_bytes()), "{wrong:?}");
-        }
+    fn remote() -> Requester {
+        Requester::Remote(Remote { here: [10, 0, 0, 1].into(), there: [10, 0, 0, 2].into(), shown: None })
     }
 
     #[test]
-    fn a_token_file_holds_one_secret_that_cannot_be_guessed() {
+    fn each_token_has_its_role_and_changes_have_its_name() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("token");
-        fs::write(&path, format!("  {SECRET}\n")).unwrap();
-        assert!(TokenFile::open(&path).unwrap().holds(SECRET.as_bytes()));
-        for useless in ["\n", "short", "two words of sixteen"] {
-            fs::write(&path, useless).unwrap();
-            assert!(TokenFile::open(&path).is_err(), "{useless:?}");
-        }
-        assert!(format!("{:#}", TokenFile::open(&directory.path().join("none")).unwrap_err()).contains("none"));
-        fs::write(&path, SECRET).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let refused = format!("{:#}", TokenFile::open(&path).unwrap_err());
-        assert!(refused.contains("everybody may write it"), "{refused}");
+        let operate = tokens(directory.path(), "operate", "ann 0123456789abcdef\nbob fedcba9876543210\n");
+        let read = tokens(directory.path(), "read", "monitor-may-read-this");
+        let gate = Gate { operate, read, ..Gate::default() };
+        let admit = |role, token: Option<&str>| {
+            let admitted = gate.admit(role, Some(&remote()), token.map(str::as_bytes));
+            admitted.map(|Author(who)| who.to_string()).map_err(|problem| problem.status)
+        };
+        assert_eq!(admit(Role::Operate, Some("fedcba9876543210")).unwrap(), "token bob from 10.0.0.2");
+        assert!(admit(Role::Read, Some("fedcba9876543210")).is_ok());
+        assert_eq!(admit(Role::Read, Some("monitor-may-read-this")).unwrap(), "token read from 10.0.0.2");
+        assert_eq!(admit(Role::Operate, Some("monitor-may-read-this")), Err(403));
+        assert_eq!((admit(Role::Read, None), admit(Role::Read, Some("x"))), (Err(401), Err(401)));
+        assert_eq!(admit(Role::Operate, None), Err(401));
     }
 
     #[test]
-    fn a_changed_token_holds_at_once_and_a_lost_one_lets_nobody_in() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("token");
-        fs::write(&path, SECRET).unwrap();
-        let file = TokenFile::open(&path).unwrap();
-        let new = "another-secret-of-more";
-        fs::write(&path, new).unwrap();
-        assert!(!file.holds(SECRET.as_bytes()) && file.holds(new.as_bytes()));
-        fs::remove_file(&path).unwrap();
-        assert!(!file.holds(new.as_bytes()) && !file.holds(b""));
-        fs::write(&path, SECRET).unwrap();
-        assert!(file.holds(SECRET.as_bytes()));
+    fn reads_are_free_until_somebody_locks_them_up() {
+        let open = Gate::default();
+        assert!(open.admit(Role::Read, Some(&remote()), None).is_ok());
+        assert_eq!(open.admit(Role::Operate, Some(&remote()), None).unwrap_err().status, 403);
+        let certified = Gate { certificates: true, ..Gate::default() };
+        assert_eq!(certified.admit(Role::Read, Some(&remote()), None).unwrap_err().status, 401);
+    }
+
+    #[test]
+    fn whoever_asks_is_named_in_one_line() {
+        let local = Requester::Local { uid: 0, process: Some(1) };
+        let Author(who) = Author::new(Some(&local), None);
+        assert!(who.starts_with("user root (0), process 1 ("), "{who}");
+        let Author(who) = Author::new(None, Some("a\nb"));
+        assert_eq!(&*who, "token a?b");
     }
 }

@@ -10,25 +10,27 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::problem::Problem;
-
-/// The address that a connection came to.
-#[derive(Clone, Copy, Debug)]
-pub struct AskedAt(pub IpAddr);
+use super::{
+    problem::Problem,
+    requester::{Remote, Requester},
+};
 
 /// Names besides the address itself and those of the loopback.
 pub type Names = Arc<[String]>;
 
 /// Lets a request pass, or answers why not.
 pub async fn check(State(names): State<Names>, request: Request, next: Next) -> Response {
-    let at = request.extensions().get().copied();
-    match allow(&request, at, &names) {
+    let remote = match request.extensions().get() {
+        Some(Requester::Remote(remote)) => Some(remote),
+        Some(Requester::Local { .. }) | None => None,
+    };
+    match allow(&request, remote, &names) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn allow(request: &Request, at: Option<AskedAt>, names: &[String]) -> Result<(), Problem> {
+fn allow(request: &Request, remote: Option<&Remote>, names: &[String]) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(header::HOST).into_iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Problem::bad_request("a request has one header Host"));
@@ -37,7 +39,7 @@ fn allow(request: &Request, at: Option<AskedAt>, names: &[String]) -> Result<(),
     // The target of a request may name an authority too; it counts more.
     let asked = request.uri().authority().cloned().into_iter().map(Some).chain([host]);
     for authority in asked {
-        if !authority.as_ref().is_some_and(|authority| is_ours(authority, at, names)) {
+        if !authority.as_ref().is_some_and(|authority| is_ours(authority, remote, names)) {
             let said = authority.map_or("nothing of use".into(), |authority| authority.to_string());
             let detail = format!(
                 "the request asks for {said}, which is no name of this agent: ask for its address, or start it with --allow-host"
@@ -48,18 +50,20 @@ fn allow(request: &Request, at: Option<AskedAt>, names: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Whatever the port: a forwarded one differs.
-fn is_ours(authority: &Authority, at: Option<AskedAt>, names: &[String]) -> bool {
+/// Whatever the port: a forwarded one differs. Names of the certificate count: a page under another name is told by its
+/// browser that this is not whom it meant.
+fn is_ours(authority: &Authority, remote: Option<&Remote>, names: &[String]) -> bool {
     if authority.as_str().contains('@') {
         return false;
     }
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_here = match name.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(address) => address.is_loopback() || at.is_some_and(|AskedAt(at)| address == at.to_canonical()),
+        Ok(address) => address.is_loopback() || remote.is_some_and(|remote| address == remote.here.to_canonical()),
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     };
-    is_here || names.iter().any(|known| name.eq_ignore_ascii_case(known))
+    let is_shown = || remote.and_then(|remote| remote.shown.as_ref()).is_some_and(|shown| shown.ours.is_for(name));
+    is_here || is_shown() || names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]
@@ -69,8 +73,8 @@ mod tests {
     #[test]
     fn names_of_strangers_are_refused_whatever_the_port() {
         let names = ["node-1.example".to_owned(), "192.0.2.9".to_owned()];
-        let at = |address: &str| Some(AskedAt(address.parse().unwrap()));
-        let ours = |host: &str, at| is_ours(&host.parse().unwrap(), at, &names);
+        let at = |address: &str| Remote { here: address.parse().unwrap(), there: [127, 0, 0, 1].into(), shown: None };
+        let ours = |host: &str, at: Remote| is_ours(&host.parse().unwrap(), Some(&at), &names);
         for host in [
             "127.0.0.1:9180",
             "127.0.0.1",

@@ -1,15 +1,16 @@
-//! Listeners: a Unix socket with everything, a TCP address with reads, or with writes for those who know the token.
+//! Listeners: a Unix socket with everything, and a TCP address with what each caller's role allows.
 
 use std::{
     fs::{self, Permissions},
     io::ErrorKind,
     net::SocketAddr,
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
     process,
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,16 +22,19 @@ use nix::sys::{
 };
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, UnixListener},
     sync::watch,
     task::JoinSet,
 };
 
 use super::{
-    Access, App, TokenFile,
-    accept::{self, Ends},
-    host::{self, AskedAt, Names},
+    Access, App, Gate,
+    accept::{self, Door},
+    host::{self, Names},
+    requester::Requester,
     router::router,
+    tls::Tls,
+    tokens::TokenFile,
 };
 use crate::{
     host::ownership,
@@ -51,8 +55,15 @@ const BACKLOG: i32 = 1024;
 pub struct Bound {
     unix: UnixListener,
     socket: SocketFile,
-    tcp: Option<(TcpListener, Access)>,
+    tcp: Option<TcpDoor>,
     names: Names,
+}
+
+/// The TCP address.
+struct TcpDoor {
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Bound {
@@ -64,18 +75,16 @@ impl Bound {
         let tcp = match settings.listen {
             Listen::Off => None,
             Listen::On(address) => {
-                let access = match &settings.token_file {
-                    Some(path) => Access::WritesWith(TokenFile::open(path)?),
-                    None => Access::ReadsOnly,
-                };
-                warn_of_wide(address, &access);
+                let tls = settings.tls.as_ref().map(|files| Tls::open(files).map(Arc::new)).transpose()?;
+                let gate = gate(settings)?;
+                warn_of_wide(address, &gate, tls.is_some());
                 let listener = TcpListener::bind(address).await.with_context(|| {
                     format!("listening on {address}: is it taken? Choose another with --listen, or --listen off")
                 })?;
-                Some((listener, access))
+                Some(TcpDoor { listener, gate: Arc::new(gate), tls })
             }
         };
-        let (unix, socket) = bind(&settings.socket)?;
+        let (unix, socket) = bind(&settings.socket, settings.socket_group)?;
         Ok(Self { unix, socket, tcp, names: settings.allow_host.as_slice().into() })
     }
 
@@ -85,7 +94,7 @@ impl Bound {
 
     /// The TCP address, with the port that the kernel chose where 0 was asked for.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+        self.tcp.as_ref().and_then(|TcpDoor { listener, .. }| listener.local_addr().ok())
     }
 }
 
@@ -104,15 +113,17 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(files, _)| u32::try_from(files).unwrap_or(u32::MAX));
     // Strangers leave files to the Unix socket, and both to the agent's own work.
     let (local_most, remote_most) = (LOCAL_CONNECTIONS.min(files / 4), REMOTE_CONNECTIONS.min(files / 8));
-    servers.spawn(accept::run(unix, local_most.max(1), local, |_| None, stopping.clone()));
-    if let Some((listener, access)) = tcp {
+    let door = Door { router: local, most: local_most.max(1), tls: None };
+    servers.spawn(accept::run(unix, door, Requester::local, stopping.clone()));
+    if let Some(TcpDoor { listener, gate, tls }) = tcp {
         let listener = listener.tap_io(|stream| {
             // Answers are small and awaited. Without either option the worst is a delay, or a place that is held for long.
             let _ = stream.set_nodelay(true);
             let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         });
-        let remote = router(app, access).layer(middleware::from_fn_with_state(names, host::check));
-        servers.spawn(accept::run(listener, remote_most.max(1), remote, ends, stopping.clone()));
+        let remote = router(app, Access::Guarded(gate)).layer(middleware::from_fn_with_state(names, host::check));
+        let door = Door { router: remote, most: remote_most.max(1), tls };
+        servers.spawn(accept::run(listener, door, Requester::remote, stopping.clone()));
     }
     let ended = async {
         while let Some(ended) = servers.join_next().await {
@@ -128,24 +139,32 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     result
 }
 
-/// `None`: it has ended already.
-fn ends(stream: &TcpStream) -> Option<Ends> {
-    let (here, there) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
-    Some(Ends { here: AskedAt(here.ip()), there: there.ip() })
+fn gate(settings: &Settings) -> Result<Gate> {
+    let tokens = |file: &Option<PathBuf>| file.as_deref().map(TokenFile::open).transpose();
+    Ok(Gate {
+        operate: tokens(&settings.token_file)?,
+        read: tokens(&settings.read_token_file)?,
+        certificates: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+        operators: settings.tls_operators.clone(),
+    })
 }
 
-/// What is sent over TCP can be read on the way.
-fn warn_of_wide(address: SocketAddr, access: &Access) {
+/// What is sent over TCP can be read on the way, and what everybody may read is read.
+fn warn_of_wide(address: SocketAddr, gate: &Gate, is_secured: bool) {
     if address.ip().is_loopback() {
         return;
     }
-    match access {
-        Access::WritesWith(_) => tracing::warn!(
-            "tokens cross the network in clear text to {address}: listen on a loopback address, behind a proxy with TLS"
-        ),
-        Access::Everything | Access::ReadsOnly => tracing::warn!(
-            "everybody who reaches {address} may read documents, connections and events: see SECURITY.md"
-        ),
+    if !is_secured && (gate.operate.is_some() || gate.read.is_some()) {
+        tracing::warn!(
+            "tokens cross the network in clear text to {address}: give the agent --tls-cert and --tls-key, or listen on \
+             a loopback address"
+        );
+    }
+    if !gate.locks_reads() {
+        tracing::warn!(
+            "everybody who reaches {address} may read documents, connections and events: --read-token-file or \
+             --tls-client-ca locks them up"
+        );
     }
 }
 
@@ -164,9 +183,9 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds a Unix socket of mode 0660. It is renamed into place once it has its mode, so that nobody else can connect in
+/// Binds a Unix socket of mode 0660, and of this group. It is renamed into place once it has its mode, so that nobody else can connect in
 /// between, and replaces a socket on which nobody answers.
-fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
+fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFile)> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         // Members of the socket's group come through.
         let made = make_place(parent);
@@ -191,7 +210,7 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let fresh = path.with_file_name(name);
     let _ = fs::remove_file(&fresh);
     let listener = listen(&fresh).with_context(|| format!("listening on {}", path.display()))?;
-    let placed = place(&fresh, path);
+    let placed = place(&fresh, path, group);
     if placed.is_err() {
         let _ = fs::remove_file(&fresh);
     }
@@ -236,7 +255,10 @@ pub fn is_stale(path: &Path) -> bool {
     is_socket && !is_answered(path)
 }
 
-fn place(fresh: &Path, path: &Path) -> Result<SocketFile> {
+fn place(fresh: &Path, path: &Path, group: Option<u32>) -> Result<SocketFile> {
+    if group.is_some() {
+        chown(fresh, None, group)?;
+    }
     fs::set_permissions(fresh, Permissions::from_mode(0o660))?;
     let inode = fs::symlink_metadata(fresh)?.ino();
     fs::rename(fresh, path)?;

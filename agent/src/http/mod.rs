@@ -28,6 +28,7 @@ mod parameters;
 pub mod problem;
 mod prompt;
 mod ready;
+mod requester;
 mod router;
 mod services;
 mod stream;
@@ -36,6 +37,8 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod times;
+pub mod tls;
+mod tokens;
 mod unread;
 pub mod views;
 mod write;
@@ -47,7 +50,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{engine::Handle, view::report::Reporter};
 
-pub use access::{Access, TokenFile};
+pub use access::{Access, Gate};
 pub use listen::{Bound, serve};
 pub use openapi::document;
 

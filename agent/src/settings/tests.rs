@@ -56,6 +56,13 @@ fn mistakes_are_named() {
     }
     let too_small = Layer { max_nodes: Some(1), ..some_cgroup() };
     assert!(too_small.complete().unwrap_err().to_string().contains("max-nodes"));
+    for half in [
+        Layer { tls_cert: Some("/c".into()), ..some_cgroup() },
+        Layer { tls_client_ca: Some("/c".into()), ..some_cgroup() },
+        Layer { tls_operators: Some(vec!["ops".into()]), ..some_cgroup() },
+    ] {
+        assert!(half.complete().unwrap_err().to_string().contains("tls-"));
+    }
     let nobody = Layer { peers: Some(vec!["a".into()]), ..some_cgroup() };
     assert!(nobody.complete().unwrap_err().to_string().contains("node"));
 }

@@ -1,6 +1,6 @@
 //! Who may do what on which listener, over real sockets.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use axum::http::Method;
 use tokio::{
@@ -10,8 +10,9 @@ use tokio::{
 
 use crate::{
     http::{
-        Access, Bound, TokenFile, serve,
+        Access, Bound, Gate, serve,
         testing::{Agent, shop},
+        tokens::TokenFile,
     },
     settings::{Listen, LogFormat, Settings},
 };
@@ -20,7 +21,11 @@ fn settings(directory: &Path) -> Settings {
     Settings {
         socket: directory.join("run").join("sluice.sock"),
         listen: Listen::On("127.0.0.1:0".parse().unwrap()),
+        socket_group: None,
         token_file: None,
+        read_token_file: None,
+        tls: None,
+        tls_operators: Vec::new(),
         allow_host: Vec::new(),
         state_dir: directory.join("state"),
         bpffs: directory.join("bpf"),
@@ -42,12 +47,13 @@ async fn over_tcp_reads_are_free_and_writes_need_the_token() {
     let agent = Agent::with_shop().await;
     let json = ("content-type", "application/json");
     let with = |token: &'static str| [json, ("authorization", token)];
-    let reads = Access::ReadsOnly;
+    let reads = Access::reads_only();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "secret-of-16-characters").unwrap();
-    let file = TokenFile::open(&file).unwrap();
-    let token = || Access::WritesWith(file.clone());
+    let gate = Gate { operate: Some(TokenFile::open(&file).unwrap()), ..Gate::default() };
+    let token = Access::Guarded(Arc::new(gate));
+    let token = || token.clone();
     for path in ["/v1/services", "/metrics", "/healthz", "/readyz", "/openapi.json"] {
         assert_eq!(agent.send_as(reads.clone(), Method::GET, path, &[], "").await.0, 200, "{path}");
         assert_eq!(agent.send_as(token(), Method::GET, path, &[], "").await.0, 200, "{path}");

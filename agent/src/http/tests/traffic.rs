@@ -187,7 +187,7 @@ async fn follow(agent: &Agent, headers: &[(&str, &str)]) -> Body {
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = agent.router(Access::ReadsOnly).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let response = agent.router(Access::reads_only()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     response.into_body()
 }

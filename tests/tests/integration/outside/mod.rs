@@ -30,6 +30,7 @@ mod patterns;
 mod probes;
 mod ready;
 mod restart;
+mod roles;
 mod sockets;
 mod startup;
 mod strangers;
