@@ -97,8 +97,9 @@ impl EventsArguments {
                 let id = if self.output.is_wide() { format!("{}  ", event.id) } else { String::new() };
                 let object = event.object.as_deref().unwrap_or("-");
                 let kind = event.kind.name();
+                let by = event.by.as_deref().map(|by| format!("  [{}]", output::printable(by))).unwrap_or_default();
                 output::print(&format!(
-                    "{id}{:.3}  {kind:<14}  {object:<20}  {}\n",
+                    "{id}{:.3}  {kind:<14}  {object:<20}  {}{by}\n",
                     event.time,
                     output::printable(&event.message)
                 ))

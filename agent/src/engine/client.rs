@@ -109,13 +109,15 @@ pub struct Lost {
     pub connecting: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Validate, say what would be written, change nothing.
     pub dry_run: bool,
     /// When the request was read: the start of [`Done::programmed_in`].
     pub received: Instant,
     pub guards: Guards,
+    /// Who asks for it, in words; `None`: the agent itself.
+    pub by: Option<Arc<str>>,
 }
 
 /// A change that the kernel acknowledged, and that the store holds unless it says otherwise.
@@ -138,7 +140,7 @@ pub struct Done {
 impl Options {
     /// Of what the agent itself asks for.
     pub fn now() -> Self {
-        Self { dry_run: false, received: Instant::now(), guards: Guards::default() }
+        Self { dry_run: false, received: Instant::now(), guards: Guards::default(), by: None }
     }
 }
 

@@ -100,6 +100,7 @@ impl<M: DataPlane> Engine<M> {
             let Some(drain) = self.lasting(target) else { continue };
             if self.drains.get(target) != Some(&drain.operation) {
                 let operation = Operation::drain(&drain.operation, target, drain.since, drain.deadline);
+                let operation = operation.by(self.by.as_ref());
                 extras.push((key(&operation.id), Some(record(&operation)?)));
             }
         }
@@ -144,9 +145,10 @@ impl<M: DataPlane> Engine<M> {
                 let message = format!("asked for again; until {:.0} at the latest", drain.deadline);
                 self.note(EventKind::DrainMoved, Some(target.to_string()), message);
             } else {
-                self.operations.put(Operation::drain(&drain.operation, target, drain.since, drain.deadline));
+                let operation = Operation::drain(&drain.operation, target, drain.since, drain.deadline);
+                self.operations.put(operation.by(self.by.as_ref()));
                 let message = format!("no new connection comes; until {:.0} at the latest", drain.deadline);
-                self.note(EventKind::DrainStarted, Some(target.to_string()), message);
+                self.events.record_by(self.by.clone(), EventKind::DrainStarted, Some(target.to_string()), message);
             }
         }
         let gone: Vec<_> = self
@@ -332,7 +334,7 @@ impl<M: DataPlane> Engine<M> {
         });
         if cancelled.is_some() {
             self.later.moves(operation);
-            self.note(EventKind::DrainCancelled, Some(target.to_string()), why);
+            self.events.record_by(self.by.clone(), EventKind::DrainCancelled, Some(target.to_string()), why);
         }
     }
 

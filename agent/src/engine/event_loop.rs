@@ -18,6 +18,7 @@ use sluice_common::verdict::Program;
 use tokio::sync::watch;
 
 use super::{
+    audit::Audit,
     brake::Braking,
     client::{ChangeError, Command, Options},
     drains::DeferredWrites,
@@ -89,6 +90,9 @@ pub struct Engine<M> {
     pub(super) adopts: bool,
     /// Files of which a look could not be taken in, with the reason.
     pub(super) unapplied: BTreeMap<PathBuf, String>,
+    /// Who asks for the change at work, if it is not the agent itself.
+    pub(super) by: Option<Arc<str>>,
+    pub(super) audit: Audit,
     /// Whether the restore at work is that of a zero whose time has come.
     pub(super) expiring: bool,
     pub(super) readiness: AgentReadiness,
@@ -174,6 +178,8 @@ impl<M: DataPlane> Engine<M> {
             brake: Braking::new(brake),
             adopts: brake.adopt,
             unapplied: BTreeMap::new(),
+            by: None,
+            audit: Audit::default(),
             expiring: false,
             readiness,
             missing: Missing::default(),
@@ -216,7 +222,10 @@ impl<M: DataPlane> Engine<M> {
             // Whoever asked has left before its turn: it believes that nothing was done.
             Command::Change { reply, .. } if reply.is_closed() => {}
             Command::Change { changes, options, reply } => {
-                let _ = reply.send(self.change(&changes, options));
+                self.by.clone_from(&options.by);
+                let done = self.change(&changes, options);
+                self.by = None;
+                let _ = reply.send(done);
             }
             Command::Files { events, reply } => {
                 let _ = reply.send(self.documents(&events));

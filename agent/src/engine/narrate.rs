@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::event_loop::Engine;
+use super::{
+    audit::{self, Told},
+    event_loop::Engine,
+};
 use crate::{
     model::{
         Backend, BackendId, Change, Name, Service, ServiceId, State, Target, Touched, Unready, document::DocumentKey,
@@ -24,10 +27,10 @@ const TOLD: usize = 5;
 type OfService<'a> = (&'a Service, Vec<&'a Backend>);
 
 impl<M: DataPlane> Engine<M> {
-    /// Tells the changes of a request. `before`: the state before them.
-    pub(super) fn tell(&self, changes: &[Change], before: &State) {
-        for change in changes {
-            let (kind, object, message) = match change {
+    /// What the changes of a request have come to. `before`: the state before them.
+    pub(super) fn told(&self, changes: &[Change], before: &State) -> Vec<Told> {
+        let told = changes.iter().filter_map(|change| {
+            Some(match change {
                 Change::PutService { document, .. } => {
                     let name = &document.metadata.name;
                     let is_new = before.service(name.as_str()).is_none();
@@ -63,10 +66,11 @@ impl<M: DataPlane> Engine<M> {
                 }
                 Change::Restore { target } => (EventKind::Restored, target.to_string(), "restored".into()),
                 // Told with all that is known of it.
-                Change::EndDrains { .. } | Change::UpdateHealth { .. } => continue,
-            };
-            self.note(kind, Some(object), message);
-        }
+                Change::EndDrains { .. } | Change::UpdateHealth { .. } => return None,
+            })
+        });
+        let by = |(kind, object, message)| Told { by: self.by.clone(), kind, object, message };
+        told.map(by).collect()
     }
 
     /// Warns of new frontends that somebody on this host listens on.
@@ -79,17 +83,26 @@ impl<M: DataPlane> Engine<M> {
         }
     }
 
-    /// Tells which documents of files are in force now, and which are gone.
-    pub(super) fn tell_documents(&mut self, marks: &[AppliedMark]) {
-        for mark in marks {
-            self.problems.remove(&(mark.file.clone(), Some(mark.document.clone())));
+    /// Which documents of files are in force now, and which are gone.
+    pub(super) fn told_of_documents(marks: &[AppliedMark]) -> Vec<Told> {
+        let told = marks.iter().map(|mark| {
             let (key, file) = (&mark.document, mark.file.display());
             let (kind, message) = match (mark.hash, key) {
                 (Some(_), _) => (EventKind::SourceApplied, format!("{key} from {file}")),
                 (None, DocumentKey::Node(_)) => (EventKind::NodeDeleted, format!("no longer in {file}")),
                 (None, DocumentKey::Service(_)) => (EventKind::ServiceDeleted, format!("no longer in {file}")),
             };
-            self.note(kind, Some(key.to_string()), message);
+            let by = format!("file {file}").replace(char::is_control, "?");
+            Told { by: Some(by.into()), kind, object: key.to_string(), message }
+        });
+        told.collect()
+    }
+
+    /// Tells what has come of a change that is in force.
+    pub(super) fn tell(&self, told: Vec<Told>) {
+        audit::log(&told);
+        for Told { by, kind, object, message } in told {
+            self.events.record_by(by, kind, Some(object), message);
         }
     }
 
@@ -175,7 +188,7 @@ impl<M: DataPlane> Engine<M> {
                     EventKind::PanicEnded => "enough backends are healthy again: only they serve".to_owned(),
                     _ => format!("{}{}", list(&names), why.unwrap_or_default()),
                 };
-                self.note(kind, Some(object(service, &names)), message);
+                self.events.record_by(self.by.clone(), kind, Some(object(service, &names)), message);
             }
         }
     }
@@ -189,7 +202,8 @@ impl<M: DataPlane> Engine<M> {
             0 => String::new(),
             backends => format!("{backends} backends of "),
         };
-        self.note(kind, None, format!("{counted}{} services ({}){first}", services.len(), list(&names)));
+        let message = format!("{counted}{} services ({}){first}", services.len(), list(&names));
+        self.events.record_by(self.by.clone(), kind, None, message);
     }
 }
 

@@ -29,7 +29,7 @@ impl<M: DataPlane> Engine<M> {
     /// # Errors
     /// See [`ChangeError`].
     pub(super) fn change(&mut self, changes: &[Change], options: Options) -> Result<Done, ChangeError> {
-        let Options { dry_run, received, guards } = options;
+        let Options { dry_run, received, guards, by: _ } = options;
         let before = self.state.clone();
         let Next { state: next, touched, outcome } = self.next(changes)?;
         guards.check(&before, &next, &touched, changes)?;

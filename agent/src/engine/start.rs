@@ -19,6 +19,7 @@ use sluice_common::tables::{BackendEntry, CLOSED_REMOVED, CLOSED_ZERO, Endpoint}
 use tokio::sync::oneshot;
 
 use super::{
+    audit::Audit,
     event_loop::{Engine, EngineParts},
     looks::Portions,
     workers::{
@@ -203,6 +204,9 @@ impl<M: DataPlane> Engine<M> {
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
         self.load_ramps()?;
+        let (audit, kept) = Audit::load(&self.store)?;
+        self.audit = audit;
+        self.events.restore(kept);
         self.adopt_zeros()?;
         if self.adopts && self.state.service_count() == 0 {
             self.adopt_services(&looks)?;

@@ -101,6 +101,9 @@ impl<M: DataPlane> Engine<M> {
             let begun = self.begin_drains(changes)?;
             Ok([records, drained, proofs, begun, warmups].concat())
         });
+        let told = [self.told(changes, &before), Self::told_of_documents(marks)].concat();
+        let audited = self.audit.records(&told);
+        let kept = kept.map(|extras| [extras, audited.records.clone()].concat());
         let saved = match kept {
             Err(error) if holds => {
                 self.failed_to_save(&error);
@@ -130,8 +133,11 @@ impl<M: DataPlane> Engine<M> {
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
             self.drop_proofs();
         }
-        self.tell(changes, &before);
-        self.tell_documents(marks);
+        self.audit.keep(&audited);
+        for mark in marks {
+            self.problems.remove(&(mark.file.clone(), Some(mark.document.clone())));
+        }
+        self.tell(told);
         self.tell_listeners(&before, &touched);
         self.tell_health(&before, &touched);
         self.tell_gone(gone);

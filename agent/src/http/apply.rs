@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    access::Author,
     body::BulkInput,
     parameters::{ApplyQuery, Ask},
     problem::{Problem, WriteProblems},
@@ -38,6 +39,7 @@ use crate::{
 pub async fn apply(
     State(app): State<App>,
     Ask(query): Ask<ApplyQuery>,
+    author: Option<Extension<Author>>,
     BulkInput(input): BulkInput,
 ) -> Result<Response, Problem> {
     let (bytes, format) = input.documents()?;
@@ -59,7 +61,8 @@ pub async fn apply(
         }
     }
     let guards = Guards { capacity: !query.force, shrink: !query.accept_shrink };
-    let options = Options { dry_run: query.dry_run, received: input.received, guards };
+    let by = author.map(|Extension(Author(who))| who);
+    let options = Options { dry_run: query.dry_run, received: input.received, guards, by };
     let done = app.handle.batch(changes, options).await?;
     let items = keys.iter().map(|key| item(key, &done.before, &done.published.state, query.dry_run));
     let overruled = keys.iter().filter(|_| !query.dry_run).filter_map(|key| match key {

@@ -1,15 +1,17 @@
 //! /v1/accept-shrink: what files would remove and the brake holds is let happen.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     App,
+    access::Author,
     body::Input,
     parameters::{Ask, NoQuery},
     problem::{Problem, WriteProblems},
 };
+use crate::view::events::EventKind;
 
 /// What is to be said: nothing yet.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -30,6 +32,7 @@ pub struct ShrinkAnswer {
 pub async fn accept_shrink(
     State(app): State<App>,
     _: Ask<NoQuery>,
+    author: Option<Extension<Author>>,
     input: Input,
 ) -> Result<Json<ShrinkAnswer>, Problem> {
     let ShrinkRequest {} = input.options()?;
@@ -37,5 +40,9 @@ pub async fn accept_shrink(
     if files.is_empty() {
         return Err(Problem::new(StatusCode::CONFLICT, "no file asks for anything that is held"));
     }
-    Ok(Json(ShrinkAnswer { files: files.iter().map(|file| file.display().to_string()).collect() }))
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let by = author.map(|Extension(Author(who))| who);
+    tracing::info!(by = by.as_deref(), "what was held of {} is accepted", files.join(", "));
+    app.handle.events().record_by(by, EventKind::ShrinkAccepted, None, files.join(", "));
+    Ok(Json(ShrinkAnswer { files }))
 }

@@ -255,7 +255,7 @@ impl Steering {
             outcome = applied.outcome;
             match change {
                 Change::Zero { target, .. } if outcome != Outcome::Unchanged => {
-                    next.zeros.insert(target.clone(), Arc::new(self.prove(&next.state, target, options)?));
+                    next.zeros.insert(target.clone(), Arc::new(self.prove(&next.state, target, &options)?));
                 }
                 Change::Restore { target } => drop(next.zeros.remove(target)),
                 _ => {}
@@ -282,7 +282,7 @@ impl Steering {
         })
     }
 
-    fn prove(&self, state: &State, target: &Target, options: Options) -> Result<ZeroProof, Refusal> {
+    fn prove(&self, state: &State, target: &Target, options: &Options) -> Result<ZeroProof, Refusal> {
         let ids: Vec<BackendId> = match target {
             Target::Node(node) => {
                 let node = state.node(node.as_str()).unwrap();

@@ -1,5 +1,7 @@
 //! How every handler writes: it makes a change and shows the result, or with `dryRun` the plan.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, Request},
@@ -10,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    access::Author,
     body::Input,
     parameters::{Ask, WriteQuery},
     problem::Problem,
@@ -41,9 +44,10 @@ impl FromRequest<App> for Write {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let Ask(WriteQuery { dry_run, force }) = Ask::from_request_parts(&mut parts, app).await?;
+        let by = parts.extensions.get().map(|Author(who)| who.clone());
         let input = Input::from_request(Request::from_parts(parts, body), app).await?;
         let guards = Guards { capacity: !force, shrink: false };
-        Ok(Self { options: Options { dry_run, received: input.received, guards }, input })
+        Ok(Self { options: Options { dry_run, received: input.received, guards, by }, input })
     }
 }
 
@@ -51,6 +55,11 @@ impl Write {
     /// Whether the query insists on it.
     pub fn is_forced(&self) -> bool {
         !self.options.guards.capacity
+    }
+
+    /// Who asks for it.
+    pub fn by(&self) -> Option<&Arc<str>> {
+        self.options.by.as_ref()
     }
 
     /// Makes the change and answers. A dry run is answered with the plan, and with the document that there would be.
@@ -65,7 +74,7 @@ impl Write {
         answer: impl FnOnce(&Done) -> Result<Response, Problem>,
     ) -> Result<Response, Problem> {
         let overrules = overruling(&change).map(|(name, becomes)| (name.clone(), becomes));
-        let done = app.handle.change(change, self.options).await?;
+        let done = app.handle.change(change, self.options.clone()).await?;
         if !self.options.dry_run {
             let overruled = overrules.and_then(|(name, becomes)| overruled(&done.before, &name, becomes));
             return answer(&done).map(|response| warned(response, unsaved(&done).into_iter().chain(overruled)));

@@ -164,7 +164,7 @@ fn standing(app: &App, published: &Published, target: &Target) -> Result<Standin
 /// The id of the operation that this write was, which began a moment before `now`.
 fn finished(app: &App, kind: OperationKind, target: &Target, (now, write): (Timestamp, &Write), active: u64) -> String {
     let ago = SignedDuration::try_from(write.input.received.elapsed()).unwrap_or_default();
-    app.handle.operations().finished(kind, target, now.checked_sub(ago).unwrap_or(now), active)
+    app.handle.operations().finished(kind, target, write.by(), now.checked_sub(ago).unwrap_or(now), active)
 }
 
 /// # Errors

@@ -26,6 +26,11 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     pub message: String,
+    /// Of a change: who asked for it, as `user root (0), process 4711 (sluice)`, `token ops from 10.0.0.1`,
+    /// `certificate CN=ops from 10.0.0.1` or `file /etc/sluice/shop.yaml`. Absent when the agent does it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub by: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,6 +78,8 @@ pub enum EventKind {
     SourceFailed,
     /// Files would remove more than the brake allows at once: it waits until that is accepted.
     ShrinkHeld,
+    /// Somebody has accepted it.
+    ShrinkAccepted,
     /// The kernel said no; it is tried again.
     KernelFailed,
     /// Programs were detached, or pins removed; they are put back.
@@ -126,19 +133,41 @@ impl EventLog {
         Self { ring: Mutex::new(ring), newest: watch::Sender::new(gone) }
     }
 
-    /// Adds an event that happens now.
-    pub fn record(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) -> Arc<Event> {
-        self.record_at(Timestamp::now(), kind, object, message.into())
+    /// Holds what an earlier agent has kept, oldest first. What else there was is not held.
+    pub fn restore(&self, kept: Vec<Event>) {
+        let mut ring = self.ring();
+        let start = ring.gone;
+        let kept = kept.into_iter().filter(|event| event.id <= start);
+        let events = kept.map(Arc::new).chain(std::mem::take(&mut ring.events));
+        ring.events = events.collect();
     }
 
-    fn record_at(&self, time: Timestamp, kind: EventKind, object: Option<String>, message: String) -> Arc<Event> {
+    /// Adds an event that happens now.
+    pub fn record(&self, kind: EventKind, object: Option<String>, message: impl Into<String>) -> Arc<Event> {
+        self.record_by(None, kind, object, message)
+    }
+
+    /// As [`EventLog::record`], of what somebody asked for.
+    pub fn record_by(
+        &self,
+        by: Option<Arc<str>>,
+        kind: EventKind,
+        object: Option<String>,
+        message: impl Into<String>,
+    ) -> Arc<Event> {
+        let event = Event { id: 0, time: Timestamp::now(), kind, object, message: message.into(), by };
+        self.add(event)
+    }
+
+    /// Adds an event under an id of its own.
+    fn add(&self, event: Event) -> Arc<Event> {
         let mut ring = self.ring();
-        let id = micros(time).max(ring.newest + 1);
-        let event = Arc::new(Event { id, time, kind, object, message });
+        let id = micros(event.time).max(ring.newest + 1);
+        let event = Arc::new(Event { id, ..event });
         if ring.events.len() == ring.capacity
             && let Some(dropped) = ring.events.pop_front()
         {
-            ring.gone = dropped.id;
+            ring.gone = ring.gone.max(dropped.id);
         }
         ring.events.push_back(event.clone());
         ring.newest = id;
@@ -217,6 +246,7 @@ impl EventKind {
             Self::SourceApplied => "sourceApplied",
             Self::SourceFailed => "sourceFailed",
             Self::ShrinkHeld => "shrinkHeld",
+            Self::ShrinkAccepted => "shrinkAccepted",
             Self::KernelFailed => "kernelFailed",
             Self::AttachmentLost => "attachmentLost",
             Self::AttachmentRestored => "attachmentRestored",
@@ -255,8 +285,26 @@ mod tests {
         let log = EventLog::new(8);
         let now = Timestamp::now();
         let hour_ago = now - jiff::SignedDuration::from_hours(1);
-        let ids = [now, now, hour_ago, now].map(|time| log.record_at(time, EventKind::Adopted, None, String::new()).id);
+        let ids = [now, now, hour_ago, now].map(|time| log.add(event(0, time)).id);
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+
+    fn event(id: u64, time: Timestamp) -> Event {
+        Event { id, time, kind: EventKind::Adopted, object: None, message: "kept".into(), by: None }
+    }
+
+    #[test]
+    fn what_an_earlier_agent_has_kept_comes_first() {
+        let log = EventLog::new(2);
+        let start = log.newest();
+        let first = record(&log, "a");
+        let old = start - 1_000_000;
+        log.restore(vec![event(old, Timestamp::now()), event(start + 1_000_000_000, Timestamp::now())]);
+        assert_eq!(messages(&log.after(0, 10)), ["kept", "a"], "none of the future");
+        let resumed = log.after(old, 10);
+        assert_eq!((resumed.missed, messages(&resumed)), (true, vec!["a"]), "other events are gone");
+        record(&log, "b");
+        assert!(log.after(old, 10).missed && !log.after(first, 10).missed);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -42,6 +42,10 @@ pub struct Operation {
     #[schema(required)]
     pub closed_inbound: u64,
     pub message: String,
+    /// Who asked for it, as events have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub by: Option<Arc<str>>,
     /// Backends that have left the configuration meanwhile: their connections count, and are not closed any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<Gone>,
@@ -144,8 +148,15 @@ impl Operation {
             closed_late: 0,
             closed_inbound: 0,
             message: format!("no new connection goes to {target}"),
+            by: None,
             gone: Vec::new(),
         }
+    }
+
+    /// The same, asked for by somebody.
+    #[must_use]
+    pub fn by(self, by: Option<&Arc<str>>) -> Self {
+        Self { by: by.cloned(), ..self }
     }
 
     /// How far a drain is, for whoever looks at its target.
@@ -232,7 +243,14 @@ impl Operations {
     }
 
     /// Notes a zero or restore, which is done already. Returns its id.
-    pub fn finished(&self, kind: OperationKind, target: &Target, started_at: Timestamp, active: u64) -> String {
+    pub fn finished(
+        &self,
+        kind: OperationKind,
+        target: &Target,
+        by: Option<&Arc<str>>,
+        started_at: Timestamp,
+        active: u64,
+    ) -> String {
         let (phase, message) = match kind {
             OperationKind::Restore => {
                 (OperationPhase::Restored, format!("{target} takes connections by its weight again"))
@@ -248,7 +266,7 @@ impl Operations {
             deadline: None,
             remaining: Remaining { total: active, ..Remaining::default() },
             message,
-            ..Operation::drain(&self.new_id(), target, started_at, started_at)
+            ..Operation::drain(&self.new_id(), target, started_at, started_at).by(by)
         };
         let id = operation.id.clone();
         self.put(operation);
@@ -322,7 +340,7 @@ mod tests {
         let target: Target = "node/a".parse().unwrap();
         operations.put(Operation::drain("op-0", &target, Timestamp::now(), Timestamp::now()));
         let ids: Vec<_> =
-            (0..KEPT).map(|_| operations.finished(OperationKind::Zero, &target, Timestamp::now(), 7)).collect();
+            (0..KEPT).map(|_| operations.finished(OperationKind::Zero, &target, None, Timestamp::now(), 7)).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
         assert_eq!(operations.list().len(), KEPT);
         assert_eq!(operations.get(&ids[0]), None);
@@ -336,7 +354,7 @@ mod tests {
         let operations = Operations::default();
         let target: Target = "node/a".parse().unwrap();
         operations.put(Operation::drain("op-0", &target, Timestamp::now(), Timestamp::now()));
-        let zero = || operations.finished(OperationKind::Zero, &target, Timestamp::now(), 7);
+        let zero = || operations.finished(OperationKind::Zero, &target, None, Timestamp::now(), 7);
         (0..KEPT).for_each(|_| drop(zero()));
         operations.update("op-0", |operation| {
             (operation.phase, operation.finished_at) = (OperationPhase::Drained, Some(Timestamp::now()));

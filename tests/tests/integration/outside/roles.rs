@@ -1,4 +1,4 @@
-//! Who may do what over TLS, by tokens and by the group of the socket.
+//! Who may do what over TLS, by tokens and by the group of the socket; and who is said to have done it.
 
 use std::{
     fs::{self, Permissions},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use sluice_tests::{
     Namespace,
     agent::{free_port, program},
@@ -39,6 +40,14 @@ fn over_tls(port: u16, ca: &Path, own: Option<&Certificate>, words: &[&str]) -> 
     command.output().context("running sluice")
 }
 
+/// Who did what to an object, the oldest first.
+fn authors(stage: &Stage, object: &str) -> Result<Vec<String>> {
+    let events = stage.agent.get("/v1/events?follow=false&after=0")?.expect_status(200).json();
+    let items = events["items"].as_array().context("items")?.iter().filter(|event| event["object"] == object);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(items.filter(|event| event["by"].is_string()).map(|event| text(&event["by"])).collect())
+}
+
 #[test]
 fn certificates_and_tokens_have_roles_and_names() -> Result<()> {
     let authority = Authority::new()?;
@@ -48,7 +57,7 @@ fn certificates_and_tokens_have_roles_and_names() -> Result<()> {
     fs::write(&tokens, format!("ann {TOKEN}\n"))?;
     let port = free_port(&Namespace::host()?)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let stage = Stage::with("roles", |agent| {
+    let mut stage = Stage::with("roles", |agent| {
         let agent = agent.listen(&format!("127.0.0.1:{port}")).argument("--tls-operators").argument("ops");
         let files = [("cert", &own.chain), ("key", &own.key), ("client-ca", &authority.file())];
         let agent = files
@@ -72,6 +81,23 @@ fn certificates_and_tokens_have_roles_and_names() -> Result<()> {
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     let done = run(Some(&ops), &["drain", "shop/b2", "--reason", "disks"])?;
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+
+    // The change, the drain, the log and the next agent name who asked.
+    let root = "user root (0), process ";
+    let by = authors(&stage, "shop/b1")?;
+    assert_eq!(by, ["certificate CN=ops from 127.0.0.1", "token ann from 127.0.0.1"]);
+    let by = authors(&stage, "service/shop")?;
+    assert!(by.len() == 1 && by[0].starts_with(root), "{by:?}");
+    let drain = &stage.agent.get("/v1/operations")?.json()["items"][0];
+    assert_eq!(drain["by"], "certificate CN=ops from 127.0.0.1", "{drain}");
+    assert!(stage.agent.log().contains("token ann from 127.0.0.1"), "{}", stage.agent.log());
+    stage.agent.kill()?;
+    stage.agent.start()?;
+    let by = authors(&stage, "shop/b1")?;
+    assert_eq!(by, ["certificate CN=ops from 127.0.0.1", "token ann from 127.0.0.1"]);
+    assert_eq!(authors(&stage, "shop/b2")?[0], "certificate CN=ops from 127.0.0.1");
+    let shown = stage.agent.cli(&["events"])?;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("[token ann from 127.0.0.1]"));
 
     // Without TLS there is no answer, and another authority is believed by neither side.
     let plain = stage.agent.cli(&["get", "--server", &format!("http://localhost:{port}")])?;
@@ -114,6 +140,7 @@ fn reads_may_need_a_token_too() -> Result<()> {
     assert_eq!((ask("GET", "/v1/services", &reader)?, ask("GET", "/v1/services", TOKEN)?), (200, 200));
     assert_eq!((ask("DELETE", "/v1/services/shop", &reader)?, ask("GET", "/v1/monitor", &reader)?), (403, 403));
     assert_eq!(ask("DELETE", "/v1/services/shop", TOKEN)?, 204);
+    assert_eq!(authors(&stage, "service/shop")?.last().map(String::as_str), Some("token operate from 127.0.0.1"));
     Ok(())
 }
 
@@ -139,5 +166,9 @@ fn members_of_the_group_use_the_socket_and_others_do_not() -> Result<()> {
     assert!(stranger.status.code() == Some(1) && said(&stranger).contains("you may not use"), "{}", said(&stranger));
     let member = run(GROUP)?;
     assert_eq!(member.status.code(), Some(0), "{}", said(&member));
+    let by = authors(&stage, "node/n1")?;
+    assert!(by.len() == 1 && by[0].contains("(65534), process "), "{by:?}");
+    let zero = &stage.agent.get("/v1/operations")?.json()["items"][0];
+    assert_eq!(zero["by"], by[0].as_str(), "{zero}");
     Ok(())
 }
