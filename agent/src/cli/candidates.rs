@@ -1,12 +1,12 @@
 //! Names that could complete a word of the command line, asked of the agent. Whatever goes wrong, there are none.
 
-use std::{collections::BTreeSet, env, ffi::OsString, future::Future, time::Duration};
+use std::{collections::BTreeSet, env, ffi::OsString, future::Future, path::PathBuf, time::Duration};
 
 use clap_complete::{ArgValueCandidates, CompletionCandidate};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::client::Client;
+use super::{client::Client, tls::TlsOptions};
 use crate::http::views::List;
 
 /// Who types waits for this long at most.
@@ -122,8 +122,14 @@ fn client() -> Option<Client> {
     let server = server.or_else(|| variable("SLUICE_SERVER").filter(|_| socket.is_none()));
     let server = server.map(|url| url.to_string_lossy().into_owned());
     let socket = socket.or_else(|| variable("SLUICE_SOCKET"));
-    // Reads need no token.
-    Client::new(socket.map(Into::into), server, None).ok()
+    let file = |flag: &str, name| said(&words, flag).or_else(|| variable(name)).map(PathBuf::from);
+    let tls = TlsOptions {
+        ca: file("--ca", "SLUICE_CA"),
+        cert: file("--cert", "SLUICE_CERT"),
+        key: file("--key", "SLUICE_KEY"),
+    };
+    let token = file("--token-file", "SLUICE_TOKEN_FILE");
+    Client::new(socket.map(Into::into), server, token.as_deref(), &tls).ok()
 }
 
 /// What follows a flag, as a word of its own or behind `=`.

@@ -24,10 +24,10 @@ pub struct TlsOptions {
     pub ca: Option<PathBuf>,
     /// Certificate to show to the agent
     #[arg(long, global = true, env = "SLUICE_CERT", hide_env_values = true, value_name = "PATH")]
-    cert: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
     /// Private key of that certificate
     #[arg(long, global = true, env = "SLUICE_KEY", hide_env_values = true, value_name = "PATH")]
-    key: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 impl TlsOptions {

@@ -170,7 +170,7 @@ fn weights_names_and_unknown_fields() -> Result<()> {
         weight("a weight in words", json!("many")),
         weight("no weight", Value::Null),
         Bad::put("a percentage of 101", &shop().set("minReadyPercent", 101).json(), "spec.minReadyPercent"),
-        Bad::put("an unknown balance", &shop().set("balance", "roundRobin").json(), "spec.balance"),
+        Bad::put("an unknown balance", &shop().set("balance", "leastConnections").json(), "spec.balance"),
         Bad::put("an unknown choice", &shop().set("onNoBackend", "drop").json(), "spec.onNoBackend"),
         Bad::put("a group of too much weight", &shop().group("g", 2_000_000).json(), "spec.groups[0].weight"),
         name("a name with a slash", "a/b"),
