@@ -7,8 +7,8 @@
 #![allow(clippy::expect_used)]
 
 pub mod agent;
-pub mod cgroup;
 pub mod certificates;
+pub mod cgroup;
 pub mod client;
 pub mod daemons;
 pub mod document;

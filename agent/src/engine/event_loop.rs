@@ -125,19 +125,7 @@ pub struct EngineParts<M> {
 
 impl<M: DataPlane> Engine<M> {
     pub fn new(beginning: EngineParts<M>) -> (Self, watch::Receiver<Arc<Published>>) {
-        let EngineParts {
-            state,
-            machine,
-            store,
-            events,
-            operations,
-            instruments,
-            begun,
-            commands,
-            slots,
-            absent,
-            brake,
-        } = beginning;
+        let EngineParts { state, machine, store, events, operations, instruments, .. } = beginning;
         let readiness = AgentReadiness::NotReady("the tables are not compared with the configuration yet".into());
         let (published, receiver) = watch::channel(Arc::new(Published {
             state: state.clone(),
@@ -150,12 +138,12 @@ impl<M: DataPlane> Engine<M> {
         }));
         let steering = Self {
             state,
-            programmed: Programmed::new(slots),
+            programmed: Programmed::new(beginning.slots),
             machine,
             store,
             events,
             instruments,
-            reclaimer: Reclaimer::new(commands),
+            reclaimer: Reclaimer::new(beginning.commands),
             reconciler: Reconciler::default(),
             view: imbl::OrdMap::new(),
             zeros: imbl::OrdMap::new(),
@@ -163,7 +151,7 @@ impl<M: DataPlane> Engine<M> {
             drains: BTreeMap::new(),
             operations,
             later: DeferredWrites::default(),
-            begun,
+            begun: beginning.begun,
             news: false,
             stale: BTreeSet::new(),
             stale_nodes: Vec::new(),
@@ -175,17 +163,17 @@ impl<M: DataPlane> Engine<M> {
             unsaved: BTreeMap::new(),
             undone: BTreeSet::new(),
             problems: imbl::OrdMap::new(),
-            brake: Braking::new(brake),
-            adopts: brake.adopt,
+            brake: Braking::new(beginning.brake),
+            adopts: beginning.brake.adopt,
             unapplied: BTreeMap::new(),
             by: None,
             audit: Audit::default(),
             expiring: false,
             readiness,
             missing: Missing::default(),
-            absent,
+            absent: beginning.absent,
             published,
-            slots,
+            slots: beginning.slots,
         };
         (steering, receiver)
     }

@@ -98,10 +98,13 @@ impl State {
             });
             damaged.extend(restored.err());
         }
-        for service in state.services() {
+        for service in state.services().cloned().collect::<Vec<_>>() {
             let place = format!("saved service/{}", service.name);
-            let checked = state.check_loops(service, None, None);
-            damaged.extend(checked.err().map(|refusal| refusal.inside(&place).into()));
+            if let Err(refusal) = state.check_loops(&service, None, None) {
+                damaged.push(refusal.inside(&place).into());
+                let left_out = state.install(Some(&*service), None, &mut Touched::default());
+                damaged.extend(left_out.err().map(E::from));
+            }
         }
         state.revision = revision;
         Restored { state, damaged }

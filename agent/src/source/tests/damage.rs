@@ -15,16 +15,14 @@ use crate::{
     source::store::{AppliedMark, Batch, FILE, Store},
 };
 
-const NODES: redb::TableDefinition<u32, &[u8]> = redb::TableDefinition::new("nodes");
-
-/// Changes the record of a node behind the store's back.
-fn tamper(dir: &Path, id: u32, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+/// Changes the record of a node or service behind the store's back.
+fn tamper(dir: &Path, table: &str, id: u32, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let database = redb::Database::open(dir.join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
     {
-        let mut nodes = transaction.open_table(NODES).unwrap();
-        let record = nodes.get(id).unwrap().unwrap().value().to_vec();
-        nodes.insert(id, change(record).as_slice()).unwrap();
+        let mut table = transaction.open_table(redb::TableDefinition::<u32, &[u8]>::new(table)).unwrap();
+        let record = table.get(id).unwrap().unwrap().value().to_vec();
+        table.insert(id, change(record).as_slice()).unwrap();
     }
     transaction.commit().unwrap();
 }
@@ -32,6 +30,14 @@ fn tamper(dir: &Path, id: u32, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
 fn replaced(record: &[u8], from: &str, to: &str) -> Vec<u8> {
     let at = record.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
     [&record[..at], to.as_bytes(), &record[at + from.len()..]].concat()
+}
+
+/// With a checksum that is right.
+fn changed(id: u32, record: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let changed = replaced(&record[..record.len() - 8], from, to);
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let sum = id.to_be_bytes().iter().chain(&changed).fold(0xcbf2_9ce4_8422_2325, step).to_be_bytes();
+    [&changed[..], &sum].concat()
 }
 
 #[test]
@@ -47,7 +53,7 @@ fn a_flipped_bit_is_found_and_the_rest_is_kept_when_that_is_accepted() {
     drop(store);
     let id = world.state.node("node-1").unwrap().id.0;
     // The zero would be no zero.
-    tamper(dir.path(), id, |record| replaced(&record, "\"zero\"", "\"zern\""));
+    tamper(dir.path(), "nodes", id, |record| replaced(&record, "\"zero\"", "\"zern\""));
     let error = open_error(dir.path(), LIMITS);
     for word in ["checksum", &format!("node of id {id}"), "--accept-damage"] {
         assert!(error.contains(word), "{error}");
@@ -72,16 +78,28 @@ fn a_record_with_an_unknown_field_is_refused() {
     store.commit(&world.state, &world.touched).unwrap();
     drop(store);
     let id = world.state.node("node-1").unwrap().id.0;
-    let sum = |record: &[u8]| {
-        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        id.to_be_bytes().iter().chain(record).fold(0xcbf2_9ce4_8422_2325, step).to_be_bytes()
-    };
-    tamper(dir.path(), id, |record| {
-        let changed = replaced(&record[..record.len() - 8], "{\"id\"", "{\"more\":1,\"id\"");
-        [&changed[..], &sum(&changed)].concat()
-    });
+    tamper(dir.path(), "nodes", id, |record| changed(id, &record, "{\"id\"", "{\"more\":1,\"id\""));
     let error = open_error(dir.path(), LIMITS);
     assert!(error.contains("unknown field") && error.contains("more"), "{error}");
+}
+
+#[test]
+fn services_that_would_loop_are_left_out_when_that_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
+    let mut world = World::new();
+    world.state = state;
+    for (name, host) in [("a", 1), ("b", 2)] {
+        let backends = [json!({"name": "n", "address": format!("10.96.9.{host}:80")})];
+        world.apply(&put(name, json!({"frontends": [format!("10.96.0.{host}:80")], "backends": backends})));
+        store.commit(&world.state, &world.touched).unwrap();
+    }
+    drop(store);
+    let id = world.state.service("b").unwrap().id.0;
+    tamper(dir.path(), "services", id, |record| changed(id, &record, "10.96.9.2:80", "10.96.0.1:80"));
+    assert!(open_error(dir.path(), LIMITS).contains("would loop"));
+    let left = Store::open(dir.path(), LIMITS, true).unwrap().1.service_count();
+    assert_eq!((left, Store::open(dir.path(), LIMITS, false).unwrap().1.service_count()), (1, 1), "once and for all");
 }
 
 #[test]

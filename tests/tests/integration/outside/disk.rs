@@ -34,7 +34,8 @@ impl SmallDisk {
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
             .context("making mounts private")?;
         fs::create_dir_all(place)?;
-        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("size=8m")).context("mounting a tmpfs")?;
+        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("size=8m,mode=700"))
+            .context("mounting a tmpfs")?;
         Ok(Self { place: place.to_owned() })
     }
 
