@@ -124,6 +124,10 @@ impl DrainArguments {
 
     fn check(&self) -> Result<(), Failure> {
         let usage = |why: &str| Err(Failure::Usage(why.to_owned()));
+        let looks_once = self.timeout.as_deref().and_then(time_span).is_some_and(|span| span.is_zero());
+        if looks_once && !self.waits_with_patience() {
+            return usage("--timeout 0s looks once: it needs --wait drained");
+        }
         if self.idle_close.zip(self.close_inbound).is_some_and(|(idle, inbound)| idle.rules_out(inbound)) {
             return usage("--close-inbound idle closes nothing with --idle-close never: leave one of them out");
         }
@@ -284,6 +288,7 @@ mod tests {
         let checked = check("drain shop/n1 --idle-close never --close-inbound idle");
         assert!(matches!(checked, Err(Failure::Usage(_))));
         assert!(check("drain shop/n1 --timeout 5s").is_ok(), "of the answer");
+        assert!(matches!(check("drain shop/n1 --timeout 0s"), Err(Failure::Usage(_))));
         assert!(check("drain shop/n1 --wait drained --timeout 0s").is_ok(), "one look");
         assert!(check("drain shop/n1 --wait drained --timeout 5s --idle-close usual --close-inbound idle").is_ok());
     }

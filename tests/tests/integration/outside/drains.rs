@@ -36,11 +36,12 @@ fn the_command_line_waits_and_its_exit_code_tells() -> Result<()> {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let ended: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(ended["phase"], "drained");
-    let output = stage.agent.cli(&["drain", "node/n2"])?;
+    // Without a wait to end, it is the answer that --timeout is about.
+    let output = stage.agent.cli(&["drain", "node/n2", "--timeout", "20s"])?;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("draining node/n2") && said.contains("--force"), "{said}");
-    for wrong in [["--deadline", "200h"], ["--idle-close", "1ms"], ["--for", "-1m"]] {
+    for wrong in [["--deadline", "200h"], ["--idle-close", "1ms"], ["--for", "-1m"], ["--timeout", "0s"]] {
         let output = stage.agent.cli(&["drain", "node/n2", wrong[0], wrong[1]])?;
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
     }
