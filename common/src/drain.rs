@@ -141,7 +141,7 @@ pub fn judge(
     let Some(activity) = activity() else {
         return (Doing::InFlight, false);
     };
-    let activity = activity.begun(record.since, pass.clock, hz);
+    let activity = record.tell(activity, pass.clock, hz);
     let patience = draining.patience(hz);
     if activity.is_busy(Side::Caller, patience) {
         return (Doing::InFlight, all);

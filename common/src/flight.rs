@@ -29,7 +29,19 @@ pub struct Activity {
     pub spoke_for: u32,
     /// 1 when it is one path of an MPTCP connection: its owner does not learn that it was closed.
     pub multipath: u32,
+    /// Number of the next byte that the application writes: `tcp_sock.write_seq`.
+    pub written: u32,
+    /// 1 when the programs saw an answer to all that was written, see [`Activity::shows_answer`].
+    pub answered: u32,
+    /// `icsk_ack.pingpong`: not 0 after data was sent right after some was received (within 40 ms), until an acknowledgement
+    /// has waited in vain for data to go with. [`UNKNOWN`] where the kernel does not have it.
+    pub ping_pong: u32,
+    /// 1 when the peer acknowledged data clearly later than it sent some, see [`is_late`]: a request after the last answer.
+    pub acknowledged_late: u32,
 }
+
+/// Of [`Activity::ping_pong`].
+pub const UNKNOWN: u32 = u32::MAX;
 
 /// Keep-alive time assumed for sockets that use the system's (`net.ipv4.tcp_keepalive_time`, two hours by default), in
 /// seconds.
@@ -49,13 +61,19 @@ pub enum Flight {
     InFlight,
     /// The last word was the answer, and it was read.
     Idle,
-    /// Nothing was said yet, or what was said last cannot be told: only quiet tells.
+    /// What was said last cannot be told: as good as in flight.
     Unclear,
+    /// Nothing was said yet, or no more than a TLS handshake says: only quiet tells.
+    Beginning,
 }
 
-/// An [`Flight::Unclear`] connection counts as busy until it was quiet for this many times the time after which an
+/// A [`Flight::Beginning`] connection counts as busy until it was quiet for this many times the time after which an
 /// idle one may be closed.
-pub const UNCLEAR_PATIENCE: u32 = 4;
+pub const BEGINNING_PATIENCE: u32 = 4;
+
+/// An acknowledgement came clearly later than data when it came so many ms later: jiffies are up to 10 ms each, and a
+/// virtual machine may be late in counting them. An acknowledgement that waits for an answer to go with waits for 40.
+const CLEARLY: u64 = 20;
 
 /// A conversation that ended this soon after the establishment, in ms, may be a TLS handshake with the first request
 /// right behind it.
@@ -71,16 +89,19 @@ impl Activity {
     #[inline(always)]
     pub const fn without_fin(self, state: u32) -> Self {
         const FIN_WAIT1: u32 = 4;
+        const FIN_WAIT2: u32 = 5;
         const CLOSE_WAIT: u32 = 8;
         const LAST_ACK: u32 = 9;
         const CLOSING: u32 = 11;
         let sent = matches!(state, FIN_WAIT1 | LAST_ACK | CLOSING) as u32;
         let received = matches!(state, CLOSE_WAIT | LAST_ACK | CLOSING) as u32;
+        let written = matches!(state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING) as u32;
         Self {
             unacknowledged: self.unacknowledged.saturating_sub(sent),
             unread: self.unread.saturating_sub(received),
             last_segment: self.last_segment.saturating_sub(received),
             hung_up: received,
+            written: self.written.wrapping_sub(written),
             ..self
         }
     }
@@ -100,26 +121,28 @@ impl Activity {
     /// |---|---|
     /// | bytes unacknowledged, unread or missing | in flight |
     /// | the server has closed its side (a caller that has may still wait for its answer) | idle |
-    /// | nothing sent and nothing received | unclear: the first request or a greeting may be on its way |
+    /// | nothing sent and nothing received | a beginning: the first request or a greeting may be on its way |
     /// | sent and nothing received | in flight |
-    /// | the peer's last segment only acknowledged, and no keep-alive probe made it do that | in flight |
     /// | sent in a later jiffy than received | in flight |
+    /// | the peer's last segment only acknowledged, and no keep-alive probe made it do that | in flight |
+    /// | the same, and the peer acknowledged data clearly later than it sent some | in flight |
     /// | received in a later jiffy than sent | idle, but see below |
     /// | both in the same jiffy, and the peer's last segment had data | idle, but see below |
+    /// | both in the same jiffy, and so it was when a program looked before the first keep-alive probe | idle, but see below |
+    /// | both in the same jiffy, and it was not the sending that came right after (no ping-pong) | idle, but see below |
     /// | both in the same jiffy, and keep-alive probes have blurred the rest | unclear |
     ///
     /// A TLS 1.3 server sends session tickets as soon as the handshake is over; a caller that has sent its first request
-    /// by then seems to be answered. So what would be idle is unclear when everything was said within [`EARLY`] ms of the
-    /// establishment, in two segments or more, and was as much as a handshake at least. An accepted connection does not
-    /// tell when it was established: few segments say the same.
+    /// by then seems to be answered. So what would be idle is a beginning when everything was said within [`EARLY`] ms of
+    /// the establishment, in two segments or more, and was as much as a handshake at least. An accepted connection does
+    /// not tell when it was established: few segments say the same.
     ///
     /// It is a heuristic: whatever the peer says last counts as the answer. That is wrong in the pause of an answer in
     /// parts, after the first of two answers whose requests went out in one segment, and after words that are no answer
     /// (HTTP/2 frames of control).
     #[inline(always)]
     pub const fn flight(&self, side: Side) -> Flight {
-        let is_missing = (self.last_segment as i32) < 0;
-        if self.unacknowledged > 0 || self.unread > 0 || is_missing {
+        if self.unacknowledged > 0 || self.unread > 0 || self.is_missing() {
             return Flight::InFlight;
         }
         if self.hung_up != 0 && matches!(side, Side::Caller) {
@@ -130,30 +153,47 @@ impl Activity {
             Side::Server => (self.bytes_received, self.bytes_sent),
         };
         if answered == 0 {
-            return if asked == 0 { Flight::Unclear } else { Flight::InFlight };
+            return if asked == 0 { Flight::Beginning } else { Flight::InFlight };
         }
-        let clear = self.keepalive == 0 || self.quiet() < self.keepalive;
+        let lead = self.lead();
+        // A FIN after the last word of a peer that has closed hides whether that had data.
+        let tells = (self.keepalive == 0 || self.quiet() < self.keepalive) && self.hung_up == 0;
         let acknowledged_last = self.bytes_sent > 0 && self.last_segment == 0;
-        let (lead, asked_last, answered_last) = match side {
-            Side::Caller => (
-                self.last_sent.wrapping_sub(self.last_received) as i32,
-                acknowledged_last && clear,
-                self.last_segment > 0,
-            ),
-            // A FIN after the request hides how long that was.
-            Side::Server => (
-                self.last_received.wrapping_sub(self.last_sent) as i32,
-                self.last_segment > 0,
-                acknowledged_last && clear && self.hung_up == 0,
-            ),
+        let sent_last = lead > 0 || (acknowledged_last && (tells || self.acknowledged_late != 0));
+        let received_last = lead < 0 || self.last_segment > 0 || self.answered != 0 || (lead == 0 && self.ping_pong == 0);
+        let (asked_last, answered_last) = match side {
+            Side::Caller => (sent_last, received_last),
+            Side::Server => (received_last, sent_last),
         };
-        if asked_last || lead > 0 {
-            Flight::InFlight
-        } else if (lead < 0 || answered_last) && !self.may_be_handshake() {
-            Flight::Idle
-        } else {
-            Flight::Unclear
+        match (asked_last, answered_last) {
+            (true, _) => Flight::InFlight,
+            (false, true) if self.may_be_handshake() => Flight::Beginning,
+            (false, true) => Flight::Idle,
+            (false, false) => Flight::Unclear,
         }
+    }
+
+    /// Whether a caller's socket shows by itself that the peer's last word had data and came after all that was sent. After
+    /// a keep-alive probe it does not show that any more.
+    #[inline(always)]
+    pub const fn shows_answer(&self) -> bool {
+        self.unacknowledged == 0
+            && self.bytes_received > 0
+            && self.last_segment > 0
+            && !self.is_missing()
+            && self.lead() <= 0
+    }
+
+    /// Jiffies by which data was sent later than received.
+    #[inline(always)]
+    const fn lead(&self) -> i32 {
+        self.last_sent.wrapping_sub(self.last_received) as i32
+    }
+
+    /// Whether segments before the last one have not arrived.
+    #[inline(always)]
+    const fn is_missing(&self) -> bool {
+        (self.last_segment as i32) < 0
     }
 
     #[inline(always)]
@@ -175,9 +215,9 @@ impl Activity {
     #[inline(always)]
     pub const fn is_busy(&self, side: Side, patience: u32) -> bool {
         match self.flight(side) {
-            Flight::InFlight => true,
+            Flight::InFlight | Flight::Unclear => true,
             Flight::Idle => false,
-            Flight::Unclear => self.quiet() < patience.saturating_mul(UNCLEAR_PATIENCE),
+            Flight::Beginning => self.quiet() < patience.saturating_mul(BEGINNING_PATIENCE),
         }
     }
 
@@ -186,6 +226,13 @@ impl Activity {
     pub const fn may_close(&self, side: Side, patience: u32) -> bool {
         self.multipath == 0 && !self.is_busy(side, patience) && self.quiet() >= patience
     }
+}
+
+/// Whether an acknowledgement `acknowledged` ms ago came clearly later than data in the jiffy `last_received`.
+#[inline(always)]
+pub const fn is_late(acknowledged: u64, now: u32, last_received: u32, hz: u32) -> bool {
+    let received = since(now, last_received) as u64 * 1000 / if hz == 0 { 1 } else { hz as u64 };
+    acknowledged + CLEARLY < received
 }
 
 #[inline(always)]
@@ -197,178 +244,7 @@ const fn since(now: u32, then: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod histories;
 
-    const ANSWERED: Activity = Activity {
-        now: 1000,
-        last_sent: 500,
-        last_received: 510,
-        bytes_sent: 80,
-        bytes_received: 4096,
-        unacknowledged: 0,
-        unread: 0,
-        last_segment: 4096,
-        keepalive: 0,
-        hung_up: 0,
-        segments_sent: 5,
-        spoke_for: 60_000,
-        multipath: 0,
-    };
-
-    /// What a caller sees after a TLS handshake, whether its first request is answered or not.
-    const TICKETS: Activity =
-        Activity { bytes_sent: 700, bytes_received: 1500, segments_sent: 3, spoke_for: 12, ..ANSWERED };
-
-    #[test]
-    fn every_line_of_the_rule() {
-        let same_jiffy = Activity { last_sent: 510, ..ANSWERED };
-        let table = [
-            ("answered and read", ANSWERED, Flight::Idle),
-            ("not acknowledged", Activity { unacknowledged: 1, ..ANSWERED }, Flight::InFlight),
-            ("answer not read", Activity { unread: 1, ..ANSWERED }, Flight::InFlight),
-            ("a hole in the answer", Activity { last_segment: 0_u32.wrapping_sub(1448), ..ANSWERED }, Flight::InFlight),
-            ("just established", Activity { bytes_sent: 0, bytes_received: 0, ..ANSWERED }, Flight::Unclear),
-            ("first request out", Activity { bytes_received: 0, ..ANSWERED }, Flight::InFlight),
-            ("next request out", Activity { last_sent: 511, ..ANSWERED }, Flight::InFlight),
-            (
-                "next request out and acknowledged",
-                Activity { last_sent: 511, last_segment: 0, ..ANSWERED },
-                Flight::InFlight,
-            ),
-            ("answered in one jiffy", same_jiffy, Flight::Idle),
-            (
-                "next request in the jiffy of the answer, acknowledged after it",
-                Activity { last_segment: 0, ..same_jiffy },
-                Flight::InFlight,
-            ),
-            (
-                "the same, long ago and kept alive",
-                Activity { last_segment: 0, keepalive: 490, ..same_jiffy },
-                Flight::Unclear,
-            ),
-            (
-                "the same, before the first probe",
-                Activity { last_segment: 0, keepalive: 491, ..same_jiffy },
-                Flight::InFlight,
-            ),
-            ("answered, then kept alive", Activity { last_segment: 0, keepalive: 490, ..ANSWERED }, Flight::Idle),
-            (
-                "two requests, the second acknowledged after the first answer",
-                Activity { last_segment: 0, ..ANSWERED },
-                Flight::InFlight,
-            ),
-            ("pushed by the server", Activity { bytes_sent: 0, ..ANSWERED }, Flight::Idle),
-            (
-                "request out, jiffies wrapped",
-                Activity { last_sent: 3, last_received: u32::MAX, ..ANSWERED },
-                Flight::InFlight,
-            ),
-            ("answered, jiffies wrapped", Activity { last_sent: u32::MAX, last_received: 3, ..ANSWERED }, Flight::Idle),
-            ("tickets, or the answer", TICKETS, Flight::Unclear),
-            ("tickets in the same jiffy", Activity { last_sent: 510, ..TICKETS }, Flight::Unclear),
-            ("a session resumed", Activity { bytes_received: 320, ..TICKETS }, Flight::Unclear),
-            ("tickets long ago, then an answer", Activity { spoke_for: EARLY, ..TICKETS }, Flight::Idle),
-            ("a request in one segment, answered", Activity { segments_sent: 1, ..TICKETS }, Flight::Idle),
-            ("sent less than a handshake", Activity { bytes_sent: 199, ..TICKETS }, Flight::Idle),
-            ("received less than a handshake", Activity { bytes_received: 199, ..TICKETS }, Flight::Idle),
-            ("tickets, then the first request", Activity { last_sent: 511, ..TICKETS }, Flight::InFlight),
-        ];
-        for (what, activity, expected) in table {
-            assert_eq!(activity.flight(Side::Caller), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_server_sees_the_same_with_the_roles_exchanged() {
-        let answered = Activity {
-            last_sent: 510,
-            last_received: 500,
-            bytes_sent: 4096,
-            bytes_received: 80,
-            last_segment: 0,
-            ..ANSWERED
-        };
-        let accepted = Activity { spoke_for: u32::MAX, ..answered };
-        let same_jiffy = Activity { last_received: 510, ..answered };
-        let table = [
-            ("answered", answered, Flight::Idle),
-            ("answer not acknowledged", Activity { unacknowledged: 1, ..answered }, Flight::InFlight),
-            ("request not read", Activity { unread: 1, ..answered }, Flight::InFlight),
-            ("accepted, nothing said", Activity { bytes_sent: 0, bytes_received: 0, ..answered }, Flight::Unclear),
-            ("first request in", Activity { bytes_sent: 0, ..answered }, Flight::InFlight),
-            ("next request in", Activity { last_received: 511, ..answered }, Flight::InFlight),
-            ("answered in one jiffy", same_jiffy, Flight::Idle),
-            ("next request in the jiffy of the answer", Activity { last_segment: 80, ..same_jiffy }, Flight::InFlight),
-            ("answered in one jiffy, kept alive", Activity { keepalive: 490, ..same_jiffy }, Flight::Unclear),
-            ("it greets", Activity { bytes_received: 0, ..answered }, Flight::Idle),
-            ("answered, or tickets sent", Activity { bytes_received: 700, ..accepted }, Flight::Unclear),
-            ("too much for tickets", Activity { bytes_received: 700, segments_sent: 9, ..accepted }, Flight::Idle),
-        ];
-        for (what, activity, expected) in table {
-            assert_eq!(activity.flight(Side::Server), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_fin_is_no_data() {
-        let (fin_wait1, close_wait) = (4, 8);
-        let fin_out = Activity { unacknowledged: 1, ..ANSWERED };
-        assert_eq!(fin_out.without_fin(fin_wait1).flight(Side::Caller), Flight::Idle);
-        // It came in a segment of its own, as after a time limit of the server.
-        let fin_in = Activity { unread: 1, last_segment: 1, ..ANSWERED };
-        assert_eq!(fin_in.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
-        let unanswered = Activity { last_sent: 600, ..fin_in };
-        assert_eq!(unanswered.without_fin(close_wait).flight(Side::Caller), Flight::Idle);
-        assert_eq!(fin_in.without_fin(1).flight(Side::Caller), Flight::InFlight);
-        assert_eq!(Activity { unread: 2, ..ANSWERED }.without_fin(close_wait).flight(Side::Caller), Flight::InFlight);
-    }
-
-    #[test]
-    fn quiet_is_counted_from_the_last_word_and_never_wraps() {
-        assert_eq!(ANSWERED.quiet(), 490);
-        assert_eq!(Activity { now: 5, last_sent: u32::MAX - 4, last_received: 0, ..ANSWERED }.quiet(), 5);
-        assert_eq!(Activity { now: 509, ..ANSWERED }.quiet(), 0, "received on another CPU in between");
-    }
-
-    #[test]
-    fn a_server_is_done_with_a_caller_that_was_answered_and_has_closed() {
-        let close_wait = 8;
-        let server = Activity { last_sent: 510, last_received: 500, unread: 1, last_segment: 1, ..ANSWERED };
-        assert_eq!(server.without_fin(close_wait).flight(Side::Server), Flight::Idle);
-        let asked = Activity { last_received: 511, ..server };
-        assert_eq!(asked.without_fin(close_wait).flight(Side::Server), Flight::InFlight);
-        let with_the_request = Activity { last_received: 510, last_segment: 81, ..server };
-        assert_eq!(with_the_request.without_fin(close_wait).flight(Side::Server), Flight::InFlight);
-        let same_jiffy = Activity { last_received: 510, ..server };
-        assert_eq!(same_jiffy.without_fin(close_wait).flight(Side::Server), Flight::Unclear);
-    }
-
-    #[test]
-    fn a_conversation_lasts_from_the_establishment_to_the_last_word() {
-        let (second, hz) = (1_000_000_000, 250);
-        // 490 jiffies of quiet are 1960 ms.
-        assert_eq!(ANSWERED.begun(second, 3 * second, hz).spoke_for, 40);
-        assert_eq!(ANSWERED.begun(second, 100 * second, hz).spoke_for, 97_040);
-        assert_eq!(ANSWERED.begun(second, second, hz).spoke_for, 0);
-    }
-
-    #[test]
-    fn what_is_unclear_is_busy_until_it_was_quiet_for_long() {
-        let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
-        assert!(unclear.is_busy(Side::Caller, 123), "490 jiffies of quiet are less than 4 x 123");
-        assert!(!unclear.is_busy(Side::Caller, 122));
-        assert!(!ANSWERED.is_busy(Side::Caller, u32::MAX));
-        assert!(Activity { unread: 1, ..ANSWERED }.is_busy(Side::Caller, 0));
-    }
-
-    #[test]
-    fn only_what_was_quiet_for_long_enough_may_be_closed() {
-        assert!(ANSWERED.may_close(Side::Caller, 490));
-        assert!(!ANSWERED.may_close(Side::Caller, 491));
-        let unclear = Activity { last_sent: 510, last_segment: 0, keepalive: 1, ..ANSWERED };
-        assert!(!unclear.may_close(Side::Caller, 490));
-        assert!(!Activity { unacknowledged: 1, ..ANSWERED }.may_close(Side::Caller, 0));
-        assert!(!Activity { multipath: 1, ..ANSWERED }.may_close(Side::Caller, 0));
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,8 @@ pub struct ConnectionRecord {
     /// Process id (thread group) that called connect(), in the initial pid namespace.
     pub pid: u32,
     /// While connecting: the backend's count of answers when the SYN was sent (see STREAKS); 0 in records older than
-    /// that table. Once established: the number of the next byte to send when the last answer came (see TURNS).
+    /// that table. Once established: the number of the next byte to send when an answer came that the programs noticed. It
+    /// was the last one if this is still the number (see TURNS and `flight::Activity::answered`).
     pub seen: u32,
     /// CLOCK_MONOTONIC ns: of the pick, as in `Counters::last_pick`, then of the establishment.
     pub since: u64,
@@ -124,7 +125,12 @@ pub struct CensusRow {
     pub segments_sent: u32,
     /// See [`Activity::multipath`].
     pub multipath: u32,
-    pub padding: u32,
+    /// See [`Activity::written`].
+    pub written: u32,
+    /// See [`Activity::acknowledged_late`].
+    pub acknowledged_late: u32,
+    /// See [`Activity::ping_pong`].
+    pub ping_pong: u32,
 }
 
 /// Members of kernel structures that the programs read. Their offsets differ between kernels: the agent reads them from
@@ -159,6 +165,9 @@ pub enum KernelMember {
     SegmentsSent,
     /// Kernels without MPTCP do not have it.
     Multipath,
+    /// CLOCK_MONOTONIC us: when the peer acknowledged data last.
+    Delivered,
+    PingPong,
     // For turn times; a kernel without them measures none.
     /// ns: when the last segment was sent.
     SentAt,
@@ -172,7 +181,7 @@ pub enum KernelMember {
 }
 
 /// Number of [`KernelMember`]s.
-pub const MEMBERS: usize = 33;
+pub const MEMBERS: usize = 35;
 /// The offset of a member that the kernel does not have.
 pub const NO_MEMBER: u32 = u32::MAX;
 
@@ -181,7 +190,7 @@ const _: () = {
     assert!(size_of::<ConnectionRecord>() == 64);
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<Flow>() == 40);
-    assert!(size_of::<CensusRow>() == 184);
+    assert!(size_of::<CensusRow>() == 192);
 };
 
 impl CensusRow {
@@ -201,8 +210,12 @@ impl CensusRow {
             segments_sent: self.segments_sent,
             spoke_for: u32::MAX,
             multipath: self.multipath,
+            written: self.written,
+            answered: 0,
+            ping_pong: self.ping_pong,
+            acknowledged_late: self.acknowledged_late,
         };
-        activity.without_fin(self.state).begun(self.connection.since, self.clock, hz)
+        self.connection.tell(activity.without_fin(self.state), self.clock, hz)
     }
 
     /// Whether the record is about what the socket does now. A socket can be disconnected and connected again with no
@@ -254,6 +267,14 @@ impl ConnectionRecord {
     #[inline(always)]
     pub const fn is_open(&self) -> bool {
         self.phase == Phase::Opened as u8 || self.phase == Phase::Established as u8
+    }
+
+    /// What the socket shows, and what this record knows besides. `clock`: CLOCK_MONOTONIC ns.
+    #[inline(always)]
+    pub const fn tell(&self, activity: Activity, clock: u64, hz: u32) -> Activity {
+        let knows_answers = self.phase == Phase::Established as u8;
+        let answered = (knows_answers && self.seen == activity.written) as u32;
+        Activity { answered, ..activity }.begun(self.since, clock, hz)
     }
 
     #[inline(always)]

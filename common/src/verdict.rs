@@ -1,5 +1,5 @@
 //! The programs, and the ways out of them that are counted. Not counted: callbacks of `sock_ops` and `sock_release` that
-//! change nothing, and the ways out of `turn` and the iterators.
+//! change nothing, and the ways out of `turn`, `keepalive` and the iterators.
 
 /// An enum that is an index: its variants count from 0, `ALL` has them in that order, and each has a name.
 /// A new variant goes to the end: VERDICTS is pinned, and its counts are found by these indexes.
@@ -40,6 +40,8 @@ index! {
         SockRelease = "sock_release",
         /// Measures turn times while a service asks for it; counts no verdicts.
         Turn = "turn",
+        /// Remembers which side spoke last, before a keep-alive probe blurs it; counts no verdicts.
+        Keepalive = "keepalive",
     }
 }
 
@@ -86,6 +88,11 @@ impl Program {
     /// Those that choose a backend.
     pub const CHOOSING: [Self; 4] = [Self::Connect4, Self::Connect6, Self::Sendmsg4, Self::Sendmsg6];
 
+    /// Whether it lives on a hook of the cgroup, where it outlives the agent.
+    pub const fn is_of_cgroup(self) -> bool {
+        !matches!(self, Self::Turn | Self::Keepalive)
+    }
+
     /// Attached in this order: what follows and translates before what steers. Detached in the opposite one.
     pub const ORDER: [Self; Self::ALL.len()] = [
         Self::SockRelease,
@@ -99,6 +106,7 @@ impl Program {
         Self::Connect4,
         Self::Connect6,
         Self::Turn,
+        Self::Keepalive,
     ];
 }
 
@@ -117,7 +125,7 @@ pub const fn index(program: Program, verdict: Verdict) -> u32 {
 const _: () = {
     assert!(Program::ALL.len() <= PROGRAMS as usize && Verdict::ALL.len() <= EACH as usize);
     // Pinned counts are found by these numbers: whatever is new comes at the end of its list.
-    assert!(Program::Turn as u32 == 10 && Verdict::Recovered as u32 == 15);
+    assert!(Program::Keepalive as u32 == 11 && Verdict::Recovered as u32 == 15);
     let mut ordered = 0_u64;
     let mut i = 0;
     while i < Program::ORDER.len() {

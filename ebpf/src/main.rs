@@ -1,5 +1,5 @@
 //! The eBPF programs. [`hooks`] are those of a cgroup: each translates its context, and [`lookup`] decides. [`iter`] walks the
-//! steered sockets when the agent asks, and [`turn`] measures turn times.
+//! steered sockets when the agent asks, [`turn`] measures turn times, and [`keepalive`] remembers what probes blur.
 //!
 //! With the feature `observe` this becomes another object: the four programs that choose a backend, made from the same
 //! source, with [`observe`] in them. The agent puts them in the place of the others for as long as somebody watches.
@@ -15,6 +15,8 @@ mod counters;
 mod hooks;
 #[cfg(all(target_arch = "bpf", not(feature = "observe")))]
 mod iter;
+#[cfg(all(target_arch = "bpf", not(feature = "observe")))]
+mod keepalive;
 #[cfg(target_arch = "bpf")]
 mod lookup;
 #[cfg(all(target_arch = "bpf", feature = "observe"))]

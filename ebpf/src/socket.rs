@@ -5,9 +5,9 @@
 
 use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use sluice_common::{
-    flight::{Activity, LEAST_KEEPALIVE},
+    flight::{Activity, LEAST_KEEPALIVE, UNKNOWN, is_late},
     records::{KernelMember, NO_MEMBER},
     tables::MAPPED,
 };
@@ -72,11 +72,13 @@ pub fn activity(tcp: *mut c_void) -> Activity {
     let (written, acknowledged): (u32, u32) = (read(tcp, KernelMember::WriteSeq), read(tcp, KernelMember::SndUna));
     let (received, copied): (u32, u32) = (read(tcp, KernelMember::RcvNxt), read(tcp, KernelMember::CopiedSeq));
     let acknowledging: u32 = read(tcp, KernelMember::SndWl1);
+    let last_received = read(tcp, KernelMember::LastReceived);
+    // SAFETY: helper without arguments.
+    let now = unsafe { bpf_jiffies64() } as u32;
     Activity {
-        // SAFETY: helper without arguments.
-        now: unsafe { bpf_jiffies64() } as u32,
+        now,
         last_sent: read(tcp, KernelMember::LastSent),
-        last_received: read(tcp, KernelMember::LastReceived),
+        last_received,
         bytes_sent: read(tcp, KernelMember::BytesSent),
         bytes_received: read(tcp, KernelMember::BytesReceived),
         unacknowledged: written.wrapping_sub(acknowledged),
@@ -86,12 +88,29 @@ pub fn activity(tcp: *mut c_void) -> Activity {
         hung_up: 0,
         segments_sent: read(tcp, KernelMember::SegmentsSent),
         spoke_for: u32::MAX,
-        multipath: if offset(KernelMember::Multipath) == NO_MEMBER as usize {
-            0
-        } else {
-            flag(tcp, KernelMember::Multipath)
-        },
+        multipath: if is_absent(KernelMember::Multipath) { 0 } else { flag(tcp, KernelMember::Multipath) },
+        written,
+        answered: 0,
+        ping_pong: if is_absent(KernelMember::PingPong) { UNKNOWN } else { flag(tcp, KernelMember::PingPong) },
+        acknowledged_late: acknowledged_late(tcp, now, last_received),
     }
+}
+
+/// See [`Activity::acknowledged_late`].
+#[inline(always)]
+fn acknowledged_late(tcp: *mut c_void, now: u32, last_received: u32) -> u32 {
+    if is_absent(KernelMember::Delivered) {
+        return 0;
+    }
+    let delivered: u64 = read(tcp, KernelMember::Delivered);
+    // SAFETY: helper without arguments.
+    let clock = unsafe { bpf_ktime_get_ns() };
+    u32::from(is_late((clock / 1000).saturating_sub(delivered) / 1000, now, last_received, hz()))
+}
+
+#[inline(always)]
+fn is_absent(member: KernelMember) -> bool {
+    offset(member) == NO_MEMBER as usize
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ mod tests;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use sluice_common::flight::{Activity, EARLY, Side, UNCLEAR_PATIENCE};
+use sluice_common::flight::{Activity, BEGINNING_PATIENCE, EARLY, Side};
 
 use crate::{
     kernel,
@@ -95,6 +95,10 @@ fn flight(bytes: &[u8]) {
         segments_sent: word(),
         spoke_for: word(),
         multipath: word() % 2,
+        written: word(),
+        answered: word() % 2,
+        ping_pong: word() % 3,
+        acknowledged_late: word() % 2,
     };
     let began = u64::from(word()) * 1_000_000;
     let activity = activity.without_fin(state);
@@ -122,8 +126,13 @@ fn flight(bytes: &[u8]) {
         Side::Server => activity.last_segment > 0,
     };
     assert!(answered == 0 || !asked_last, "the peer's last segment tells of a request: {activity:?}");
+    let knows = match side {
+        Side::Caller => activity.last_segment > 0 || activity.answered == 1 || activity.ping_pong == 0,
+        Side::Server => activity.last_segment == 0 && (!is_probed || activity.acknowledged_late == 1),
+    };
+    assert!(answered == 0 || asked_at != answered_at || knows, "nobody knows which came last: {activity:?}");
     let is_early = activity.spoke_for < EARLY && activity.segments_sent > 1;
-    let waited = activity.quiet() >= patience.saturating_mul(UNCLEAR_PATIENCE);
+    let waited = activity.quiet() >= patience.saturating_mul(BEGINNING_PATIENCE);
     assert!(waited || !(is_early && bytes_sent >= 200 && bytes_received >= 200), "a handshake: {activity:?}");
     assert!(waited || asked + answered > 0, "a first request may be on its way: {activity:?}");
 }

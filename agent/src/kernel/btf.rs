@@ -41,6 +41,8 @@ const PATHS: [(KernelMember, &str, &[&str]); MEMBERS] = [
     (KernelMember::KeepaliveTime, "tcp_sock", &["keepalive_time"]),
     (KernelMember::SegmentsSent, "tcp_sock", &["data_segs_out"]),
     (KernelMember::Multipath, "tcp_sock", &["is_mptcp"]),
+    (KernelMember::Delivered, "tcp_sock", &["delivered_mstamp"]),
+    (KernelMember::PingPong, "inet_connection_sock", &["icsk_ack", "pingpong"]),
     (KernelMember::SentAt, "tcp_sock", &["tcp_wstamp_ns"]),
     (KernelMember::SndNxt, "tcp_sock", &["snd_nxt"]),
     (KernelMember::SegmentControl, "sk_buff", &["cb"]),
@@ -49,6 +51,9 @@ const PATHS: [(KernelMember, &str, &[&str]); MEMBERS] = [
     (KernelMember::SegmentAck, "tcp_skb_cb", &["ack_seq"]),
     (KernelMember::SegmentFlags, "tcp_skb_cb", &["tcp_flags"]),
 ];
+
+/// What the programs can do without.
+const MAY_LACK: [KernelMember; 3] = [KernelMember::Multipath, KernelMember::Delivered, KernelMember::PingPong];
 
 /// What turn time is measured by.
 pub const TURN_TIME: [KernelMember; 7] = [
@@ -71,7 +76,7 @@ pub fn offsets() -> Result<[u32; MEMBERS]> {
     let types = Types::parse(&data)?;
     let mut offsets = [0; MEMBERS];
     for (member, structure, path) in PATHS {
-        let is_optional = member == KernelMember::Multipath || TURN_TIME.contains(&member);
+        let is_optional = MAY_LACK.contains(&member) || TURN_TIME.contains(&member);
         let found = types.offset(structure, path).or(is_optional.then_some(NO_MEMBER));
         offsets[member as usize] =
             found.with_context(|| format!("this kernel's struct {structure} has no {}", path.join(".")))?;

@@ -156,6 +156,7 @@ fn attached(object: &mut Object, program: Program) -> FeatureCheck {
     let (feature, otherwise) = match hook(program) {
         Hook::Cgroup(_) => (program.name().to_owned(), Status::Missing),
         Hook::Tracepoint(tracepoint) => (format!("tp_btf/{tracepoint}: {}", program.name()), Status::Degraded),
+        Hook::Function(function) => (format!("fentry/{function}: {}", program.name()), Status::Degraded),
     };
     let result = object.program(program).map(|_| "accepted".into()).map_err(last_words);
     check(&feature, purpose(program), result, otherwise)
@@ -203,6 +204,7 @@ fn purpose(program: Program) -> &'static str {
         Program::SockOps => "tracking from SYN to close",
         Program::SockRelease => "the end of datagram sockets",
         Program::Turn => "turn time, where a service asks for it",
+        Program::Keepalive => "drains: telling idle from in flight under keep-alive probes",
     }
 }
 

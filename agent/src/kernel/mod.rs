@@ -96,6 +96,8 @@ pub struct Kernel {
     streaks: StreakTable,
     turns: TurnTable,
     turn_times: Attachment,
+    /// Attached as long as this agent lives.
+    _keepalive: Attachment,
     /// Backends whose turn times are measured.
     measured: BTreeSet<u32>,
     meters: Arc<Meters>,
@@ -160,8 +162,11 @@ impl Kernel {
         streaks.measure_nothing();
         let turns = TurnTable::map(&object)?;
         let signals = Some(signals::open(&mut object)?);
-        let programs = Programs::load(&mut object, &config.cgroup)?;
+        let mut programs = Programs::load(&mut object, &config.cgroup)?;
         upgrade.finish(&tables)?;
+        if let Err(error) = programs.keepalive.attach() {
+            tracing::warn!("idle connections with keep-alive probes may wait for the end of a drain: {error:#}");
+        }
         let attached = Links::attach(directory, cgroup, &config.cgroup, &programs.hooks);
         let (links, absent) = attached.with_context(|| format!("attaching to {}", config.cgroup.display()))?;
         let links = Arc::new(links);
@@ -175,6 +180,7 @@ impl Kernel {
             streaks,
             turns,
             turn_times: programs.turns,
+            _keepalive: programs.keepalive,
             measured: BTreeSet::new(),
             meters,
             passes: Some(programs.passes),

@@ -160,7 +160,11 @@ impl Object {
                 ensure!(facts.can_time_turns(), "this kernel lacks a member of tcp_sock, sk_buff or tcp_skb_cb");
                 program.load(tracepoint, types)
             }
-            (Hook::Cgroup(_) | Hook::Tracepoint(_), _) => return Err(anyhow!("{name} is a program of another kind")),
+            (Hook::Function(function), AyaProgram::FEntry(program)) => {
+                let (types, _) = self.kernel.as_ref().context(NO_TYPES)?;
+                program.load(function, types)
+            }
+            (Hook::Cgroup(_) | Hook::Tracepoint(_) | Hook::Function(_), _) => return Err(anyhow!("{name} is a program of another kind")),
         };
         loaded.map_err(errors::explain).with_context(|| format!("loading {name}"))?;
         Ok(found.fd()?.try_clone()?)

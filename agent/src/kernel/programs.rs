@@ -18,6 +18,7 @@ pub struct Programs {
     /// Without them nothing is steered.
     pub hooks: Hooks,
     pub turns: Attachment,
+    pub keepalive: Attachment,
     pub census: CensusProgram,
     pub passes: Passes,
 }
@@ -38,9 +39,14 @@ impl Programs {
         if let Attachment::Absent(reason) = &turns {
             tracing::info!("turn time cannot be measured: {reason:#}");
         }
+        let keepalive = Attachment::tracepoint(object, Program::Keepalive);
+        if let Attachment::Absent(reason) = &keepalive {
+            tracing::info!("idle connections with keep-alive probes may wait for the end of a drain: {reason:#}");
+        }
         Ok(Self {
             hooks,
             turns,
+            keepalive,
             census: CensusProgram::new(census, tally),
             passes: Passes::new(object, survey, visits).context("preparing the walks of drains")?,
         })

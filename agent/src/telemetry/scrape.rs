@@ -245,7 +245,7 @@ impl Scrape<'_> {
         head(out, names::SIGNALS_LOST_TOTAL)?;
         sample(out, names::SIGNALS_LOST_TOTAL, "", &[], self.readings.signals_lost())?;
         head(out, names::PROGRAM_ATTACHED)?;
-        for program in Program::ALL.iter().filter(|program| **program != Program::Turn) {
+        for program in Program::ALL.iter().filter(|program| program.is_of_cgroup()) {
             let is_attached = !self.published.missing.programs.contains(program);
             sample(out, names::PROGRAM_ATTACHED, "", &[("program", program.name())], u8::from(is_attached))?;
         }

@@ -69,6 +69,9 @@ fn describe(found: *mut c_void, row: &mut CensusRow) {
     row.keepalive = activity.keepalive;
     row.segments_sent = activity.segments_sent;
     row.multipath = activity.multipath;
+    row.written = activity.written;
+    row.ping_pong = activity.ping_pong;
+    row.acknowledged_late = activity.acknowledged_late;
     row.bytes_sent = activity.bytes_sent;
     row.bytes_received = activity.bytes_received;
 }

@@ -14,6 +14,7 @@ pub struct Options {
     pub(crate) millis: u64,
     pub(crate) transport: Transport,
     pub(crate) reset: bool,
+    pub(crate) keepalive: Option<u64>,
 }
 
 /// The protocol of a stream socket.
@@ -29,7 +30,7 @@ pub enum Transport {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { from: None, mark: None, millis: 10_000, transport: Transport::Tcp, reset: false }
+        Self { from: None, mark: None, millis: 10_000, transport: Transport::Tcp, reset: false, keepalive: None }
     }
 }
 
@@ -61,6 +62,12 @@ impl Options {
     /// Closes with a reset, which leaves no port in TIME_WAIT.
     pub fn reset_on_close(mut self) -> Self {
         self.reset = true;
+        self
+    }
+
+    /// Sends keep-alive probes after so many seconds of quiet.
+    pub fn keepalive_seconds(mut self, seconds: u64) -> Self {
+        self.keepalive = Some(seconds);
         self
     }
 }

@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, setsockopt, sockopt},
 };
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::{
     inside::errno_of,
@@ -39,6 +39,9 @@ pub(super) fn open_stream(to: SocketAddr, options: &Options) -> io::Result<TcpSt
     prepare(&socket, options)?;
     if options.reset {
         socket.set_linger(Some(Duration::ZERO))?;
+    }
+    if let Some(seconds) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(seconds)))?;
     }
     if options.transport == Transport::FastOpen {
         setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?;

@@ -22,6 +22,8 @@ pub enum Hook {
     Cgroup(u32),
     /// A tracepoint of the kernel, with the types of its arguments.
     Tracepoint(&'static str),
+    /// The beginning of a function of the kernel, with the types of its arguments.
+    Function(&'static str),
 }
 
 /// What each program is attached to.
@@ -38,6 +40,7 @@ pub const fn hook(program: Program) -> Hook {
         Program::Getpeername6 => Hook::Cgroup(30),
         Program::SockRelease => Hook::Cgroup(34),
         Program::Turn => Hook::Tracepoint("tcp_probe"),
+        Program::Keepalive => Hook::Function("tcp_write_wakeup"),
     }
 }
 
@@ -50,7 +53,7 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// A program of a tracepoint, loaded.
+    /// A program of a tracepoint or of a function of the kernel, loaded.
     pub fn tracepoint(object: &mut Object, program: Program) -> Self {
         object.program(program).map_or_else(Self::Absent, |program| Self::Tracepoint(Tracepoint::new(program)))
     }

@@ -1,4 +1,4 @@
-//! A program on a tracepoint: its link is not pinned, so that it ends with the agent that asked for it.
+//! A program on a tracepoint, or at the beginning of a function of the kernel: its link is not pinned, so that it ends with the agent that asked for it.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -19,7 +19,7 @@ impl Tracepoint {
 
     pub fn attach(&mut self) -> Result<()> {
         if self.link.is_none() {
-            self.link = Some(sys::trace_link(self.program.as_fd().as_raw_fd()).context("attaching to a tracepoint")?);
+            self.link = Some(sys::trace_link(self.program.as_fd().as_raw_fd()).context("attaching to the kernel")?);
         }
         Ok(())
     }

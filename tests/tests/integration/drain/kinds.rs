@@ -1,10 +1,12 @@
 //! Connections of which quiet says something else: streams, datagrams, MPTCP, and what the server has closed.
 
+use std::{thread, time::Duration};
+
 use anyhow::Result;
 use serde_json::json;
 use sluice_tests::{Errno, Options, Service, client::Transport};
 
-use super::{QUIET, connection_to, drain, ends, is_closed};
+use super::{QUIET, connection_to, connection_with, drain, ends, is_closed};
 use crate::stage::{FRONTEND, Stage};
 
 #[test]
@@ -83,5 +85,35 @@ fn what_the_server_has_closed_is_no_request() -> Result<()> {
     let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET}))?;
     let ended = ends(&stage, &id)?;
     assert_eq!((&ended["phase"], &ended["closedIdle"]), (&json!("drained"), &json!(1)), "{ended}");
+    Ok(())
+}
+
+/// Keep-alive probes make a server acknowledge once more, which looks like the acknowledgement of a request. The next request
+/// goes out in the tick in which the last answer came in, or the answer comes in that of its request: then the times are
+/// equal, too.
+#[test]
+fn keepalive_probes_blur_no_request_and_no_answer() -> Result<()> {
+    const EACH: usize = 12;
+    let stage = Stage::weights("keepalive", &[1, 1])?;
+    let client = stage.client()?;
+    let probed = Options::default().keepalive_seconds(1);
+    let open = || (0..EACH).map(|_| connection_with(&client, "b1", &probed)).collect::<Result<Vec<_>>>();
+    let idle = open()?;
+    let busy = open()?;
+    for connection in &busy {
+        assert_eq!(connection.exchange("hello")?, "b1: hello");
+        connection.send("sleep 5000\n")?;
+    }
+    // The drain comes after the first probes.
+    thread::sleep(Duration::from_millis(1500));
+    let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "30s"}))?;
+    let answers: Vec<_> = busy.iter().map(|connection| connection.line()).collect();
+    let lost = answers.iter().filter(|answer| answer.is_err()).count();
+    assert_eq!(lost, 0, "requests in flight were closed: {answers:?}");
+    for connection in idle.iter().chain(&busy) {
+        is_closed(connection)?;
+    }
+    let ended = ends(&stage, &id)?;
+    assert_eq!((&ended["phase"], &ended["closedIdle"]), (&json!("drained"), &json!(2 * EACH)), "{ended}");
     Ok(())
 }

@@ -6,7 +6,7 @@ mod places;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Client, Connection, Errno, system::eventually};
+use sluice_tests::{Client, Connection, Errno, Options, system::eventually};
 
 use crate::stage::{FRONTEND, LIMIT, Stage, path};
 
@@ -15,8 +15,13 @@ pub const QUIET: &str = "300ms";
 
 /// A connection to this backend, which has exchanged something.
 pub fn connection_to<'a>(client: &'a Client, backend: &str) -> Result<Connection<'a>> {
+    connection_with(client, backend, &Options::default())
+}
+
+/// The same, made so.
+pub fn connection_with<'a>(client: &'a Client, backend: &str, options: &Options) -> Result<Connection<'a>> {
     for _ in 0..20 {
-        let connection = client.connect(FRONTEND)?;
+        let connection = client.connect_with(FRONTEND, options)?;
         if connection.line()? == backend {
             assert_eq!(connection.exchange("hello")?, format!("{backend}: hello"));
             return Ok(connection);
