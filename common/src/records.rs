@@ -53,7 +53,7 @@ pub struct ConnectionRecord {
 }
 
 /// ns; a datagram socket that is still connected after so long was used.
-pub const LEAST_USE: u64 = 1_000_000;
+pub const LEAST_USE: u64 = 10_000_000;
 
 /// Key of FLOWS: unconnected datagram sockets. Seen from the frontend it finds the backend that a flow stays with;
 /// seen from the backend it finds the frontend to name as the source of an answer.
