@@ -77,7 +77,9 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
         segments_sent: 1,
         multipath: 0,
         keepalive: 0,
-        padding: 0,
+        written: 0,
+        acknowledged_late: 0,
+        ping_pong: 0,
     }
 }
 
