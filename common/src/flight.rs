@@ -160,7 +160,8 @@ impl Activity {
         let tells = (self.keepalive == 0 || self.quiet() < self.keepalive) && self.hung_up == 0;
         let acknowledged_last = self.bytes_sent > 0 && self.last_segment == 0;
         let sent_last = lead > 0 || (acknowledged_last && (tells || self.acknowledged_late != 0));
-        let received_last = lead < 0 || self.last_segment > 0 || self.answered != 0 || (lead == 0 && self.ping_pong == 0);
+        let received_last =
+            lead < 0 || self.last_segment > 0 || self.answered != 0 || (lead == 0 && self.ping_pong == 0);
         let (asked_last, answered_last) = match side {
             Side::Caller => (sent_last, received_last),
             Side::Server => (received_last, sent_last),

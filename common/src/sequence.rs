@@ -1,10 +1,11 @@
-//! The draws of `balance: spread`: turns that nobody falls into step with.
+//! The draws of `balance: scatter`: turns that nobody falls into step with.
 //!
 //! A table that is stepped through strictly gives every n-th connection the same slot, and a caller that opens its
 //! connections in a fixed pattern (in pairs, a query and then its cancel, a pool of eight) falls into step with it: with two
 //! backends, all first ones of the pairs go to one and all second ones to the other.
 //!
-//! A service therefore has a *sequence* for each protocol and family of addresses, and a sequence three *lanes*. Each lane
+//! With `spread` a service has a *sequence* for each protocol and family of addresses; with `scatter` a sequence has three
+//! *lanes*. Each lane
 //! steps through the whole table by itself; a hash of where they stand, as good as dice, says which of them a draw steps.
 //! Consecutive draws of a sequence are consecutive draws of each lane: in any window, however long, a share is off by no
 //! more than the lanes are together, which between two backends is less than one each.

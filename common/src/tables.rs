@@ -91,14 +91,14 @@ pub fn socket_addr(address: &[u32; 4], port: u16) -> std::net::SocketAddr {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
-    /// Step through the slots, in an order that no caller falls into step with: see [`crate::sequence`].
+    /// Step through the slots in order.
     Spread = 0,
     /// Draw a slot.
     Random = 1,
     /// The client's identity chooses the slot.
     Hash = 2,
-    /// Step through the slots in order.
-    RoundRobin = 3,
+    /// Step through the slots in an order that no caller falls into step with: see [`crate::sequence`].
+    Scatter = 3,
 }
 
 /// A service's current table, packed so that one aligned 64-bit store replaces it whole.
@@ -175,7 +175,7 @@ pub struct ServiceEntry {
     pub no_backend: u64,
     /// CLOCK_MONOTONIC ns: when a pick last read the clock, at least once in every tick of the kernel with a pick.
     pub clock_read: u64,
-    /// Draws of `spread` (in lanes) and `roundRobin`, by [`crate::sequence::sequence_of`].
+    /// Draws of `spread` and (in lanes) of `scatter`, by [`crate::sequence::sequence_of`].
     pub sequences: [u64; SEQUENCES],
 }
 

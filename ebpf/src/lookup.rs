@@ -105,13 +105,13 @@ pub fn choose(
 #[inline(always)]
 fn draw(caller: &impl Requester, frontend: &Endpoint, service: *mut ServiceEntry, table: TableWord) -> u64 {
     let balance = table.balance();
-    if balance == Balance::Spread as u32 || balance == Balance::RoundRobin as u32 {
+    if balance == Balance::Spread as u32 || balance == Balance::Scatter as u32 {
         let which = sequence_of(frontend);
         // SAFETY: a live map value, an index below the length of its array, aligned words.
         unsafe {
             let start = ptr::read_volatile(&raw const (*service).start);
             let counts = (&raw mut (*service).sequences).cast::<u64>().add(which);
-            if balance == Balance::RoundRobin as u32 {
+            if balance == Balance::Spread as u32 {
                 return start.wrapping_add(step(counts, 1));
             }
             let lane = sequence::lane(start, which, ptr::read_volatile(counts));

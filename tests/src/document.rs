@@ -10,11 +10,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service with one frontend and no backends. Strictly in turn, unless something else is set: of a few connections a
-    /// test then knows how many each backend gets.
+    /// A service with one frontend and no backends.
     pub fn new(name: &str, frontend: &str) -> Self {
-        let lists = ["frontends", "backends"].map(|list| (list.to_owned(), json!([])));
-        let spec = Map::from_iter(lists.into_iter().chain([("balance".to_owned(), json!("roundRobin"))]));
+        let spec = Map::from_iter([("frontends".to_owned(), json!([])), ("backends".to_owned(), json!([]))]);
         Self { name: name.to_owned(), spec }.frontend(frontend)
     }
 

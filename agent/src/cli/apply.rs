@@ -34,7 +34,7 @@ pub struct ApplyTerms {
     /// Do it even if a service is left without enough open capacity
     #[arg(long)]
     force: bool,
-    /// Even if the documents take away more than the agent's --shrink-limit
+    /// With --prune: even if more goes than the agent's --shrink-limit
     #[arg(long)]
     accept_shrink: bool,
 }

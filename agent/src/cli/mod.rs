@@ -118,7 +118,7 @@ fn time_span(text: &str) -> Option<Duration> {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Agent(agent::AgentArguments),
+    Agent(Box<agent::AgentArguments>),
     Apply(apply::ApplyArguments),
     Get(get::GetArguments),
     Describe(describe::DescribeArguments),
@@ -153,7 +153,7 @@ pub enum Invocation {
 
 /// The daemon, with its flags.
 pub struct Daemon {
-    agent: agent::AgentArguments,
+    agent: Box<agent::AgentArguments>,
     connection: ConnectionOptions,
 }
 

@@ -18,7 +18,7 @@ const PREFIX: &str = "audit/";
 
 /// Something that has come of a change, and who asked for it.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct AuditEntry {
     pub by: Option<Arc<str>>,
     pub kind: EventKind,
     pub object: String,
@@ -50,14 +50,14 @@ impl Audit {
     }
 
     /// Records of what was asked for; those that are one too many go.
-    pub fn records(&self, told: &[Told]) -> Kept {
+    pub fn records(&self, told: &[AuditEntry]) -> Kept {
         let time = Timestamp::now();
         let last = self.kept.back().copied().unwrap_or(0);
         let first = u64::try_from(time.as_microsecond()).unwrap_or(0).max(last + 1);
         let asked: Vec<_> = told.iter().filter(|told| told.by.is_some()).cloned().collect();
         let events = (first..).zip(summed_up(asked));
         let mut kept = Kept { records: Vec::new(), ids: Vec::new() };
-        for (id, Told { by, kind, object, message }) in events {
+        for (id, AuditEntry { by, kind, object, message }) in events {
             let event = Event { id, time, kind, object: Some(object), message, by };
             // Nothing in an event cannot be written.
             let Ok(record) = serde_json::to_vec(&event) else { continue };
@@ -77,20 +77,20 @@ impl Audit {
 }
 
 /// All of it, or the sum of what is much.
-fn summed_up(told: Vec<Told>) -> Vec<Told> {
+fn summed_up(told: Vec<AuditEntry>) -> Vec<AuditEntry> {
     match told.first() {
         Some(first) if told.len() > EACH => {
             let message = format!("{}; and {} other changes of the same request", first.message, told.len() - 1);
-            vec![Told { message, ..first.clone() }]
+            vec![AuditEntry { message, ..first.clone() }]
         }
         _ => told,
     }
 }
 
 /// Says in the log who asked for what.
-pub(super) fn log(told: &[Told]) {
+pub(super) fn log(told: &[AuditEntry]) {
     let asked = told.iter().filter(|told| told.by.is_some()).cloned();
-    for Told { by, kind, object, message } in summed_up(asked.collect()) {
+    for AuditEntry { by, kind, object, message } in summed_up(asked.collect()) {
         tracing::info!(by = by.as_deref(), object, "{}: {message}", kind.name());
     }
 }
@@ -104,8 +104,8 @@ fn key(id: u64) -> String {
 mod tests {
     use super::*;
 
-    fn told(by: Option<&str>, object: &str) -> Told {
-        Told { by: by.map(Arc::from), kind: EventKind::Zeroed, object: object.into(), message: "zeroed".into() }
+    fn told(by: Option<&str>, object: &str) -> AuditEntry {
+        AuditEntry { by: by.map(Arc::from), kind: EventKind::Zeroed, object: object.into(), message: "zeroed".into() }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::model::{Change, Refusal, State, Touched, shortages};
 pub struct Guards {
     /// Of the capacity that services must keep open. (A zero brings its own.)
     pub capacity: bool,
-    /// Of what is there: of many documents nobody sees what they leave out.
+    /// Of what is there, when services go that nobody has named.
     pub shrink: bool,
 }
 

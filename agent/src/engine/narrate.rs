@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    audit::{self, Told},
+    audit::{self, AuditEntry},
     event_loop::Engine,
 };
 use crate::{
@@ -28,7 +28,7 @@ type OfService<'a> = (&'a Service, Vec<&'a Backend>);
 
 impl<M: DataPlane> Engine<M> {
     /// What the changes of a request have come to. `before`: the state before them.
-    pub(super) fn told(&self, changes: &[Change], before: &State) -> Vec<Told> {
+    pub(super) fn told(&self, changes: &[Change], before: &State) -> Vec<AuditEntry> {
         let told = changes.iter().filter_map(|change| {
             Some(match change {
                 Change::PutService { document, .. } => {
@@ -69,7 +69,7 @@ impl<M: DataPlane> Engine<M> {
                 Change::EndDrains { .. } | Change::UpdateHealth { .. } => return None,
             })
         });
-        let by = |(kind, object, message)| Told { by: self.by.clone(), kind, object, message };
+        let by = |(kind, object, message)| AuditEntry { by: self.by.clone(), kind, object, message };
         told.map(by).collect()
     }
 
@@ -84,7 +84,7 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Which documents of files are in force now, and which are gone.
-    pub(super) fn told_of_documents(marks: &[AppliedMark]) -> Vec<Told> {
+    pub(super) fn told_of_documents(marks: &[AppliedMark]) -> Vec<AuditEntry> {
         let told = marks.iter().map(|mark| {
             let (key, file) = (&mark.document, mark.file.display());
             let (kind, message) = match (mark.hash, key) {
@@ -93,15 +93,15 @@ impl<M: DataPlane> Engine<M> {
                 (None, DocumentKey::Service(_)) => (EventKind::ServiceDeleted, format!("no longer in {file}")),
             };
             let by = format!("file {file}").replace(char::is_control, "?");
-            Told { by: Some(by.into()), kind, object: key.to_string(), message }
+            AuditEntry { by: Some(by.into()), kind, object: key.to_string(), message }
         });
         told.collect()
     }
 
     /// Tells what has come of a change that is in force.
-    pub(super) fn tell(&self, told: Vec<Told>) {
+    pub(super) fn tell(&self, told: Vec<AuditEntry>) {
         audit::log(&told);
-        for Told { by, kind, object, message } in told {
+        for AuditEntry { by, kind, object, message } in told {
             self.events.record_by(by, kind, Some(object), message);
         }
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{crowd::Crowd, events::stopped, prompt::PromptStream, requester::Requester, tls::Tls};
+use super::{crowd::Crowd, events::stopped, prompt::PromptStream, requester::RequestPeer, tls::Tls};
 
 /// How long a head may take from the moment in which it could begin: also how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub struct Door {
 pub async fn run<L: Listener>(
     mut listener: L,
     door: Door,
-    requester: impl Fn(&L::Io) -> Option<Requester> + Send,
+    requester: impl Fn(&L::Io) -> Option<RequestPeer> + Send,
     mut stopping: watch::Receiver<bool>,
 ) where
     L::Io: AsFd,
@@ -87,7 +87,7 @@ async fn secured<S>(
     stream: S,
     tls: Option<Arc<Tls>>,
     router: Router,
-    requester: Requester,
+    requester: RequestPeer,
     stopping: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -100,7 +100,7 @@ async fn secured<S>(
     }
 }
 
-async fn connection<S>(stream: S, router: Router, requester: Requester, mut stopping: watch::Receiver<bool>)
+async fn connection<S>(stream: S, router: Router, requester: RequestPeer, mut stopping: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

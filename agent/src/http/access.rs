@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{problem::Problem, requester::Requester, tokens::TokenFile};
+use super::{problem::Problem, requester::RequestPeer, tokens::TokenFile};
 
 /// A read that is not free: watching decisions replaces programs.
 const MONITOR: &str = "/v1/monitor";
@@ -46,7 +46,7 @@ pub struct Gate {
 
 /// Who asked for a change, in words; each request that may change something has it as an extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Author(pub Arc<str>);
+pub struct RequestAuthor(pub Arc<str>);
 
 impl Access {
     /// What a request finds on TCP when nothing is set up: reads for all.
@@ -69,12 +69,12 @@ pub async fn check(State(access): State<Access>, mut request: Request, next: Nex
     }
 }
 
-fn allow(access: &Access, request: &Request) -> Result<Author, Problem> {
+fn allow(access: &Access, request: &Request) -> Result<RequestAuthor, Problem> {
     let path = request.uri().path();
     let requester = request.extensions().get();
     let gate = match access {
         Access::Guarded(gate) if !OPEN.contains(&path) || !is_read(request.method()) => gate,
-        Access::Everything | Access::Guarded(_) => return Ok(Author::new(requester, None)),
+        Access::Everything | Access::Guarded(_) => return Ok(RequestAuthor::new(requester, None)),
     };
     let wanted = if is_read(request.method()) && path != MONITOR { Role::Read } else { Role::Operate };
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
@@ -86,21 +86,26 @@ fn allow(access: &Access, request: &Request) -> Result<Author, Problem> {
 }
 
 impl Gate {
-    fn admit(&self, wanted: Role, requester: Option<&Requester>, bearer: Option<&[u8]>) -> Result<Author, Problem> {
+    fn admit(
+        &self,
+        wanted: Role,
+        requester: Option<&RequestPeer>,
+        bearer: Option<&[u8]>,
+    ) -> Result<RequestAuthor, Problem> {
         let of = |tokens: &Option<TokenFile>, role| Some((role, tokens.as_ref()?.find(bearer?)?));
         let by_token = of(&self.operate, Role::Operate).or_else(|| of(&self.read, Role::Read));
-        let by_token = by_token.map(|(role, name)| (role, Author::new(requester, Some(&name))));
-        let by_certificate = self.certified(requester).map(|role| (role, Author::new(requester, None)));
+        let by_token = by_token.map(|(role, name)| (role, RequestAuthor::new(requester, Some(&name))));
+        let by_certificate = self.certified(requester).map(|role| (role, RequestAuthor::new(requester, None)));
         let best = by_token.into_iter().chain(by_certificate).max_by_key(|(role, _)| *role);
         match best {
             Some((role, author)) if role >= wanted => Ok(author),
-            _ if wanted == Role::Read && !self.locks_reads() => Ok(Author::new(requester, None)),
+            _ if wanted == Role::Read && !self.locks_reads() => Ok(RequestAuthor::new(requester, None)),
             _ if wanted == Role::Operate && self.operate.is_none() && self.operators.is_empty() => {
                 let detail =
                     "this address serves reads only: use the Unix socket, or start the agent with --token-file";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
-            Some((role, Author(who))) => {
+            Some((role, RequestAuthor(who))) => {
                 let detail = format!("{who} has the role {role}, and this needs {wanted}");
                 Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
@@ -115,7 +120,7 @@ impl Gate {
     }
 
     /// The role that a certificate gives.
-    fn certified(&self, requester: Option<&Requester>) -> Option<Role> {
+    fn certified(&self, requester: Option<&RequestPeer>) -> Option<Role> {
         let certificate = requester?.certificate()?;
         Some(if certificate.is_one_of(&self.operators) { Role::Operate } else { Role::Read })
     }
@@ -126,10 +131,10 @@ impl Gate {
     }
 }
 
-impl Author {
-    fn new(requester: Option<&Requester>, token: Option<&str>) -> Self {
+impl RequestAuthor {
+    fn new(requester: Option<&RequestPeer>, token: Option<&str>) -> Self {
         let who = match (token, requester) {
-            (Some(token), Some(Requester::Remote(remote))) => format!("token {token} from {}", remote.there),
+            (Some(token), Some(RequestPeer::Remote(remote))) => format!("token {token} from {}", remote.there),
             (Some(token), _) => format!("token {token}"),
             (None, Some(requester)) => requester.to_string(),
             (None, None) => "somebody".to_owned(),
@@ -166,8 +171,8 @@ mod tests {
         Some(TokenFile::open(&path).unwrap())
     }
 
-    fn remote() -> Requester {
-        Requester::Remote(Remote { here: [10, 0, 0, 1].into(), there: [10, 0, 0, 2].into(), shown: None })
+    fn remote() -> RequestPeer {
+        RequestPeer::Remote(Remote { here: [10, 0, 0, 1].into(), there: [10, 0, 0, 2].into(), shown: None })
     }
 
     #[test]
@@ -178,7 +183,7 @@ mod tests {
         let gate = Gate { operate, read, ..Gate::default() };
         let admit = |role, token: Option<&str>| {
             let admitted = gate.admit(role, Some(&remote()), token.map(str::as_bytes));
-            admitted.map(|Author(who)| who.to_string()).map_err(|problem| problem.status)
+            admitted.map(|RequestAuthor(who)| who.to_string()).map_err(|problem| problem.status)
         };
         assert_eq!(admit(Role::Operate, Some("fedcba9876543210")).unwrap(), "token bob from 10.0.0.2");
         assert!(admit(Role::Read, Some("fedcba9876543210")).is_ok());
@@ -199,10 +204,10 @@ mod tests {
 
     #[test]
     fn whoever_asks_is_named_in_one_line() {
-        let local = Requester::Local { uid: 0, process: Some(1) };
-        let Author(who) = Author::new(Some(&local), None);
+        let local = RequestPeer::Local { uid: 0, process: Some(1) };
+        let RequestAuthor(who) = RequestAuthor::new(Some(&local), None);
         assert!(who.starts_with("user root (0), process 1 ("), "{who}");
-        let Author(who) = Author::new(None, Some("a\nb"));
+        let RequestAuthor(who) = RequestAuthor::new(None, Some("a\nb"));
         assert_eq!(&*who, "token a?b");
     }
 }

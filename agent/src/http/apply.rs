@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    access::Author,
+    access::RequestAuthor,
     body::BulkInput,
     parameters::{ApplyQuery, Ask},
     problem::{Problem, WriteProblems},
@@ -31,15 +31,15 @@ use crate::{
 /// Makes or replaces everything in the body, as one change: all of it or nothing, judged by what comes of it. Several
 /// YAML documents are separated by `---`, several JSON documents follow one another, and a list of documents
 /// (`items`), as a GET of a collection answers, stands for its items. Up to 64 MiB over the Unix socket, 4 MiB over TCP.
-/// When the documents leave out more than a share of the backends that are there (the agent's `--shrink-limit`), they are
-/// refused (409) unless `acceptShrink` is true.
+/// With `prune`, when more than a share of the backends that are there would go (the agent's `--shrink-limit`), all of it
+/// is refused (409) unless `acceptShrink` is true.
 #[utoipa::path(post, path = "/v1/apply", tag = "services", params(ApplyQuery),
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
     responses((status = 200, description = "All of them, or with dryRun what would be", body = ApplyView), WriteProblems))]
 pub async fn apply(
     State(app): State<App>,
     Ask(query): Ask<ApplyQuery>,
-    author: Option<Extension<Author>>,
+    author: Option<Extension<RequestAuthor>>,
     BulkInput(input): BulkInput,
 ) -> Result<Response, Problem> {
     let (bytes, format) = input.documents()?;
@@ -60,8 +60,8 @@ pub async fn apply(
             }
         }
     }
-    let guards = Guards { capacity: !query.force, shrink: !query.accept_shrink };
-    let by = author.map(|Extension(Author(who))| who);
+    let guards = Guards { capacity: !query.force, shrink: query.prune && !query.accept_shrink };
+    let by = author.map(|Extension(RequestAuthor(who))| who);
     let options = Options { dry_run: query.dry_run, received: input.received, guards, by };
     let done = app.handle.batch(changes, options).await?;
     let items = keys.iter().map(|key| item(key, &done.before, &done.published.state, query.dry_run));

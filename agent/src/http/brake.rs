@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    access::Author,
+    access::RequestAuthor,
     body::Input,
     parameters::{Ask, NoQuery},
     problem::{Problem, WriteProblems},
@@ -32,7 +32,7 @@ pub struct ShrinkAnswer {
 pub async fn accept_shrink(
     State(app): State<App>,
     _: Ask<NoQuery>,
-    author: Option<Extension<Author>>,
+    author: Option<Extension<RequestAuthor>>,
     input: Input,
 ) -> Result<Json<ShrinkAnswer>, Problem> {
     let ShrinkRequest {} = input.options()?;
@@ -41,7 +41,7 @@ pub async fn accept_shrink(
         return Err(Problem::new(StatusCode::CONFLICT, "no file asks for anything that is held"));
     }
     let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-    let by = author.map(|Extension(Author(who))| who);
+    let by = author.map(|Extension(RequestAuthor(who))| who);
     tracing::info!(by = by.as_deref(), "what was held of {} is accepted", files.join(", "));
     app.handle.events().record_by(by, EventKind::ShrinkAccepted, None, files.join(", "));
     Ok(Json(ShrinkAnswer { files }))

@@ -22,7 +22,7 @@ use crate::{
 /// One group with its shares. The ETag is the generation of the service.
 #[utoipa::path(get, path = "/v1/services/{service}/groups/{group}", tag = "services",
     params(("service" = Name, Path), ("group" = Name, Path)),
-    responses((status = 200, body = GroupStatus), ReadProblems))]
+    responses((status = 200, description = "The group", body = GroupStatus), ReadProblems))]
 pub async fn get(State(app): State<App>, of: GroupOf, _: Ask<NoQuery>) -> Result<Response, Problem> {
     show(&app, &app.handle.published(), &of)
 }
@@ -31,7 +31,7 @@ pub async fn get(State(app): State<App>, of: GroupOf, _: Ask<NoQuery>) -> Result
 #[utoipa::path(patch, path = "/v1/services/{service}/groups/{group}", tag = "services",
     params(("service" = Name, Path), ("group" = Name, Path), WriteQuery),
     request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
-    responses((status = 200, body = GroupStatus), WriteProblems))]
+    responses((status = 200, description = "Patched, or with dryRun as it would be", body = GroupStatus), WriteProblems))]
 pub async fn patch(
     State(app): State<App>,
     of: GroupOf,

@@ -12,7 +12,7 @@ use axum::{
 
 use super::{
     problem::Problem,
-    requester::{Remote, Requester},
+    requester::{Remote, RequestPeer},
 };
 
 /// Names besides the address itself and those of the loopback.
@@ -21,8 +21,8 @@ pub type Names = Arc<[String]>;
 /// Lets a request pass, or answers why not.
 pub async fn check(State(names): State<Names>, request: Request, next: Next) -> Response {
     let remote = match request.extensions().get() {
-        Some(Requester::Remote(remote)) => Some(remote),
-        Some(Requester::Local { .. }) | None => None,
+        Some(RequestPeer::Remote(remote)) => Some(remote),
+        Some(RequestPeer::Local { .. }) | None => None,
     };
     match allow(&request, remote, &names) {
         Ok(()) => next.run(request).await,

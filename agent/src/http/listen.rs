@@ -31,7 +31,7 @@ use super::{
     Access, App, Gate,
     accept::{self, Door},
     host::{self, Names},
-    requester::Requester,
+    requester::RequestPeer,
     router::router,
     tls::Tls,
     tokens::TokenFile,
@@ -114,7 +114,7 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     // Strangers leave files to the Unix socket, and both to the agent's own work.
     let (local_most, remote_most) = (LOCAL_CONNECTIONS.min(files / 4), REMOTE_CONNECTIONS.min(files / 8));
     let door = Door { router: local, most: local_most.max(1), tls: None };
-    servers.spawn(accept::run(unix, door, Requester::local, stopping.clone()));
+    servers.spawn(accept::run(unix, door, RequestPeer::local, stopping.clone()));
     if let Some(TcpDoor { listener, gate, tls }) = tcp {
         let listener = listener.tap_io(|stream| {
             // Answers are small and awaited. Without either option the worst is a delay, or a place that is held for long.
@@ -123,7 +123,7 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
         });
         let remote = router(app, Access::Guarded(gate)).layer(middleware::from_fn_with_state(names, host::check));
         let door = Door { router: remote, most: remote_most.max(1), tls };
-        servers.spawn(accept::run(listener, door, Requester::remote, stopping.clone()));
+        servers.spawn(accept::run(listener, door, RequestPeer::remote, stopping.clone()));
     }
     let ended = async {
         while let Some(ended) = servers.join_next().await {

@@ -45,7 +45,7 @@ pub struct ApplyQuery {
     /// Remove the services that the body does not have, but for those of watched files.
     #[param(required = false)]
     pub prune: bool,
-    /// However much the documents take away.
+    /// With `prune`: however much goes.
     #[param(required = false)]
     pub accept_shrink: bool,
 }
@@ -115,7 +115,7 @@ impl<S: Send + Sync> FromRequestParts<S> for GroupOf {
         let At((service, group)): At<(String, String)> = At::from_request_parts(parts, state).await?;
         let service = self::service(&service)?;
         let no_group = |error| Problem::not_found(format!("service {service} has no group {group:?}: {error}"));
-        Ok(Self { group: Name::new(&*group).map_err(no_group)?, service })
+        Ok(Self { group: Name::new(&group).map_err(no_group)?, service })
     }
 }
 

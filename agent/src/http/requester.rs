@@ -9,7 +9,7 @@ use crate::host::users;
 
 /// Whoever sends the requests of one connection; each request has it as an extension.
 #[derive(Clone, Debug)]
-pub enum Requester {
+pub enum RequestPeer {
     /// A process of this host, over the Unix socket.
     Local {
         uid: u32,
@@ -28,14 +28,14 @@ pub struct Remote {
     pub shown: Option<Shown>,
 }
 
-impl Requester {
+impl RequestPeer {
     /// `None`: it has gone already.
     pub fn local(stream: &UnixStream) -> Option<Self> {
         let peer = stream.peer_cred().ok()?;
         Some(Self::Local { uid: peer.uid(), process: peer.pid() })
     }
 
-    /// As [`Requester::local`].
+    /// As [`RequestPeer::local`].
     pub fn remote(stream: &TcpStream) -> Option<Self> {
         let (here, there) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
         Some(Self::Remote(Remote { here: here.ip(), there: there.ip().to_canonical(), shown: None }))
@@ -68,7 +68,7 @@ impl Requester {
 }
 
 /// As events and logs name it: the user and the process of the Unix socket, or the address.
-impl fmt::Display for Requester {
+impl fmt::Display for RequestPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local { uid, process } => {

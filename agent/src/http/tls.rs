@@ -34,10 +34,10 @@ use crate::{
 /// What callers meet at the TCP address.
 pub struct Tls {
     files: TlsFiles,
-    held: Mutex<Held>,
+    held: Mutex<LoadedTls>,
 }
 
-struct Held {
+struct LoadedTls {
     versions: Vec<Option<Version>>,
     config: Arc<ServerConfig>,
     own: Arc<OwnCertificate>,
@@ -71,7 +71,7 @@ impl Tls {
     pub fn open(files: &TlsFiles) -> Result<Self> {
         let versions = files.versions();
         let (config, own) = configured(files)?;
-        Ok(Self { files: files.clone(), held: Mutex::new(Held { versions, config, own }) })
+        Ok(Self { files: files.clone(), held: Mutex::new(LoadedTls { versions, config, own }) })
     }
 
     /// Makes a connection of a stream.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    access::Author,
+    access::RequestAuthor,
     body::Input,
     parameters::{Ask, WriteQuery},
     problem::Problem,
@@ -44,7 +44,7 @@ impl FromRequest<App> for Write {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let Ask(WriteQuery { dry_run, force }) = Ask::from_request_parts(&mut parts, app).await?;
-        let by = parts.extensions.get().map(|Author(who)| who.clone());
+        let by = parts.extensions.get().map(|RequestAuthor(who)| who.clone());
         let input = Input::from_request(Request::from_parts(parts, body), app).await?;
         let guards = Guards { capacity: !force, shrink: false };
         Ok(Self { options: Options { dry_run, received: input.received, guards, by }, input })

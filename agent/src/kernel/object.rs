@@ -164,7 +164,9 @@ impl Object {
                 let (types, _) = self.kernel.as_ref().context(NO_TYPES)?;
                 program.load(function, types)
             }
-            (Hook::Cgroup(_) | Hook::Tracepoint(_) | Hook::Function(_), _) => return Err(anyhow!("{name} is a program of another kind")),
+            (Hook::Cgroup(_) | Hook::Tracepoint(_) | Hook::Function(_), _) => {
+                return Err(anyhow!("{name} is a program of another kind"));
+            }
         };
         loaded.map_err(errors::explain).with_context(|| format!("loading {name}"))?;
         Ok(found.fd()?.try_clone()?)

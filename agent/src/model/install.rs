@@ -99,7 +99,16 @@ impl State {
         let (name, kept) = match change {
             Change::PutService { document, .. } => (&document.metadata.name, &*document.spec.frontends),
             Change::DeleteService { service, .. } => (service, &[][..]),
-            _ => return,
+            Change::PatchService { .. }
+            | Change::PatchBackend { .. }
+            | Change::PatchGroup { .. }
+            | Change::PutNode { .. }
+            | Change::DeleteNode { .. }
+            | Change::UndeclareNode { .. }
+            | Change::Zero { .. }
+            | Change::Restore { .. }
+            | Change::EndDrains { .. }
+            | Change::UpdateHealth { .. } => return,
         };
         let Some(service) = self.service(name.as_str()).cloned() else { return };
         let kept: HashSet<_> = kept.iter().map(canonical_frontend).collect();

@@ -166,13 +166,15 @@ fn unlisted(values: Vec<Value>) -> Vec<Value> {
     };
     let mut documents = Vec::with_capacity(values.len());
     for value in values {
-        match value {
-            Value::Object(mut fields) if is_list(&fields) => match fields.remove("items") {
+        if let Value::Object(mut fields) = value {
+            let items = if is_list(&fields) { fields.remove("items") } else { None };
+            match items {
                 Some(Value::Array(items)) => documents.extend(items),
                 Some(other) => documents.push(other),
                 None => documents.push(Value::Object(fields)),
-            },
-            other => documents.push(other),
+            }
+        } else {
+            documents.push(value);
         }
     }
     documents

@@ -37,13 +37,13 @@ pub struct Frontend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Balance {
-    /// In turn, by weight: any window of connections has the shares, and callers that open connections in patterns have them
-    /// too.
+    /// In turn, by weight: any window of connections has the shares exactly. A caller that opens connections in a pattern
+    /// falls into step.
     #[default]
     Spread,
-    /// Strictly in turn, by weight: any window of connections has the shares exactly. A caller that opens connections in a
-    /// pattern falls into step.
-    RoundRobin,
+    /// In turn, by weight, in an order that nobody falls into step with: any window of connections has the shares, to within
+    /// two, and callers that open connections in patterns have them too.
+    Scatter,
     /// Each connection for itself, by weight.
     Random,
     /// By the client: one client stays with one backend while weights move elsewhere.

@@ -50,7 +50,7 @@ pub fn build(state: &State, ramps: &Ramps, service: &Service) -> Built {
     let (shares, spilled) =
         divide(service, weights.map(|(backend, part)| u64::from(backend.weight) * u64::from(*part)));
     let table = match service.balance {
-        Balance::Spread | Balance::RoundRobin | Balance::Random => spread::spread(&shares),
+        Balance::Spread | Balance::Scatter | Balance::Random => spread::spread(&shares),
         Balance::Hash => {
             let (weights, _) = divide(service, service.backends.iter().map(|backend| backend.weight.into()));
             let places = service.backends.iter().zip(weights).zip(&shares);
@@ -133,7 +133,7 @@ fn balance(service: &Service) -> KernelBalance {
         Balance::Spread => KernelBalance::Spread,
         Balance::Random => KernelBalance::Random,
         Balance::Hash => KernelBalance::Hash,
-        Balance::RoundRobin => KernelBalance::RoundRobin,
+        Balance::Scatter => KernelBalance::Scatter,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What callers see of a spread table that the programs step through: any window has its shares, and nobody who opens
+//! What callers see of a table that the programs step through with `scatter`: any window has its shares, and nobody who opens
 //! connections in a pattern falls into step with the table.
 
 use proptest::prelude::*;

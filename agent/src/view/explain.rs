@@ -96,7 +96,7 @@ pub fn explain(
             id.and_then(|id| service.backends.iter().find(|backend| backend.id == id))
                 .map(|backend| backend.name.clone())
         }
-        (Balance::Hash, None) | (Balance::Spread | Balance::RoundRobin | Balance::Random, _) => None,
+        (Balance::Hash, None) | (Balance::Spread | Balance::Scatter | Balance::Random, _) => None,
     };
     let verdict = match (candidates.is_empty(), service.on_no_backend) {
         (false, _) => ExplainedVerdict::Steered,
@@ -191,7 +191,7 @@ fn sentence(service: &Service, verdict: ExplainedVerdict, candidates: usize, bac
         (ExplainedVerdict::Steered, None) => {
             let how = match service.balance {
                 Balance::Spread => "in turn by weight",
-                Balance::RoundRobin => "strictly in turn by weight",
+                Balance::Scatter => "in turn by weight, in a scattered order",
                 Balance::Random => "at random by weight",
                 Balance::Hash => "by the caller (say who calls to learn which)",
             };

@@ -95,7 +95,9 @@ fn many_documents_that_leave_too_much_out_are_refused_and_a_request_that_names_i
     };
     let changes: Vec<_> = (1..=3).map(left_out).collect();
     let braked = Options { guards: Guards { shrink: true, ..Guards::default() }, ..Options::now() };
-    let Err(ChangeError::Refused(refusal)) = steering.change(&changes, braked.clone()) else { panic!("it is not refused") };
+    let Err(ChangeError::Refused(refusal)) = steering.change(&changes, braked.clone()) else {
+        panic!("it is not refused")
+    };
     assert_eq!((refusal.kind, refusal.services.len()), (RefusalKind::Conflict, 3));
     assert!(refusal.message.contains("3 of 8 backends") && refusal.message.contains("--accept-shrink"), "{refusal}");
     assert_eq!(steering.state.backend_count(), 8);

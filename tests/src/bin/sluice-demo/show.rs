@@ -113,7 +113,7 @@ impl Show {
         self.stage.put((&[("stable", 95), ("canary", 5)], ["stable", "stable", "canary"]))?;
         self.begin("Canary: web-1 and web-2 share 95 %, web-3 has the new release and gets 5 %")?;
         self.watch(Duration::from_secs(12))?;
-        self.shares("5 % to the canary, to two connections in any window", [0.475, 0.475, 0.05])
+        self.shares("5 % to the canary, to the connection", [0.475, 0.475, 0.05])
     }
 
     fn zero(&mut self) -> Result<()> {

@@ -13,6 +13,7 @@ use aya::{
     programs::{Program, ProgramFd},
 };
 use sluice::kernel::btf;
+use sluice_common::records::KernelMember;
 use sluice_tests::{Agent, pins};
 
 use crate::forge;
@@ -52,8 +53,16 @@ pub fn install(agent: &Agent) -> Result<()> {
     Ok(())
 }
 
+/// Without those of members that the former programs do not read.
+fn former_offsets() -> Result<Vec<u32>> {
+    const LATER: [KernelMember; 3] = [KernelMember::NetInode, KernelMember::Delivered, KernelMember::PingPong];
+    let all = btf::offsets()?;
+    let is_former = |place: &usize| !LATER.iter().any(|later| *later as usize == *place);
+    Ok((0..all.len()).filter(is_former).map(|place| all[place]).collect())
+}
+
 fn load(maps: &Path) -> Result<Ebpf> {
-    let offsets = btf::offsets()?;
+    let offsets = former_offsets()?;
     let mask = MapInfo::from_pin(maps.join("FRONTENDS")).context("opening FRONTENDS")?.max_entries() - 1;
     let mut loader = EbpfLoader::new();
     loader.override_global("OFFSETS", offsets.as_slice(), true).override_global("FRONTENDS_MASK", &mask, true);
