@@ -2,7 +2,7 @@
 //! These tables are not pinned: a new agent fills its own.
 
 use crate::{
-    flight::{Activity, Side},
+    flight::{Activity, Side, UNKNOWN},
     records::{ConnectionRecord, Phase},
     tables::TCP,
 };
@@ -28,7 +28,7 @@ pub const DEFAULT_QUIET: u32 = 2000;
 pub struct Remains {
     /// CLOCK_MONOTONIC ns at which the pass began.
     pub clock: u64,
-    /// What this pass may do: [`ALL`], [`DATAGRAMS`].
+    /// What this pass may do and go by: [`ALL`], [`DATAGRAMS`], [`PING_PONG`].
     pub allowed: u32,
     /// See [`Draining::terms`].
     pub terms: u32,
@@ -55,6 +55,8 @@ pub struct Remains {
 pub const ALL: u32 = 1;
 /// Connected datagram sockets may be closed.
 pub const DATAGRAMS: u32 = 2;
+/// No program looks before keep-alive probes here: the kernel's ping-pong mode stands in.
+pub const PING_PONG: u32 = 8;
 
 /// Entry of INBOUND, by the address of a backend: what one pass found on the accepting side.
 #[repr(C, align(8))]
@@ -141,7 +143,8 @@ pub fn judge(
     let Some(activity) = activity() else {
         return (Doing::InFlight, false);
     };
-    let activity = record.tell(activity, pass.clock, hz);
+    let ping_pong = if pass.allowed & PING_PONG == 0 { UNKNOWN } else { activity.ping_pong };
+    let activity = record.tell(Activity { ping_pong, ..activity }, pass.clock, hz);
     let patience = draining.patience(hz);
     if activity.is_busy(Side::Caller, patience) {
         return (Doing::InFlight, all);

@@ -13,13 +13,13 @@ use crate::{socket, storage::connection};
 
 /// Arguments of the function: `struct sock`, and what is of no interest here.
 #[repr(C)]
-pub struct KeepaliveContext {
+pub struct ProbedSocket {
     socket: *mut c_void,
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "fentry/tcp_write_wakeup")]
-pub fn keepalive(ctx: *mut KeepaliveContext) -> i32 {
+pub fn keepalive(ctx: *mut ProbedSocket) -> i32 {
     // SAFETY: the context lives as long as the program runs.
     let found = unsafe { (*ctx).socket };
     let stored = connection(found);

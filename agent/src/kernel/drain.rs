@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use sluice_common::{
-    drain::{Draining, Inbound, NamespaceEntry, Remains},
+    drain::{Draining, Inbound, NamespaceEntry, PING_PONG, Remains},
     registry::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS},
     tables::Endpoint,
 };
@@ -31,6 +31,7 @@ pub struct Passes {
     tcp: OwnedFd,
     udp: OwnedFd,
     can_destroy: bool,
+    remembers: bool,
 }
 
 impl Passes {
@@ -49,12 +50,23 @@ impl Passes {
             tcp: link(tcp)?,
             udp: link(udp)?,
             can_destroy: object.can_destroy(),
+            remembers: false,
         })
     }
 
     /// Whether a visit closes under the socket's lock (Linux 6.5 and later); otherwise it only counts.
     pub fn can_destroy(&self) -> bool {
         self.can_destroy
+    }
+
+    /// From here on a program looks before each keep-alive probe.
+    pub(super) fn remember(&mut self) {
+        self.remembers = true;
+    }
+
+    /// What passes on this kernel go by besides what they may do, as in `Remains::allowed`.
+    pub fn goes_by(&self) -> u32 {
+        if self.remembers { 0 } else { PING_PONG }
     }
 
     /// Makes the entries of a pass; nothing is counted in `entry` yet.

@@ -167,6 +167,9 @@ impl Kernel {
         if let Err(error) = programs.keepalive.attach() {
             tracing::warn!("idle connections with keep-alive probes may wait for the end of a drain: {error:#}");
         }
+        if programs.keepalive.is_attached() {
+            programs.passes.remember();
+        }
         let attached = Links::attach(directory, cgroup, &config.cgroup, &programs.hooks);
         let (links, absent) = attached.with_context(|| format!("attaching to {}", config.cgroup.display()))?;
         let links = Arc::new(links);

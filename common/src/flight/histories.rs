@@ -5,7 +5,7 @@ extern crate std;
 
 use std::vec::Vec;
 
-use super::{Activity, Side, is_late};
+use super::{Activity, Side, UNKNOWN, is_late};
 
 /// Jiffies a second, and their length in us.
 const HZ: u32 = 250;
@@ -200,7 +200,7 @@ impl History {
             multipath: 0,
             written: socket.write_seq,
             answered: u32::from(which == CALLER && socket.seen == socket.write_seq),
-            ping_pong: socket.ping_pong,
+            ping_pong: if self.manner.remembers { UNKNOWN } else { socket.ping_pong },
             acknowledged_late: u32::from(is_late(acknowledged, now, socket.lrcvtime, HZ)),
         }
     }

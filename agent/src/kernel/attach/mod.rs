@@ -69,6 +69,13 @@ impl Attachment {
         }
     }
 
+    pub fn is_attached(&self) -> bool {
+        match self {
+            Self::Tracepoint(tracepoint) => tracepoint.is_attached(),
+            Self::Absent(_) => false,
+        }
+    }
+
     pub fn detach(&mut self) {
         match self {
             Self::Tracepoint(tracepoint) => tracepoint.detach(),

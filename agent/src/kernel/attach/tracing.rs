@@ -24,6 +24,10 @@ impl Tracepoint {
         Ok(())
     }
 
+    pub fn is_attached(&self) -> bool {
+        self.link.is_some()
+    }
+
     pub fn detach(&mut self) {
         self.link = None;
     }

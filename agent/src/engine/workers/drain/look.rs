@@ -117,6 +117,7 @@ impl Looker {
             if draining == Draining::default() && permits.contains_key(&id) {
                 continue;
             }
+            let allowed = allowed | self.passes.goes_by();
             let pass = Remains { clock, allowed, terms: draining.terms, ..Remains::default() };
             permits.insert(id, (draining, pass));
             self.passes.begin(id, &pass)?;
