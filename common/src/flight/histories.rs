@@ -109,7 +109,7 @@ struct History {
     requests_left: u32,
     /// Whether the caller has sent a probe since it asked.
     is_probed: bool,
-    /// Whether it was sent an acknowledgement without data after the answer, and not because of a probe: nothing tells that
+    /// Whether it got an acknowledgement without data from behind the answer, and not because of a probe: nothing tells that
     /// from one of a request.
     is_echoed: bool,
 }
@@ -319,7 +319,7 @@ impl History {
             socket.ping_pong = 0;
             let seq = socket.snd_nxt;
             self.send(which, seq, 0);
-        } else if which == CALLER && end == self.answer.1 && end != self.answer.0 && end == socket.rcv_nxt {
+        } else if which == CALLER && end == self.answer.1 && end != self.answer.0 {
             self.is_echoed |= !self.is_probed;
         }
         self.push(which);
