@@ -38,8 +38,8 @@ use crate::{http::problem::Problem, settings};
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest silence in an answer without an end: the agent says something every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
+/// Longest silence in an answer without an end: the agent says something every 15 s, and may be stopped for a while.
+const SILENCE: Duration = Duration::from_secs(90);
 
 pub struct Client {
     address: Address,
