@@ -19,7 +19,7 @@ use crate::stage::{FRONTEND, LIMIT, Stage, assert_all_answered, assert_exact};
 const CHOOSING: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
 
 /// `sluice monitor`, watching. Dropping it ends it.
-struct Monitor(Program);
+pub struct Monitor(Program);
 
 impl Monitor {
     fn begin(agent: &Agent, words: &[&str]) -> Result<Self> {
@@ -29,7 +29,7 @@ impl Monitor {
         Ok(Self(Program::start(None, None, &line)?))
     }
 
-    fn start(agent: &Agent, words: &[&str]) -> Result<Self> {
+    pub fn start(agent: &Agent, words: &[&str]) -> Result<Self> {
         let mut monitor = Self::begin(agent, words)?;
         let watching = eventually("it watches", LIMIT, || {
             (monitor.0.log().contains("watching") || monitor.0.ended().is_some()).then_some(())
@@ -46,14 +46,14 @@ impl Monitor {
     }
 
     /// Waits for this many decisions, and returns all that there are.
-    fn decisions(&self, count: usize) -> Result<Vec<Value>> {
+    pub fn decisions(&self, count: usize) -> Result<Vec<Value>> {
         let told = || self.told().into_iter().filter(|told| told["call"].is_string()).collect::<Vec<_>>();
         let come = eventually("decisions come", LIMIT, || (told().len() >= count).then(told));
         come.with_context(|| self.0.log())
     }
 
     /// Ctrl-C.
-    fn end(mut self) -> Result<String> {
+    pub fn end(mut self) -> Result<String> {
         self.0.signal(Signal::SIGINT)?;
         let status = self.0.wait(LIMIT)?;
         assert!(status.success(), "{status}: {}", self.0.log());
@@ -61,7 +61,7 @@ impl Monitor {
     }
 }
 
-fn path(path: &Path) -> String {
+pub fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -208,55 +208,6 @@ fn one_that_the_caller_cannot_reach_is_named() -> Result<()> {
     let told = monitor.decisions(1)?;
     assert_eq!((&told[0]["verdict"], &told[0]["backend"]), (&json!("broken"), &Value::Null));
     assert_eq!(told[0]["skippedBackends"], json!([{"backend": "b1", "node": "n1", "why": "otherFamily"}]));
-    Ok(())
-}
-
-#[test]
-fn a_filter_keeps_the_others_in_the_kernel() -> Result<()> {
-    let mut stage = Stage::weights("filter", &[1])?;
-    stage.tcp("10.0.0.9:80", "o1")?;
-    let other = "10.96.0.20:80";
-    stage.put(&Service::new("other", other).backend("o1", "10.0.0.9:80", 1))?;
-    let inner = stage.world.cgroup.child(&unique("inner"))?;
-    let name = path(inner.path());
-    let (outside, inside) = (stage.client()?, Client::start(Some(&inner), Some(&stage.world.namespace))?);
-    let pid = inside.id().to_string();
-    // 8 calls: each client to each of the two frontends, and twice to where no frontend is.
-    let call = || {
-        for client in [&outside, &inside] {
-            assert_all_answered(&client.spread(FRONTEND, 1));
-            assert_all_answered(&client.spread(other, 1));
-            assert_all_answered(&client.spread("10.0.0.9:80", 2));
-        }
-    };
-    let counted = || stage.metric("sluice_monitor_decisions_total", &[]);
-    for (words, expected) in [
-        (&["--all"][..], 8),
-        (&[], 4),
-        (&["--service", "other"], 2),
-        (&["--service", "other", "--all"], 2),
-        (&["--frontend", FRONTEND], 2),
-        (&["--frontend", "10.0.0.9:80", "--all"], 4),
-        (&["--frontend", "10.96.0.10:80/udp"], 0),
-        (&["--pid", &pid], 2),
-        (&["--cgroup", &name], 2),
-        (&["--cgroup", &path(stage.world.cgroup.path())], 4),
-        (&["--pid", &pid, "--service", "shop"], 1),
-    ] {
-        let before = counted()?;
-        let monitor = Monitor::start(&stage.agent, &[words, &["-o", "json"]].concat())?;
-        call();
-        let told = monitor.decisions(expected)?;
-        // What was told, and what came out of the kernel at all.
-        assert_eq!((told.len(), counted()? - before), (expected, expected as f64), "{words:?}: {told:?}");
-        monitor.end()?;
-    }
-    let nothing = stage.agent.cli(&["monitor", "--service", "nothing"])?;
-    assert_eq!(nothing.status.code(), Some(1));
-    assert!(String::from_utf8(nothing.stderr)?.contains("nothing"));
-    for nonsense in [["--cgroup", "/no/such/cgroup"], ["--frontend", "here"]] {
-        assert_eq!(stage.agent.cli(&["monitor", nonsense[0], nonsense[1]])?.status.code(), Some(2), "{nonsense:?}");
-    }
     Ok(())
 }
 

@@ -25,6 +25,7 @@ mod habits;
 mod harness;
 mod hash;
 mod matrix;
+mod monitor;
 mod owners;
 mod patterns;
 mod probes;
