@@ -20,6 +20,7 @@ mod failure;
 mod files;
 mod follow;
 mod get;
+mod history;
 mod man;
 mod monitor;
 mod names;
@@ -133,6 +134,8 @@ enum Verb {
     Connections(connections::ConnectionsArguments),
     Explain(explain::ExplainArguments),
     AcceptShrink(accept_shrink::AcceptShrinkArguments),
+    History(history::HistoryArguments),
+    Undo(history::UndoArguments),
     Top(top::TopArguments),
     Events(events::EventsArguments),
     Monitor(monitor::MonitorArguments),
@@ -231,6 +234,8 @@ impl Request {
             Verb::Connections(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::AcceptShrink(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Explain(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::History(verb) => ask(connection, async |client| verb.run(client).await),
+            Verb::Undo(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Top(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Events(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Monitor(verb) => ask(connection, async |client| verb.run(client).await),
@@ -364,6 +369,8 @@ mod tests {
             "sluice explain 10.96.0.10:80",
             "sluice explain 10.96.0.10:80 --from pid:1",
             "sluice accept-shrink",
+            "sluice history shop/n1 --limit 5 -o json",
+            "sluice undo 1795248000000000 --force --dry-run",
             "sluice top --once",
             "sluice events --follow",
             "sluice monitor",

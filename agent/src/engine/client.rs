@@ -22,6 +22,7 @@ use crate::{
     view::{
         decisions::{MonitorFilter, Told},
         events::EventLog,
+        history::UndoItem,
         operations::{Operation, Operations},
         published::Published,
     },
@@ -61,6 +62,8 @@ pub enum MonitorRequest {
 pub enum Command {
     /// All of them or none, as one change of the store.
     Change { changes: Vec<Change>, options: Options, reply: oneshot::Sender<Result<Done, ChangeError>> },
+    /// Takes a change of the history back, all of it or nothing.
+    Undo { change: u64, options: Options, reply: oneshot::Sender<Result<(Done, Vec<UndoItem>), ChangeError>> },
     /// What one look at the watched files found. An error: nothing of it was taken in, and the look has to be made again.
     Files { events: Vec<FileEvent>, reply: oneshot::Sender<anyhow::Result<()>> },
     /// No program can see these any more.
@@ -216,6 +219,14 @@ impl Handle {
     /// As [`Handle::change`]; the refusal is of the first change that cannot be done.
     pub async fn batch(&self, changes: Vec<Change>, options: Options) -> Result<Done, ChangeError> {
         self.ask(|reply| Command::Change { changes, options, reply }).await.ok_or(ChangeError::Stopping)?
+    }
+
+    /// Takes a change of the history back. Says what becomes of which object.
+    ///
+    /// # Errors
+    /// As [`Handle::change`]; and when what it replaced is not kept, or has been changed since.
+    pub async fn undo(&self, change: u64, options: Options) -> Result<(Done, Vec<UndoItem>), ChangeError> {
+        self.ask(|reply| Command::Undo { change, options, reply }).await.ok_or(ChangeError::Stopping)?
     }
 
     /// Lets what the brake holds happen. Returns the files whose documents wait no longer.

@@ -35,6 +35,7 @@ use crate::{
     telemetry::Instruments,
     view::{
         events::{EventKind, EventLog},
+        history::History,
         operations::Operations,
         published::{AgentReadiness, ProgrammedBackend, ProgrammedService, Published, ZeroProof},
         share::WindowPicks,
@@ -135,6 +136,7 @@ impl<M: DataPlane> Engine<M> {
             ready: readiness.clone(),
             missing: Missing::default(),
             problems: imbl::OrdMap::new(),
+            history: History::default(),
         }));
         let steering = Self {
             state,
@@ -212,6 +214,14 @@ impl<M: DataPlane> Engine<M> {
             Command::Change { changes, options, reply } => {
                 self.by.clone_from(&options.by);
                 let done = self.change(&changes, options);
+                self.by = None;
+                let _ = reply.send(done);
+            }
+            Command::Undo { reply, .. } if reply.is_closed() => {}
+            Command::Undo { change, options, reply } => {
+                let who = options.by.as_deref().unwrap_or("the agent");
+                self.by = Some(format!("{who}, to undo change {change}").into());
+                let done = self.undo_change(change, options);
                 self.by = None;
                 let _ = reply.send(done);
             }
@@ -370,6 +380,7 @@ impl<M: DataPlane> Engine<M> {
             ready: self.ready(),
             missing: self.missing.clone(),
             problems: self.problems(),
+            history: self.audit.history().clone(),
         })
     }
 

@@ -4,7 +4,8 @@
 //! `event_loop` takes commands from the channel of `client`, one at a time. `requests`, `documents`, `health_updates` and
 //! `drains` turn them into proposals; `guards` refuse what must be insisted on, and `brake` holds documents that remove too
 //! much; `transaction` puts a proposal in force, or says why not (`undone`: what becomes of it then); `proofs` and `warmups`
-//! add what is kept with it, `attachment` follows what is attached, `narrate` tells, and `audit` keeps who asked. `recovery`
+//! add what is kept with it, `attachment` follows what is attached, `narrate` tells, and `audit` keeps who asked for
+//! what, which `history` takes back. `recovery`
 //! tries again what failed, `reuse` gives ids out again. What takes time is done by `workers`.
 
 mod adopt;
@@ -17,6 +18,7 @@ mod drains;
 mod event_loop;
 pub mod guards;
 mod health_updates;
+mod history;
 mod looks;
 mod narrate;
 mod proofs;

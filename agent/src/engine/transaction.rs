@@ -9,7 +9,7 @@ use super::{client::ChangeError, event_loop::Engine, retry::Retry, warmups::Warm
 use crate::{
     control::warmup::Ramps,
     host::clock,
-    model::{Change, Refusal, Service, State, Target, Touched},
+    model::{Change, Refusal, Service, State, Target, Touched, undo::Undo},
     plan::{DataPlane, Goal, MapOp, NoRoom, Retired, Scope, Step, Transition, service::Built, transition},
     source::store::{AppliedMark, Batch, ExtraRecord},
     view::events::EventKind,
@@ -102,7 +102,9 @@ impl<M: DataPlane> Engine<M> {
             Ok([records, drained, proofs, begun, warmups].concat())
         });
         let told = [self.told(changes, &before), Self::told_of_documents(marks)].concat();
-        let audited = self.audit.records(&told);
+        let is_request = self.by.is_some() && marks.is_empty();
+        let replaced = is_request.then(|| Undo::of(&before, &self.state, &touched)).flatten();
+        let audited = self.audit.records(&told, replaced.as_ref());
         let kept = kept.map(|extras| [extras, audited.records.clone()].concat());
         let saved = match kept {
             Err(error) if holds => {
@@ -133,7 +135,7 @@ impl<M: DataPlane> Engine<M> {
         if !touched.removed_services.is_empty() || !touched.removed_backends.is_empty() {
             self.drop_proofs();
         }
-        self.audit.keep(&audited);
+        self.audit.keep(audited);
         for mark in marks {
             self.problems.remove(&(mark.file.clone(), Some(mark.document.clone())));
         }

@@ -17,6 +17,7 @@ mod drain;
 mod events;
 mod explain;
 mod groups;
+mod history;
 mod host;
 pub mod listen;
 mod meta;

@@ -44,7 +44,7 @@ impl Modify for Bearer {
 }
 
 /// Options of actions: all of them may be left out, and so may the body.
-const OPTIONS: [&str; 4] = ["DrainBody", "ZeroRequest", "RestoreRequest", "ShrinkRequest"];
+const OPTIONS: [&str; 5] = ["DrainBody", "ZeroRequest", "RestoreRequest", "ShrinkRequest", "UndoRequest"];
 
 /// Answers of writes, which are another with `dryRun`.
 const WRITTEN: [&str; 3] = ["ServiceView", "NodeView", "BackendView"];

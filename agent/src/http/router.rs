@@ -5,8 +5,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Access, App, access, apply, backends, brake, connections, drain, events, explain, groups, meta, monitor, nodes,
-    openapi::Description, operations, problem::Problem, ready, services, unread, zero,
+    Access, App, access, apply, backends, brake, connections, drain, events, explain, groups, history, meta, monitor,
+    nodes, openapi::Description, operations, problem::Problem, ready, services, unread, zero,
 };
 use crate::telemetry::Source;
 
@@ -30,6 +30,8 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(brake::accept_shrink))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
+        .routes(routes!(history::list))
+        .routes(routes!(history::undo))
         .routes(routes!(connections::list))
         .routes(routes!(explain::explain))
         .routes(routes!(events::stream))

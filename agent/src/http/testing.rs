@@ -114,6 +114,7 @@ impl Agent {
             problems: imbl::OrdMap::new(),
             ready: AgentReadiness::Ready,
             missing: Default::default(),
+            history: crate::view::history::History::default(),
         }));
         let instruments = Arc::new(Instruments::new().unwrap());
         let steering =

@@ -57,6 +57,10 @@ impl Write {
         !self.options.guards.capacity
     }
 
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Who asks for it.
     pub fn by(&self) -> Option<&Arc<str>> {
         self.options.by.as_ref()

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     BackendId, DrainEnd, DrainRequest, HealthUpdate, Name, NodeId, Origin, ServiceId, State, Zero,
     document::{NodeDocument, ServiceDocument},
@@ -85,7 +87,8 @@ pub struct Ending {
 }
 
 /// What a zero, drain or restore is about. Written `node/NAME` or `SERVICE/BACKEND`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Target {
     Node(Name),
     Backend { service: Name, backend: Name },
@@ -225,6 +228,20 @@ impl fmt::Display for Target {
             Self::Node(node) => write!(f, "node/{node}"),
             Self::Backend { service, backend } => write!(f, "{service}/{backend}"),
         }
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = TargetError;
+
+    fn try_from(text: String) -> Result<Self, TargetError> {
+        text.parse()
     }
 }
 

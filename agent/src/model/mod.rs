@@ -34,6 +34,7 @@ mod stamp;
 pub mod state;
 mod targets;
 mod together;
+pub mod undo;
 mod warmup;
 pub mod words;
 mod yaml;

@@ -7,6 +7,7 @@ pub mod decisions;
 pub mod events;
 pub mod explain;
 pub mod health;
+pub mod history;
 pub mod listeners;
 pub mod operations;
 pub mod proof;

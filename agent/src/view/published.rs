@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::share::WindowPicks;
+use super::{history::History, share::WindowPicks};
 use crate::{
     control::{
         attachment::{Missing, Unattached},
@@ -30,6 +30,7 @@ pub struct Published {
     pub missing: Missing,
     /// Files, and documents of files, that are not in force, with the reasons.
     pub problems: imbl::OrdMap<(PathBuf, Option<DocumentKey>), String>,
+    pub history: History,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

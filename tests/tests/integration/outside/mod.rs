@@ -24,6 +24,7 @@ mod groups;
 mod habits;
 mod harness;
 mod hash;
+mod history;
 mod matrix;
 mod monitor;
 mod owners;

@@ -348,6 +348,7 @@ mod tests {
             problems: imbl::OrdMap::new(),
             ready: AgentReadiness::Ready,
             missing: Default::default(),
+            history: crate::view::history::History::default(),
         })
     }
 

@@ -31,6 +31,7 @@ fn published(world: &World) -> Arc<Published> {
         problems: imbl::OrdMap::new(),
         ready: AgentReadiness::Ready,
         missing: Default::default(),
+        history: crate::view::history::History::default(),
     })
 }
 
