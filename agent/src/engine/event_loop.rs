@@ -211,19 +211,16 @@ impl<M: DataPlane> Engine<M> {
         match command {
             // Whoever asked has left before its turn: it believes that nothing was done.
             Command::Change { reply, .. } if reply.is_closed() => {}
+            Command::Undo { reply, .. } if reply.is_closed() => {}
             Command::Change { changes, options, reply } => {
                 self.by.clone_from(&options.by);
-                let done = self.change(&changes, options);
+                drop(reply.send(self.change(&changes, options)));
                 self.by = None;
-                let _ = reply.send(done);
             }
-            Command::Undo { reply, .. } if reply.is_closed() => {}
             Command::Undo { change, options, reply } => {
-                let who = options.by.as_deref().unwrap_or("the agent");
-                self.by = Some(format!("{who}, to undo change {change}").into());
-                let done = self.undo_change(change, options);
+                self.by = options.by.as_ref().map(|who| format!("{who}, to undo change {change}").into());
+                drop(reply.send(self.undo_change(change, options)));
                 self.by = None;
-                let _ = reply.send(done);
             }
             Command::Files { events, reply } => {
                 let _ = reply.send(self.documents(&events));
