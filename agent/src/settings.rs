@@ -72,6 +72,8 @@ pub struct Brake {
     pub accept_shrink: bool,
     /// Begin with a store that does not know what the kernel's tables hold.
     pub accept_empty: bool,
+    /// Begin with an older copy of the store than the kernel's tables.
+    pub accept_older: bool,
     /// Make services of what the kernel steers when the store has none.
     pub adopt: bool,
     /// Begin without the records of the store that are damaged.
@@ -102,6 +104,7 @@ impl Default for Brake {
             shrink_limit,
             accept_shrink: false,
             accept_empty: false,
+            accept_older: false,
             adopt: false,
             accept_damage: false,
             accept_move: false,
@@ -207,6 +210,10 @@ pub struct Layer {
     #[arg(long, help_heading = "Brake")]
     #[serde(skip)]
     pub accept_empty: bool,
+    /// Begin with an older copy of the store than what the kernel steers: what it does not have is removed
+    #[arg(long, help_heading = "Brake")]
+    #[serde(skip)]
+    pub accept_older: bool,
     /// Make services of what the kernel steers, when the store has none; their names are `adopted-N`
     #[arg(long, help_heading = "Brake")]
     #[serde(skip)]
@@ -311,6 +318,7 @@ impl Layer {
             shrink_limit: self.shrink_limit.or(other.shrink_limit),
             accept_shrink: self.accept_shrink || other.accept_shrink,
             accept_empty: self.accept_empty || other.accept_empty,
+            accept_older: self.accept_older || other.accept_older,
             adopt: self.adopt || other.adopt,
             accept_damage: self.accept_damage || other.accept_damage,
             accept_move: self.accept_move || other.accept_move,
@@ -339,6 +347,7 @@ impl Layer {
             shrink_limit: u8::try_from(shrink_limit)?,
             accept_shrink: self.accept_shrink,
             accept_empty: self.accept_empty,
+            accept_older: self.accept_older,
             adopt: self.adopt,
             accept_damage: self.accept_damage,
             accept_move: self.accept_move,

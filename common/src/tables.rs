@@ -282,7 +282,9 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub abi_version: u32,
-    pub padding: u32,
+    /// The low half of that store's revision when it last held all of what the tables do. A store whose own is lower is an
+    /// older copy. 0: not known.
+    pub revision: u32,
     /// Identity of the agent's store whose ids these tables hold.
     pub store: [u8; 16],
     /// CLOCK_MONOTONIC ns. Until then every pick reads the clock.

@@ -36,7 +36,7 @@ const LATE: Duration = Duration::from_secs(5);
     after_help = "Examples:\n  sluice wait shop/n1 --for ready --timeout 5m\n  sluice wait node/node-1 --for drained\n  \
         sluice wait shop --for ready\n\n\
         A backend is ready when it takes its whole weight, a node when it is not zeroed and nothing on it is unhealthy, a service when \
-        all of its backends are. An agent that is away is waited for.\n\
+        all of its backends are and one of them has a weight. An agent that is away is waited for.\n\
         Exit codes: 0 reached; 3 not within --timeout, or not any more, since the drain ended at its deadline; 1 there is no such thing."
 )]
 pub struct WaitArguments {
@@ -121,7 +121,13 @@ impl WaitArguments {
             }
             Named::Service(service) => {
                 let view: ServiceView = client.get(&format!("/v1/services/{}", encode(service))).await?;
-                Ok(self.backends(view.status.backends))
+                let takes_none = view.status.backends.iter().all(|backend| backend.effective_weight == 0);
+                Ok(match self.backends(view.status.backends) {
+                    WaitLook { reached: true, zeros, .. } if self.state == WaitState::Ready && takes_none => {
+                        WaitLook { reached: false, state: "without any weight".to_owned(), zeros }
+                    }
+                    look => look,
+                })
             }
         }
     }

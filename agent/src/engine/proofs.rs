@@ -95,22 +95,30 @@ impl<M: DataPlane> Engine<M> {
         Ok(ids.into_iter().zip(counters).map(|(id, held)| (id, Before { picked: held.picked, since })).collect())
     }
 
-    /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now. `adopted`: the
+    /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now. Returns those that
+    /// the store is to have. `adopted`: the
     /// kernel's tables are those that it counted in.
-    pub(super) fn load_proofs(&mut self, adopted: bool) -> Result<()> {
+    pub(super) fn load_proofs(&mut self, adopted: bool) -> Result<Vec<ExtraRecord>> {
         let boot = clock::boot_id();
+        let mut made = Vec::new();
         for (target, zero) in self.state.zeroed() {
             let saved = self.store.get_extra(&proof_key(&target))?;
             let saved: Option<SavedProof> = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             // One from before this zero, or from before a boot, proves nothing.
-            let saved = saved.filter(|saved| adopted && saved.boot == boot && saved.at >= zero.since);
+            let saved = saved.filter(|saved| saved.boot == boot && saved.at >= zero.since);
             let proof = match saved {
-                Some(saved) => saved.into(),
-                None => self.proof(&target, Duration::ZERO)?,
+                Some(saved) if adopted => saved.into(),
+                saved => {
+                    let new = self.proof(&target, Duration::ZERO)?;
+                    // What the saved one counted went with the tables, and nothing counted until there were others.
+                    let proof = ZeroProof { at: saved.map_or(new.at, |saved| saved.at), ..new };
+                    made.push((proof_key(&target), Some(SavedProof::of(&proof)?)));
+                    proof
+                }
             };
             self.zeros.insert(target, Arc::new(proof));
         }
-        Ok(())
+        Ok(made)
     }
 
     /// Notes that for a time connections may have gone by uncounted. Returns what the store keeps of that.

@@ -71,6 +71,7 @@ impl<M: DataPlane> Engine<M> {
     /// Notes that the store has everything.
     pub(super) fn saved(&mut self) {
         self.unsaved.clear();
+        self.machine.saved(self.state.revision());
         if self.store_retry.has_failed() {
             self.note(EventKind::StoreRecovered, None, "everything that holds is saved again");
         }

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     engine::{Handle, client::Command},
+    host::clock,
     kernel::{self, Held, Kernel, Sizes},
     model::{BackendId, State, words::plural},
     plan::{DataPlane, Programmed},
@@ -70,6 +71,9 @@ impl RunningEngine {
     }
 }
 
+/// Of the boot in which an agent of this store last steered.
+const BOOT: &str = "boot";
+
 /// Opens the store, loads or adopts the data plane, brings it to the desired state, and starts to serve.
 ///
 /// # Errors
@@ -94,6 +98,9 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
         |held: &Held| check_identity(&store, &state, held, settings.brake, || desired(&store, &state, &found));
     let mut kernel = Kernel::open(&kernel_config(settings), is_ours)?;
     kernel.set_store_identity(store.identity());
+    if settings.brake.accept_older {
+        kernel.saved(state.revision());
+    }
     // What an agent before this one has left may still be read, and counts as free from here on.
     kernel::wait_for_readers();
     let meters = kernel.meters();
@@ -214,8 +221,17 @@ impl<M: DataPlane> Engine<M> {
         let taken_in = looks.iter().map(|events| self.documents(events).is_ok()).collect();
         self.reconcile()?;
         self.forget_undone();
-        self.load_proofs(adopted)?;
-        if adopted {
+        let mut records = self.load_proofs(adopted)?;
+        let boot = clock::boot_id().into_bytes();
+        let has_steered = self.store.get_extra(BOOT)?.as_ref() == Some(&boot);
+        if !has_steered {
+            records.push((BOOT.to_owned(), Some(boot)));
+        }
+        if !records.is_empty() {
+            self.keep(records);
+        }
+        // An agent that finds no tables, and that of this store has steered since the boot, comes after a loss.
+        if adopted || has_steered {
             self.tell_absent(came);
         }
         self.load_operations()?;
@@ -237,8 +253,14 @@ pub(super) fn check_identity(
     brake: Brake,
     desired: impl FnOnce() -> Result<State>,
 ) -> Result<()> {
-    let Held { store: identity, backends, nodes } = held;
+    let Held { store: identity, revision, backends, nodes } = held;
     if *identity == [0; 16] || *identity == store.identity() {
+        ensure!(
+            brake.accept_older || !is_older(state, *revision),
+            "the store in --state-dir is an older copy than what the kernel steers: changes that were made since would be \
+             undone. Steering goes on as it is. Bring the newest store back, or start the agent once with --accept-older: \
+             what the store and the files do not have is removed, zeros stay"
+        );
         return check_addresses(state, backends);
     }
     if backends.is_empty() && nodes.is_empty() {
@@ -273,7 +295,12 @@ pub(super) fn check_identity(
     Ok(())
 }
 
-/// That the store is not an older copy than the tables that are its own.
+/// Whether the tables hold what a later revision asked for. Both count on from the low half of a revision.
+fn is_older(state: &State, revision: u32) -> bool {
+    revision != 0 && (revision.wrapping_sub(state.revision() as u32) as i32) > 0
+}
+
+/// That no backend of the store is another one in the tables that are its own.
 fn check_addresses(state: &State, backends: &[(u32, BackendEntry)]) -> Result<()> {
     for (id, held) in backends {
         let Some((service, backend)) = state.backend(BackendId(*id)) else { continue };

@@ -147,7 +147,25 @@ impl MappedTables {
     pub(super) fn set_store_identity(&self, identity: [u8; 16]) {
         if let Some(meta) = self.meta.at(0) {
             // SAFETY: as above.
-            unsafe { (*meta).store = identity };
+            unsafe {
+                // The revision is that of another store.
+                if (*meta).store != identity {
+                    (*meta).revision = 0;
+                }
+                (*meta).store = identity;
+            }
+        }
+    }
+
+    pub(super) fn revision(&self) -> u32 {
+        // SAFETY: as above.
+        self.meta.at(0).map_or(0, |meta| unsafe { (*meta).revision })
+    }
+
+    pub(super) fn set_revision(&self, revision: u32) {
+        if let Some(meta) = self.meta.at(0) {
+            // SAFETY: as above.
+            unsafe { (*meta).revision = revision };
         }
     }
 

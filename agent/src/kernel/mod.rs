@@ -83,6 +83,8 @@ pub struct Config {
 pub struct Held {
     /// Identity of the store whose ids these are; all zero when the tables are new.
     pub store: [u8; 16],
+    /// The low half of that store's revision, see `Meta`; 0 when it is not known.
+    pub revision: u32,
     pub backends: Vec<(u32, BackendEntry)>,
     /// Closed nodes, with the reasons.
     pub nodes: Vec<(u32, u32)>,
@@ -155,7 +157,12 @@ impl Kernel {
         directory.check_shapes(&config.sizes, |table| upgrade.pin(table))?;
         let mut object = Object::load(config, |table| upgrade.pin(table))?;
         let tables = Arc::new(MappedTables::map(&object)?);
-        is_ours(&Held { store: tables.store_identity(), backends: tables.backends(), nodes: tables.nodes() })?;
+        is_ours(&Held {
+            store: tables.store_identity(),
+            revision: tables.revision(),
+            backends: tables.backends(),
+            nodes: tables.nodes(),
+        })?;
         let frontends = Frontends::adopt(&object)?;
         let draining = object.hash(&DRAINING)?;
         let (streaks, lost) = (StreakTable::map(&object)?, Losses::map(&object, &SIGNALS_LOST)?);
@@ -301,6 +308,10 @@ impl DataPlane for Kernel {
 
     fn counters(&self, ids: &[BackendId]) -> Result<Vec<Counters>> {
         self.tables.counters(ids.iter().map(|id| id.0))
+    }
+
+    fn saved(&mut self, revision: u64) {
+        self.tables.set_revision(revision as u32);
     }
 
     fn mark(&self) -> u64 {

@@ -29,6 +29,8 @@ pub struct Fake {
     pub fail_at: Option<usize>,
     /// Writes that fail as long as this says so.
     pub refuses: Option<fn(&MapOp) -> bool>,
+    /// That of the store, as it was last noted.
+    pub revision: u64,
     /// Programs that do not run.
     pub unattached: Vec<Program>,
     /// Backends whose turn times are measured.
@@ -108,6 +110,10 @@ impl DataPlane for Fake {
 
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>> {
         Ok(ids.iter().map(|id| self.counters.get(&id.0).copied().unwrap_or(UNUSED)).collect())
+    }
+
+    fn saved(&mut self, revision: u64) {
+        self.revision = revision;
     }
 
     fn mark(&self) -> u64 {

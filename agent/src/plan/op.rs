@@ -99,6 +99,9 @@ pub trait DataPlane {
     /// As [`DataPlane::read`].
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>>;
 
+    /// Notes that the store holds all of what the tables do, at this revision of its.
+    fn saved(&mut self, revision: u64);
+
     /// CLOCK_MONOTONIC ns: every choice of a backend that begins after this call is counted with this time or a later one.
     fn mark(&self) -> u64;
 

@@ -297,6 +297,28 @@ fn what_was_detached_while_no_agent_ran_is_told_by_the_next_one() -> Result<()> 
 }
 
 #[test]
+fn tables_that_went_with_their_agent_are_told_by_the_next_one_and_by_those_after_it() -> Result<()> {
+    let mut stage = Stage::weights("went", &[1, 1])?;
+    stage.zero("node/n1")?;
+    stage.agent.kill()?;
+    fs::remove_dir_all(stage.agent.bpffs().join("links"))?;
+    fs::remove_dir_all(stage.agent.bpffs().join("maps"))?;
+    for _ in 0..2 {
+        stage.agent.start()?;
+        let status = stage.backend("shop", "b1")?;
+        assert!(status["unproven"].as_str().unwrap_or_default().contains("were not attached"), "{status}");
+        stage.agent.kill()?;
+    }
+    stage.agent.start()?;
+    assert_all_answered(&stage.client()?.spread(FRONTEND, 3));
+    // A zero of now proves all again.
+    stage.restore("node/n1")?;
+    stage.zero("node/n1")?;
+    assert!(stage.backend("shop", "b1")?["unproven"].is_null());
+    Ok(())
+}
+
+#[test]
 fn programs_of_others_on_the_same_hooks_are_listed_and_a_change_is_told() -> Result<()> {
     let stage = Removable::new("beside")?;
     let cgroup = stage.child.as_ref().unwrap().path().to_string_lossy().into_owned();

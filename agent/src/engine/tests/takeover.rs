@@ -20,10 +20,35 @@ fn a_store_that_is_older_than_the_tables_is_refused() {
     assert!(error.contains("another address for backend shop/a"), "{error}");
 }
 
+#[test]
+fn a_copy_of_the_store_from_before_a_change_is_refused() {
+    let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = crate::source::store::FILE;
+    let mut first = steering(&dir, Fake::default());
+    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
+    drop(std::mem::replace(&mut first.store, Store::open(copy.path(), LIMITS, false).unwrap().0));
+    std::fs::copy(dir.path().join(file), copy.path().join("old")).unwrap();
+    let tables = first.machine.clone();
+    drop(first);
+    let mut second = steering(&dir, tables);
+    run(&mut second, service(&[FRONTEND], &[A, B, C])).unwrap();
+    let tables = second.machine.clone();
+    drop(second);
+    let check = |brake: Brake| {
+        let (store, state) = Store::open(dir.path(), LIMITS, false).unwrap();
+        check_identity(&store, &state, &held(store.identity(), &tables), brake, || Ok(state.clone()))
+    };
+    check(Brake::default()).unwrap();
+    std::fs::rename(copy.path().join("old"), dir.path().join(file)).unwrap();
+    let error = check(Brake::default()).unwrap_err().to_string();
+    assert!(error.contains("older copy") && error.contains("--accept-older"), "{error}");
+    check(Brake { accept_older: true, ..Brake::default() }).unwrap();
+}
+
 /// What an agent finds in the kernel.
 fn held(store: [u8; 16], tables: &Fake) -> Held {
     let Entries { backends, nodes, .. } = tables.read().unwrap();
-    Held { store, backends, nodes }
+    Held { store, revision: tables.revision as u32, backends, nodes }
 }
 
 #[test]

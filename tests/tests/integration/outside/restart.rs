@@ -231,6 +231,32 @@ fn a_store_that_was_emptied_stops_the_start_until_that_is_accepted() -> Result<(
 }
 
 #[test]
+fn an_older_copy_of_the_store_stops_the_start_until_that_is_accepted() -> Result<()> {
+    let mut stage = Stage::weights("older", &[1, 1])?;
+    let client = stage.client()?;
+    stage.agent.kill()?;
+    let mine = stage.agent.state_dir();
+    let backup = mine.with_extension("backup");
+    copy(&mine, &backup)?;
+    stage.agent.start()?;
+    stage.agent.patch("/v1/services/shop/backends/b1", &json!({"weight": 0}))?.expect_status(200);
+    stage.agent.kill()?;
+    fs::remove_dir_all(&mine)?;
+    copy(&backup, &mine)?;
+    stage.agent.spawn()?;
+    assert_eq!(stage.agent.wait(LIMIT)?.code(), Some(1));
+    assert!(stage.agent.log().contains("older copy"), "{}", stage.agent.log());
+    assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 20, "steering goes on as it was");
+    let mut anew = stage.agent.sibling().argument("--accept-older");
+    anew.start()?;
+    assert_eq!(client.spread(FRONTEND, 20).answered_by("b2"), 10);
+    anew.kill()?;
+    // From then on it is the store of these tables.
+    stage.agent.start()?;
+    Ok(())
+}
+
+#[test]
 fn a_record_that_says_something_else_stops_the_start_and_the_rest_is_kept() -> Result<()> {
     let mut stage = Stage::weights("flipped", &[1, 1])?;
     let client = stage.client()?;
