@@ -7,6 +7,7 @@ mod records;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use redb::Database;
 
 use self::{
-    place::{Opened, advised, close, close_to_others, guarded},
+    place::{Opened, advised, close, close_to_others, guarded, is_in_place, put_back},
     records::{decoded, write_everything, write_extra, write_marks, write_meta, write_nodes, write_services},
 };
 use crate::{
@@ -30,6 +31,8 @@ const NAMED: usize = 5;
 
 pub struct Store {
     path: PathBuf,
+    /// The file that is open, wherever its name has gone.
+    file: File,
     /// `None` when it could not be opened again after a fault: the next change tries once more.
     database: Option<Opened>,
     identity: [u8; 16],
@@ -117,6 +120,9 @@ impl Store {
     fn try_commit(&mut self, state: &State, batch: Batch<'_>) -> Result<()> {
         // First, whatever happens: what this cannot write is written by the next commit that can.
         self.doubtful = std::mem::take(&mut self.doubtful).and(batch);
+        if !is_in_place(&self.file, &self.path)? {
+            self.put_back()?;
+        }
         let database = match self.database.take() {
             Some(Opened::Writable(database)) => database,
             closed => {
@@ -155,6 +161,18 @@ impl Store {
             Err(error) => tracing::error!("the store is closed until the next change: {error:#}"),
         }
         written
+    }
+
+    /// Gives the file that is open its name again.
+    fn put_back(&mut self) -> Result<()> {
+        tracing::error!("somebody has removed {}: the agent puts its store back", self.path.display());
+        put_back(&self.file, &self.path).with_context(|| format!("putting {} back", self.path.display()))?;
+        if let Some(closed) = self.database.take() {
+            close(closed);
+        }
+        self.file = File::open(&self.path)?;
+        self.database = Some(self.open_again()?);
+        Ok(())
     }
 
     /// Hashes of the documents that were last applied from `file`, by the documents' keys.
@@ -201,6 +219,7 @@ impl Store {
         let identity = database.prepared().map_err(|error| advised(error, path))?;
         let mut store = Self {
             path: path.to_owned(),
+            file: File::open(path).with_context(|| format!("opening {}", path.display()))?,
             database: Some(database),
             identity,
             doubtful: Doubtful::default(),

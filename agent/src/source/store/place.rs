@@ -4,7 +4,10 @@
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::Path,
 };
 
@@ -15,7 +18,7 @@ use redb::{
 };
 
 use super::records::{EXTRAS, MARKS, META, NODES, SERVICES, sealed, unsealed, write_meta};
-use crate::host::panics::caught;
+use crate::host::{ownership, panics::caught};
 
 /// Version of the records. A store of a later version is refused.
 const FORMAT: u32 = 2;
@@ -122,6 +125,42 @@ pub fn close_to_others(path: &Path) -> Result<()> {
     if file.metadata().with_context(closing)?.mode() & 0o7777 != 0o600 {
         file.set_permissions(Permissions::from_mode(0o600)).with_context(closing)?;
     }
+    Ok(())
+}
+
+/// Whether `path` still is `file`.
+///
+/// # Errors
+/// When another file has taken its place: what is written would be lost with the agent.
+pub fn is_in_place(file: &fs::File, path: &Path) -> Result<bool> {
+    let held = file.metadata().context("looking at the store's file")?;
+    match fs::metadata(path) {
+        Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => Ok(true),
+        Ok(_) => bail!(
+            "{} is another file than the one that this agent has open: move it away, and the agent puts its own back \
+             with the next change; or start the agent again, to take that one",
+            path.display()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("looking for {}", path.display())),
+    }
+}
+
+/// Copies `file`, which may have no name any more, to `path`. Nothing is being written to it.
+///
+/// # Errors
+/// When the disk does not let it.
+pub fn put_back(file: &fs::File, path: &Path) -> Result<()> {
+    let directory = path.parent().context("a file is in a directory")?;
+    ownership::make_directory(directory, 0o700)?;
+    let copy = path.with_extension("copy");
+    let mut target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&copy)?;
+    // A reader of its own: a copy begins at the beginning.
+    let mut source = fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    io::copy(&mut source, &mut target)?;
+    target.sync_all()?;
+    fs::rename(&copy, path)?;
+    fs::File::open(directory)?.sync_all()?;
     Ok(())
 }
 

@@ -167,13 +167,13 @@ fn another_file_in_its_place_is_not_taken_for_the_store() {
     drop(Store::open(other.path(), LIMITS, false).unwrap());
     let (here, aside) = (dir.path().join(FILE), dir.path().join("aside"));
     fs::rename(&here, &aside).unwrap();
-    store.failing = 1;
-    assert!(store.commit_batch(&state, Batch::default()).is_err());
-    assert!(!here.exists(), "no new one is made");
     fs::copy(other.path().join(FILE), &here).unwrap();
-    let error = format!("{:#}", store.commit_batch(&state, Batch::default()).unwrap_err());
-    assert!(error.contains("another store than before"), "{error}");
-    assert!(store.files().is_err());
+    for failing in [0, 1] {
+        store.failing = failing;
+        let error = format!("{:#}", store.commit_batch(&state, Batch::default()).unwrap_err());
+        assert!(error.contains("another file than the one that this agent has open"), "{error}");
+    }
+    store.failing = 0;
     fs::rename(&aside, &here).unwrap();
     store.commit_batch(&state, Batch::default()).unwrap();
     assert_eq!(store.files().unwrap().len(), 0);
@@ -181,6 +181,32 @@ fn another_file_in_its_place_is_not_taken_for_the_store() {
 
 pub(super) fn open_error(dir: &Path, limits: Limits) -> String {
     format!("{:#}", Store::open(dir, limits, false).unwrap_err())
+}
+
+#[test]
+fn a_file_that_somebody_removes_is_put_back_and_another_one_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("state");
+    let (mut store, state) = Store::open(&place, LIMITS, false).unwrap();
+    let mut world = World::new();
+    world.state = state;
+    world.apply(&put("shop", shop()));
+    store.commit(&world.state, &world.touched).unwrap();
+    fs::remove_dir_all(&place).unwrap();
+    world.apply(&force("node/node-1"));
+    store.commit(&world.state, &world.touched).unwrap();
+    // Somebody brings a copy back under the agent: what it writes would go with the agent.
+    let file = place.join(FILE);
+    fs::copy(&file, place.join("copy")).unwrap();
+    fs::rename(place.join("copy"), &file).unwrap();
+    world.apply(&put("more", json!({"frontends": ["10.96.0.9:80"], "backends": []})));
+    let error = format!("{:#}", store.commit(&world.state, &world.touched).unwrap_err());
+    assert!(error.contains("move it away"), "{error}");
+    fs::remove_file(&file).unwrap();
+    store.commit(&world.state, &world.touched).unwrap();
+    drop(store);
+    let (_, state) = Store::open(&place, LIMITS, false).unwrap();
+    assert_eq!(shown(&state), shown(&world.state));
 }
 
 #[test]
