@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use hyper::body::Incoming;
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
@@ -80,7 +80,11 @@ impl EventsArguments {
                         *last = event.id;
                         self.show(&event)?;
                     }
-                    Err(_) => output::note(&text),
+                    // What is no event is a word to the reader.
+                    Err(_) => {
+                        let told: Option<Value> = serde_json::from_str(&text).ok();
+                        output::note(told.as_ref().and_then(|told| told["message"].as_str()).unwrap_or(&text));
+                    }
                 }
             }
         }
@@ -89,9 +93,7 @@ impl EventsArguments {
 
     fn show(&self, event: &Event) -> Result<(), Failure> {
         match self.output.output {
-            OutputFormat::Json => {
-                output::print(&format!("{}\n", serde_json::to_string(event).context("writing JSON")?))
-            }
+            OutputFormat::Json => output::print(&output::json_line(event)?),
             OutputFormat::Yaml => output::print(&format!("---\n{}", output::yaml(event)?)),
             OutputFormat::Table | OutputFormat::Wide => {
                 let id = if self.output.is_wide() { format!("{}  ", event.id) } else { String::new() };

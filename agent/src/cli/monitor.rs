@@ -103,9 +103,7 @@ impl MonitorArguments {
 
     fn show(&self, told: &Told) -> Result<(), Failure> {
         match (self.output.output, told) {
-            (OutputFormat::Json, told) => {
-                output::print(&format!("{}\n", serde_json::to_string(told).context("writing JSON")?))
-            }
+            (OutputFormat::Json, told) => output::print(&output::json_line(told)?),
             (OutputFormat::Yaml, told) => output::print(&format!("---\n{}", output::yaml(told)?)),
             (OutputFormat::Table | OutputFormat::Wide, Told::Decision(decision)) => output::print(&text(decision)),
             (OutputFormat::Table | OutputFormat::Wide, Told::Lost(LostDecisions { lost })) => {

@@ -55,9 +55,34 @@ impl Output {
 /// # Errors
 /// When it has no form in JSON.
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(value).context("writing JSON")?;
-    text.push('\n');
-    Ok(text)
+    Ok(escaped(&serde_json::to_string_pretty(value).context("writing JSON")?) + "\n")
+}
+
+/// `value` as JSON on one line, with a line feed.
+///
+/// # Errors
+/// When it has no form in JSON.
+pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(escaped(&serde_json::to_string(value).context("writing JSON")?) + "\n")
+}
+
+/// JSON whose texts tell a terminal nothing: serde_json escapes control characters of ASCII alone.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| if c != '\n' && is_unseen(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
+}
+
+/// Control characters, and those that are not seen and change how the text around them is seen: directions, joiners, widths.
+fn is_unseen(c: char) -> bool {
+    const FORMATS: [std::ops::RangeInclusive<char>; 6] = [
+        '\u{ad}'..='\u{ad}',
+        '\u{61c}'..='\u{61c}',
+        '\u{180e}'..='\u{180e}',
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+    ];
+    c.is_control() || c == '\u{feff}' || FORMATS.iter().any(|range| range.contains(&c))
 }
 
 /// `value` as YAML.
@@ -89,9 +114,9 @@ pub fn note(text: impl AsRef<str>) {
     let _ = io::stderr().write_all(lines.collect::<String>().as_bytes());
 }
 
-/// `text` with control characters, which may come from names that others chose, written as escapes.
+/// `text` with characters that are not seen, which may come from names that others chose, written as escapes.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if is_unseen(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Whether colours are wanted: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
@@ -250,6 +275,17 @@ pub fn fields(fields: &[(&str, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_named_tells_a_terminal_nothing() {
+        let name = "a\u{9b}2J\u{202e}\u{200b}\u{7f}\u{1b}[1m\"é";
+        let shown = printable(name);
+        assert!(shown.chars().all(|c| c.is_ascii_graphic() || c == 'é'), "{shown}");
+        for text in [json(&name).unwrap(), json_line(&name).unwrap()] {
+            assert!(text.trim_end().chars().all(|c| c.is_ascii_graphic() || c == 'é'), "{text}");
+            assert_eq!(serde_json::from_str::<String>(&text).unwrap(), name);
+        }
+    }
 
     #[test]
     fn tables_have_no_borders_and_no_blanks_at_the_end() {

@@ -38,6 +38,9 @@ impl UninstallArguments {
         let socket = socket.unwrap_or_else(|| settings::SOCKET.into());
         // First what a running agent would refuse, so that nothing is left half done.
         let store = if self.keep_state { None } else { StateFile::claim(&self.state_dir)? };
+        if store.is_some() && !self.bpffs.exists() {
+            self.refuse_elsewhere()?;
+        }
         let mut removed = kernel::uninstall(&self.bpffs, self.dry_run)?;
         if let Some(store) = store {
             removed.extend(if self.dry_run { store.held(&self.state_dir) } else { store.remove(&self.state_dir)? });
@@ -52,6 +55,24 @@ impl UninstallArguments {
         let would = if self.dry_run { "would remove" } else { "removed" };
         let lines: String = removed.iter().map(|path| format!("{would} {}\n", path.display())).collect();
         output::print(&lines)
+    }
+}
+
+impl UninstallArguments {
+    /// # Errors
+    /// When programs are pinned beside the place that was named: the store may be theirs, and they would steer on without.
+    fn refuse_elsewhere(&self) -> Result<()> {
+        let beside = self.bpffs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let entries = fs::read_dir(beside).into_iter().flatten().flatten();
+        let mut pinned = entries.map(|entry| entry.path()).filter(|path| path.join("links").is_dir());
+        let Some(found) = pinned.next() else { return Ok(()) };
+        bail!(
+            "nothing is pinned in {}, but there are pins in {}: name the right one with --bpffs. Nothing was removed. If the \
+             store in {} belongs to neither, remove that directory yourself",
+            self.bpffs.display(),
+            found.display(),
+            self.state_dir.display()
+        )
     }
 }
 

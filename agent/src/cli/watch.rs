@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -103,8 +102,7 @@ fn show(
     match output.output {
         OutputFormat::Json => {
             for item in changed() {
-                text += &serde_json::to_string(item).context("writing JSON")?;
-                text.push('\n');
+                text += &output::json_line(item)?;
             }
         }
         OutputFormat::Yaml => {

@@ -84,8 +84,14 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// Which documents of files are in force now, and which are gone.
-    pub(super) fn told_of_documents(marks: &[AppliedMark]) -> Vec<AuditEntry> {
-        let told = marks.iter().map(|mark| {
+    pub(super) fn told_of_documents(&self, marks: &[AppliedMark]) -> Vec<AuditEntry> {
+        // What another file brings now has moved.
+        let is_there = |key: &DocumentKey| match key {
+            DocumentKey::Service(name) => self.state.service(name.as_str()).is_some(),
+            DocumentKey::Node(name) => self.state.node(name.as_str()).is_some_and(|node| node.declared),
+        };
+        let marks = marks.iter().filter(|mark| mark.hash.is_some() || !is_there(&mark.document));
+        let told = marks.map(|mark| {
             let (key, file) = (&mark.document, mark.file.display());
             let (kind, message) = match (mark.hash, key) {
                 (Some(_), _) => (EventKind::SourceApplied, format!("{key} from {file}")),

@@ -101,7 +101,7 @@ impl<M: DataPlane> Engine<M> {
             let begun = self.begin_drains(changes)?;
             Ok([records, drained, proofs, begun, warmups].concat())
         });
-        let told = [self.told(changes, &before), Self::told_of_documents(marks)].concat();
+        let told = [self.told(changes, &before), self.told_of_documents(marks)].concat();
         let is_request = self.by.is_some() && marks.is_empty();
         let replaced = is_request.then(|| Undo::of(&before, &self.state, &touched)).flatten();
         let audited = self.audit.records(&told, replaced.as_ref());

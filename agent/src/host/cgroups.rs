@@ -1,9 +1,11 @@
 //! Where cgroups (v2) are mounted, which one a process is in, and by which number the kernel knows them.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,7 +33,8 @@ pub fn of_process(pid: u32) -> Result<PathBuf> {
 
 /// The name of the cgroup of a process, as /proc has it; `None` when the process is gone.
 pub fn name_of_process(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    let text = String::from_utf8_lossy(&text);
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
@@ -46,14 +49,22 @@ pub fn pod(cgroup: &str) -> Option<String> {
     uid.map(|uid| uid.replace('_', "-")).find(|uid| !uid.is_empty())
 }
 
-/// The processes in a cgroup and below it. Those that cannot be listed are left out.
-pub fn processes(cgroup: &Path) -> Vec<u32> {
-    let mut found = Vec::new();
+/// The threads in a cgroup and below it, any of which may have namespaces of its own; and in how many cgroups they cannot
+/// be listed. Cgroups that are gone do not count.
+pub fn threads(cgroup: &Path) -> (Vec<u32>, usize) {
+    let (mut found, mut hidden) = (Vec::new(), 0);
     for directory in within(cgroup) {
-        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+        match fs::read_to_string(directory.path.join("cgroup.threads")) {
+            Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+            Err(error) if is_gone(&error) => {}
+            Err(_) => hidden += 1,
+        }
     }
-    found
+    (found, hidden)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// The kernel's number of a cgroup, which `bpf_get_current_cgroup_id` gives too. `path` is a directory, or the name of
@@ -93,19 +104,35 @@ pub fn name_of(wanted: u64, pid: u32) -> Option<String> {
         return Some(name);
     }
     let root = root().ok()?;
-    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == wanted);
-    let path = within(&root).find(is_it)?;
-    Some(format!("/{}", path.strip_prefix(&root).ok()?.display()))
+    let is_it = |found: &FoundCgroup| fs::metadata(&found.path).is_ok_and(|metadata| metadata.ino() == wanted);
+    let found = within(&root).find(is_it)?;
+    Some(format!("/{}", found.path.strip_prefix(&root).ok()?.display()))
 }
 
-/// A cgroup and those in it.
-fn within(cgroup: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let mut left = vec![cgroup.to_owned()];
+/// A directory that was found.
+struct FoundCgroup {
+    path: PathBuf,
+    /// A directory above it by whose descriptor `path` begins, where its whole path is too long for the kernel.
+    anchor: Option<Rc<File>>,
+}
+
+/// A cgroup and those in it, however deep they are.
+fn within(cgroup: &Path) -> impl Iterator<Item = FoundCgroup> + use<> {
+    // PATH_MAX is 4096, and one name has 255 at most.
+    const LONG: usize = 3500;
+    let mut left = vec![FoundCgroup { path: cgroup.to_owned(), anchor: None }];
     std::iter::from_fn(move || {
-        let directory = left.pop()?;
-        let below = fs::read_dir(&directory).into_iter().flatten().flatten();
-        left.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
-        Some(directory)
+        let mut found = left.pop()?;
+        if found.path.as_os_str().len() > LONG
+            && let Ok(directory) = File::open(&found.path)
+        {
+            found.path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into();
+            found.anchor = Some(Rc::new(directory));
+        }
+        let below = fs::read_dir(&found.path).into_iter().flatten().flatten();
+        let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        left.extend(below.map(|entry| FoundCgroup { path: entry.path(), anchor: found.anchor.clone() }));
+        Some(found)
     })
 }
 
@@ -148,6 +175,21 @@ mod tests {
         assert_eq!(find_root(several), Some("/sys/fs/cgroup".into()));
         assert_eq!(find_root("41 30 0:24 / /a\\040b rw - cgroup2 none rw\n"), Some("/a b".into()));
         assert_eq!(find_root("25 30 0:23 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+
+    #[test]
+    fn threads_are_found_however_deep_their_cgroup_is() {
+        let root = tempfile::tempdir().unwrap();
+        let mut above = File::open(root.path()).unwrap();
+        for depth in 0..30 {
+            let below = format!("/proc/self/fd/{}/{}", above.as_raw_fd(), "x".repeat(232));
+            fs::create_dir(&below).unwrap();
+            above = File::open(below).unwrap();
+            fs::write(format!("/proc/self/fd/{}/cgroup.threads", above.as_raw_fd()), format!("{depth}\n")).unwrap();
+        }
+        assert_eq!(threads(root.path()), ((0..30).collect(), 0));
+        fs::create_dir(root.path().join("cgroup.threads")).unwrap();
+        assert_eq!(threads(root.path()).1, 1, "what cannot be read is told");
     }
 
     #[test]

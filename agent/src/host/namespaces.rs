@@ -86,9 +86,8 @@ impl Namespace {
         })
     }
 
-    /// The namespaces of some processes, each once, and how many processes hide theirs. Processes that are gone do not
-    /// count.
-    pub fn of_processes(pids: impl IntoIterator<Item = u32>) -> (Vec<Self>, usize) {
+    /// The namespaces of some processes or threads, each once, and how many hide theirs. Those that are gone do not count.
+    pub fn of_tasks(pids: impl IntoIterator<Item = u32>) -> (Vec<Self>, usize) {
         let mut seen = HashSet::new();
         let (mut found, mut hidden) = (Vec::new(), 0);
         for pid in pids {
@@ -198,9 +197,9 @@ mod tests {
     fn a_process_is_in_a_namespace_with_a_cookie() {
         let own = Namespace::of_process(std::process::id()).unwrap();
         assert_eq!(own.cookie().unwrap(), cookie_here().unwrap());
-        let twice = Namespace::of_processes([std::process::id(), std::process::id(), u32::MAX]);
+        let twice = Namespace::of_tasks([std::process::id(), std::process::id(), u32::MAX]);
         assert_eq!((twice.0.len(), twice.1), (1, 0));
-        assert_eq!(Namespace::of_processes([0]).1, 1);
+        assert_eq!(Namespace::of_tasks([0]).1, 1);
         assert!(Namespace::of_process(u32::MAX).unwrap_err().to_string().contains("is there a process"));
     }
 

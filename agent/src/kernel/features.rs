@@ -237,7 +237,7 @@ fn namespaces() -> FeatureCheck {
     let result = if own.is_ok_and(|own| own != INITIAL) {
         Err("this is not the host's process ids: a container needs `hostPID: true` to see every process".into())
     } else {
-        match Namespace::of_processes(processes()) {
+        match Namespace::of_tasks(processes()) {
             (found, 0) => Ok(format!("{} found", found.len())),
             (_, hidden) => Err(format!("{hidden} processes hide theirs: run as root, with CAP_SYS_PTRACE")),
         }

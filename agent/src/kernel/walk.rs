@@ -48,8 +48,10 @@ impl Walk {
     /// When a process of the cgroup hides its namespace too.
     pub fn run_thorough(&self) -> Result<Vec<u8>> {
         if let Self::Namespaces { cgroup, .. } = self {
-            let (_, hidden) = Namespace::of_processes(cgroups::processes(cgroup));
-            ensure!(hidden == 0, "{hidden} processes hide their network namespaces: the agent needs CAP_SYS_PTRACE");
+            let (threads, unlisted) = cgroups::threads(cgroup);
+            let (_, hidden) = Namespace::of_tasks(threads);
+            ensure!(hidden == 0, "{hidden} threads hide their network namespaces: the agent needs CAP_SYS_PTRACE");
+            ensure!(unlisted == 0, "the threads of {unlisted} cgroups cannot be listed");
         }
         self.run()
     }
@@ -61,8 +63,9 @@ impl Walk {
     pub fn run(&self) -> Result<Vec<u8>> {
         match self {
             Self::Records(link) => sys::run_iterator(link).context("walking the steered sockets"),
-            Self::Namespaces { tcp, udp, .. } => {
-                let (namespaces, _) = Namespace::of_processes(processes());
+            Self::Namespaces { tcp, udp, cgroup } => {
+                let (threads, _) = cgroups::threads(cgroup);
+                let (namespaces, _) = Namespace::of_tasks(processes().chain(threads));
                 let walk = |()| {
                     let mut written = sys::run_iterator(tcp).context("walking the TCP sockets of a namespace")?;
                     written.extend(sys::run_iterator(udp).context("walking the UDP sockets of a namespace")?);

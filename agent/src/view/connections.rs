@@ -184,8 +184,9 @@ struct Process {
 
 impl Process {
     fn find(pid: u32) -> Self {
-        let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-        Self { command: command.map(|text| text.trim_end().to_owned()), cgroup: cgroups::name_of_process(pid) }
+        let command = fs::read(format!("/proc/{pid}/comm")).ok();
+        let command = command.map(|name| String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned());
+        Self { command, cgroup: cgroups::name_of_process(pid) }
     }
 }
 

@@ -4,11 +4,11 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sluice_tests::{Agent, Client, Namespace, Server, Service, agent, program};
+use sluice_tests::{Agent, Client, Namespace, Program, Server, Service, agent, program, system::eventually};
 
 use crate::{
     drain::{QUIET, connection_to, drain, ends, is_closed, reaches},
-    stage::{FRONTEND, Stage},
+    stage::{FRONTEND, LIMIT, Stage},
 };
 
 #[test]
@@ -105,6 +105,39 @@ fn a_stranger_comes_to_one_of_many_namespaces() -> Result<()> {
     let left = reaches(&stage, &id, |operation| operation["remaining"]["total"] == 0)?;
     assert_eq!((&left["remaining"]["inbound"], &left["finishedAt"]), (&json!(1), &Value::Null), "{left}");
     drop(stranger);
+    assert_eq!(ends(&stage, &id)?["phase"], "drained");
+    Ok(())
+}
+
+/// A thread with a namespace of its own, in a process whose first thread has ended: as the server of b1, with one caller.
+const THREAD: &str = r#"
+import ctypes, socket, subprocess, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def serve():
+    time.sleep(0.5)
+    assert libc.unshare(0x40000000) == 0
+    for words in ("link set lo up", "addr add 10.0.0.1/32 dev lo"):
+        subprocess.run(["ip"] + words.split(), check=True)
+    server = socket.create_server(("10.0.0.1", 8080))
+    caller = socket.create_connection(("10.0.0.1", 8080))
+    accepted = server.accept()
+    print("accepted", flush=True)
+    time.sleep(3600)
+threading.Thread(target=serve).start()
+libc.pthread_exit(None)
+"#;
+
+#[test]
+fn what_a_thread_has_accepted_in_its_own_namespace_is_waited_for() -> Result<()> {
+    let stage = Stage::weights("drain-thread", &[1, 1])?;
+    let line = ["python3", "-c", THREAD].map(str::to_owned);
+    let server = Program::start(Some(&stage.world.cgroup), None, &line)?;
+    eventually("the thread serves", LIMIT, || server.log().contains("accepted").then_some(()))?;
+    let id = drain(&stage, "shop/b1", &json!({"idleClose": "never", "deadline": "10m"}))?;
+    let here = reaches(&stage, &id, |operation| operation["remaining"]["inbound"] == 1)?;
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(here["finishedAt"], Value::Null, "{here}");
+    drop(server);
     assert_eq!(ends(&stage, &id)?["phase"], "drained");
     Ok(())
 }

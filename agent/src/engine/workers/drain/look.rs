@@ -162,11 +162,16 @@ impl Looker {
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
     fn visit(&mut self, places: Vec<(u64, NamespaceEntry)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
-        let processes = [std::process::id()].into_iter().chain(cgroups::processes(&self.cgroup));
-        let (known, hidden) = Namespace::of_processes(processes);
+        let (threads, unlisted) = cgroups::threads(&self.cgroup);
+        let (known, hidden) = Namespace::of_tasks([std::process::id()].into_iter().chain(threads));
+        if unlisted > 0 {
+            look.problems.insert(format!(
+                "what was accepted in {unlisted} cgroups is not known: their threads cannot be listed"
+            ));
+        }
         if hidden > 0 {
             look.problems.insert(format!(
-                "what {hidden} processes have accepted is not known: the agent needs CAP_SYS_PTRACE and the host's process \
+                "what {hidden} threads have accepted is not known: the agent needs CAP_SYS_PTRACE and the host's process \
                  ids (hostPID)"
             ));
         }
