@@ -164,7 +164,7 @@ fn usr_an_agent_that_sees_no_processes_closes_what_it_can_and_tells_the_rest() -
     let left = u64::from(!opens_by_number);
     assert_eq!((&ended["phase"], &ended["remaining"]["total"]), (&json!("deadlineReached"), &json!(left)), "{ended}");
     let message = ended["message"].as_str().unwrap_or_default();
-    assert!(message.contains("2 processes have accepted is not known") && message.contains("hostPID"), "{ended}");
+    assert!(message.contains("2 threads have accepted is not known") && message.contains("hostPID"), "{ended}");
     assert_eq!(message.contains("1 network namespace cannot be found"), !opens_by_number, "{ended}");
     Ok(())
 }
