@@ -28,7 +28,7 @@ pub const DEFAULT_QUIET: u32 = 2000;
 pub struct Remains {
     /// CLOCK_MONOTONIC ns at which the pass began.
     pub clock: u64,
-    /// What this pass may do and go by: [`ALL`], [`DATAGRAMS`], [`PING_PONG`].
+    /// What this pass may do and go by: [`ALL`], [`DATAGRAMS`], [`EOF`], [`PING_PONG`].
     pub allowed: u32,
     /// See [`Draining::terms`].
     pub terms: u32,
@@ -55,6 +55,9 @@ pub struct Remains {
 pub const ALL: u32 = 1;
 /// Connected datagram sockets may be closed.
 pub const DATAGRAMS: u32 = 2;
+/// Idle connections are ended by the agent, as their peers would (see [`crate::ending`]), and aborted only where that
+/// was in vain.
+pub const EOF: u32 = 4;
 /// No program looks before keep-alive probes here: the kernel's ping-pong mode stands in.
 pub const PING_PONG: u32 = 8;
 

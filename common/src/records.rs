@@ -168,6 +168,10 @@ pub enum KernelMember {
     /// CLOCK_MONOTONIC us: when the peer acknowledged data last.
     Delivered,
     PingPong,
+    /// The peer's latest timestamp.
+    PeerTimestamp,
+    /// What a socket adds to the clock for its own timestamps.
+    TimestampOffset,
     // For turn times; a kernel without them measures none.
     /// ns: when the last segment was sent.
     SentAt,
@@ -181,7 +185,7 @@ pub enum KernelMember {
 }
 
 /// Number of [`KernelMember`]s.
-pub const MEMBERS: usize = 35;
+pub const MEMBERS: usize = 37;
 /// The offset of a member that the kernel does not have.
 pub const NO_MEMBER: u32 = u32::MAX;
 

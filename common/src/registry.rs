@@ -66,6 +66,8 @@ macro_rules! for_each_table {
             /// Local ends of steered sockets with a peer that INBOUND has, while some of what was accepted there may be
             /// closed.
             Own CALLERS: Hash<$crate::tables::Endpoint => u32>[Fixed(65536)];
+            /// By the cookie of a socket: what came of ending its connection at the last look, see `ending`.
+            Own ENDED: Hash<u64 => u32>[Fixed(65536)];
 
             /// `decision::DecisionRecord`s that fit DECISION_FILTER.
             Observed DECISIONS: Ring<() => ()>[Fixed($crate::decision::DECISIONS_BYTES)];

@@ -24,7 +24,7 @@ use super::{
     looks::Portions,
     workers::{
         attachment,
-        drain::{self, DrainWorker, Looker, NamespaceCache},
+        drain::{self, DrainWorker, EndedBefore, Looker, NamespaceCache},
         health::{self, HealthScheduler},
         monitor::{self, MonitorWorker},
         outlier::{self, OutlierWorker},
@@ -174,6 +174,7 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
                 meters: meters.clone(),
                 cgroup: settings.cgroup.clone(),
                 namespaces: NamespaceCache::default(),
+                ended: EndedBefore::default(),
             },
             published: published.clone(),
             commands: commands.clone(),

@@ -43,6 +43,8 @@ const PATHS: [(KernelMember, &str, &[&str]); MEMBERS] = [
     (KernelMember::Multipath, "tcp_sock", &["is_mptcp"]),
     (KernelMember::Delivered, "tcp_sock", &["delivered_mstamp"]),
     (KernelMember::PingPong, "inet_connection_sock", &["icsk_ack", "pingpong"]),
+    (KernelMember::PeerTimestamp, "tcp_sock", &["rx_opt", "ts_recent"]),
+    (KernelMember::TimestampOffset, "tcp_sock", &["tsoffset"]),
     (KernelMember::SentAt, "tcp_sock", &["tcp_wstamp_ns"]),
     (KernelMember::SndNxt, "tcp_sock", &["snd_nxt"]),
     (KernelMember::SegmentControl, "sk_buff", &["cb"]),

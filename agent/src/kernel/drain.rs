@@ -2,6 +2,7 @@
 //!
 //! The tables of a pass belong to the one thread that makes it. What may be closed at all is in DRAINING, which only the
 //! owner of the tables writes.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -9,7 +10,8 @@ use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use sluice_common::{
     drain::{Draining, Inbound, NamespaceEntry, PING_PONG, Remains},
-    registry::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS},
+    ending::EndingRow,
+    registry::{CALLERS, DRAINING, ENDED, INBOUND, NAMESPACES, REMAINS},
     tables::Endpoint,
 };
 
@@ -27,6 +29,7 @@ pub struct Passes {
     inbound: Hash<Endpoint, Inbound>,
     namespaces: Hash<u64, NamespaceEntry>,
     callers: Hash<Endpoint, u32>,
+    ended: Hash<u64, u32>,
     survey: Walk,
     tcp: OwnedFd,
     udp: OwnedFd,
@@ -46,6 +49,7 @@ impl Passes {
             inbound: object.hash(&INBOUND)?,
             namespaces: object.hash(&NAMESPACES)?,
             callers: object.hash(&CALLERS)?,
+            ended: object.hash(&ENDED)?,
             survey,
             tcp: link(tcp)?,
             udp: link(udp)?,
@@ -107,13 +111,29 @@ impl Passes {
     }
 
     /// Walks the sockets of the network namespace that this thread is in: closes what may be closed, and counts what
-    /// local backends have accepted.
+    /// local backends have accepted. `end` gets each connection that is to end as its peer would end it, as soon as it is
+    /// found.
     ///
     /// # Errors
     /// When the kernel refuses the walk.
-    pub fn visit(&self) -> Result<()> {
-        run(&self.tcp).context("walking the TCP sockets of a namespace")?;
-        run(&self.udp).context("walking the UDP sockets of a namespace")
+    pub fn visit(&self, end: impl FnMut(&EndingRow)) -> Result<()> {
+        // SAFETY: `visit_tcp` writes these rows and nothing else.
+        unsafe { sys::follow_iterator(&self.tcp, end) }.context("walking the TCP sockets of a namespace")?;
+        sys::run_iterator(&self.udp).map(drop).context("walking the UDP sockets of a namespace")
+    }
+
+    /// Keeps what came of ending a connection, [`sluice_common::ending::OVER`] or another, until it is forgotten.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn note_ended(&self, cookie: u64, how: u32) -> Result<()> {
+        self.ended.put(&cookie, &how).context("writing ENDED")
+    }
+
+    /// Forgets what came of ending a connection.
+    pub fn forget_ended(&self, cookie: u64) {
+        // What is not there needs no dropping.
+        let _ = self.ended.remove(&cookie);
     }
 
     /// What the pass found of a backend.
@@ -153,8 +173,4 @@ impl Passes {
             let _ = self.inbound.remove(address);
         }
     }
-}
-
-fn run(link: &OwnedFd) -> std::io::Result<()> {
-    sys::run_iterator(link).map(drop)
 }

@@ -11,7 +11,7 @@ use super::{
     attach::{Hook, hook},
     facts::Facts,
     object::{self, Object, STEERED},
-    sock_diag, sys,
+    segment, sock_diag, sys,
 };
 use crate::host::{
     cgroups,
@@ -46,7 +46,7 @@ pub fn report(bpffs: &Path) -> Vec<FeatureCheck> {
     if let Ok((facts, types)) = facts {
         checks.extend(programs(facts, types));
     }
-    checks.extend([observed(), readers(), destroy(can_destroy), diagnosis(), namespaces()]);
+    checks.extend([observed(), readers(), destroy(can_destroy), diagnosis(), raw_sockets(), namespaces()]);
     checks
 }
 
@@ -224,10 +224,21 @@ fn destroy(can_destroy: bool) -> FeatureCheck {
     check("bpf_sock_destroy", "closing idle connections under the socket's lock", result, Status::Degraded)
 }
 
-/// Needed where `bpf_sock_destroy` is missing.
+/// Needed to end connections, and to close them where `bpf_sock_destroy` is missing.
 fn diagnosis() -> FeatureCheck {
     let result = sock_diag::probe().map(|()| "there".into()).map_err(|error| format!("{error:#}"));
-    check("inet_diag", "closing idle connections where bpf_sock_destroy is missing", result, Status::Degraded)
+    let purpose = "ending idle connections, and closing them where bpf_sock_destroy is missing";
+    check("inet_diag", purpose, result, Status::Degraded)
+}
+
+fn raw_sockets() -> FeatureCheck {
+    let result = segment::probe().map(|()| "there".into()).map_err(|error| format!("{error} (CAP_NET_RAW)"));
+    check(
+        "raw sockets",
+        "ending idle connections so that both ends read the end of the stream",
+        result,
+        Status::Degraded,
+    )
 }
 
 fn namespaces() -> FeatureCheck {

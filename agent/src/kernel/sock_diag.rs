@@ -1,6 +1,6 @@
-//! Looking at one socket and closing it by netlink, for kernels without `bpf_sock_destroy`.
+//! Looking at one socket, and closing it where the kernel has no `bpf_sock_destroy`, by netlink.
 //!
-//! It is two steps: between the look and the close a request can go out. The close asks for the socket by its cookie, so
+//! Closing is two steps: between the look and the close a request can go out. The close asks for the socket by its cookie, so
 //! that it never hits another one.
 
 use std::{
@@ -29,6 +29,34 @@ use crate::host::namespaces::is_local;
 /// A netlink socket of the namespace in which it was opened.
 pub struct Diagnosis {
     socket: OwnedFd,
+}
+
+/// What the kernel tells of an established TCP socket, or one that was. The numbers of bytes and the window are those of one
+/// instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// TCP state as in `include/net/tcp_states.h`.
+    pub state: u8,
+    /// A FIN that was received counts as a byte.
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Written and not acknowledged, or received and not read, in bytes.
+    pub waiting: u32,
+    /// What the peer allows to be sent, in bytes.
+    pub window: u32,
+    /// By how many bits the peer shifts the windows that it announces.
+    pub window_shift: u8,
+    pub timestamps: Timestamps,
+    /// Index of the interface that the socket is bound to; 0: none.
+    pub interface: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamps {
+    None,
+    Milliseconds,
+    /// Where a route says so (Linux 6.7 and later).
+    Microseconds,
 }
 
 /// `INET_DIAG_NOCOOKIE`.
@@ -97,11 +125,24 @@ impl Diagnosis {
                 return Ok(false);
             }
             let id = SocketId { cookie: found.header.socket_id.cookie, ..identity(row) };
-            self.ask(request(row, id), Some(SOCK_DESTROY)).map(|_| true)
+            self.ask(request(row.connection.protocol, id), Some(SOCK_DESTROY)).map(|_| true)
         };
         match close() {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             result => result.context("closing a socket by netlink (CONFIG_INET_DIAG_DESTROY)"),
+        }
+    }
+
+    /// How the TCP socket with these ends and this cookie fares; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn standing(&self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<Option<Standing>> {
+        let id = socket_id(local, remote, cookie.to_ne_bytes());
+        match self.ask(request(TCP, id), None) {
+            Ok(found) => Ok(found.as_ref().and_then(Standing::of)),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(None),
+            Err(error) => Err(error).context("asking for a socket by netlink (CONFIG_INET_DIAG, module tcp_diag)"),
         }
     }
 
@@ -145,11 +186,35 @@ fn is_quiet_since(row: &CensusRow, found: &InetResponse) -> bool {
         && (found.header.send_queue, found.header.recv_queue) == (row.unacknowledged, row.unread)
 }
 
+impl Standing {
+    fn of(found: &InetResponse) -> Option<Self> {
+        /// `TCPI_OPT_TIMESTAMPS` and `TCPI_OPT_USEC_TS` of linux/tcp.h.
+        const TIMESTAMPS: u8 = 1;
+        const MICROSECONDS: u8 = 64;
+        let info = found.nlas.iter().find_map(|nla| if let Nla::TcpInfo(info) = nla { Some(info) } else { None })?;
+        let waiting = [found.header.recv_queue, found.header.send_queue, info.notsent_bytes, info.unacked];
+        Some(Self {
+            state: found.header.state,
+            bytes_received: info.bytes_received,
+            bytes_sent: info.bytes_sent,
+            waiting: waiting.into_iter().fold(0, u32::saturating_add),
+            window: info.snd_wnd,
+            window_shift: info.wscale & 0xf,
+            timestamps: match (info.options & TIMESTAMPS, info.options & MICROSECONDS) {
+                (0, _) => Timestamps::None,
+                (_, 0) => Timestamps::Milliseconds,
+                (_, _) => Timestamps::Microseconds,
+            },
+            interface: found.header.socket_id.interface_id,
+        })
+    }
+}
+
 /// The question for the socket of `row`. For datagram sockets the kernel takes the ends the other way round.
 fn look_at(row: &CensusRow) -> InetRequest {
     let id = identity(row);
     if row.connection.protocol == TCP {
-        return request(row, id);
+        return request(TCP, id);
     }
     let swapped = SocketId {
         source_address: id.destination_address,
@@ -158,13 +223,13 @@ fn look_at(row: &CensusRow) -> InetRequest {
         destination_port: id.source_port,
         ..id
     };
-    request(row, swapped)
+    request(row.connection.protocol, swapped)
 }
 
-fn request(row: &CensusRow, socket_id: SocketId) -> InetRequest {
+fn request(protocol: u16, socket_id: SocketId) -> InetRequest {
     InetRequest {
         family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
-        protocol: if row.connection.protocol == TCP { IPPROTO_TCP } else { IPPROTO_UDP },
+        protocol: if protocol == TCP { IPPROTO_TCP } else { IPPROTO_UDP },
         extensions: ExtensionFlags::INFO,
         states: StateFlags::all(),
         socket_id,
@@ -172,14 +237,18 @@ fn request(row: &CensusRow, socket_id: SocketId) -> InetRequest {
 }
 
 fn identity(row: &CensusRow) -> SocketId {
-    let (local, remote) = (socket_addr(&row.local, row.local_port), socket_addr(&row.remote, row.remote_port));
+    // Made when somebody asks for it first; until then any will do.
+    let cookie = if row.cookie == 0 { ANY_COOKIE } else { row.cookie.to_ne_bytes() };
+    socket_id(socket_addr(&row.local, row.local_port), socket_addr(&row.remote, row.remote_port), cookie)
+}
+
+fn socket_id(local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> SocketId {
     SocketId {
         source_address: local.ip(),
         source_port: local.port(),
         destination_address: remote.ip(),
         destination_port: remote.port(),
         interface_id: 0,
-        // Made when somebody asks for it first; until then any will do.
-        cookie: if row.cookie == 0 { ANY_COOKIE } else { row.cookie.to_ne_bytes() },
+        cookie,
     }
 }

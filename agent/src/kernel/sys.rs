@@ -274,14 +274,7 @@ pub fn iterator_link(program: i32, map: Option<i32>) -> io::Result<OwnedFd> {
 /// One run of an iterator; returns what the program writes. An iterator over sockets walks the network namespace of the
 /// thread that calls this.
 pub fn run_iterator(link: &OwnedFd) -> io::Result<Vec<u8>> {
-    #[repr(C)]
-    struct Iterate {
-        link: u32,
-        flags: u32,
-    }
-    let fd = bpf(ITER_CREATE, &mut Iterate { link: link.as_raw_fd() as u32, flags: 0 })?;
-    // SAFETY: as above.
-    let mut run = unsafe { File::from_raw_fd(fd as i32) };
+    let mut run = begin_iterator(link)?;
     let mut written = Vec::new();
     loop {
         match run.read_to_end(&mut written) {
@@ -290,6 +283,41 @@ pub fn run_iterator(link: &OwnedFd) -> io::Result<Vec<u8>> {
             result => return result.map(|_| written),
         }
     }
+}
+
+/// The same with a program that writes rows of this type: the kernel goes on to the next element when `each` is done with
+/// the row of the last one.
+///
+/// # Safety
+/// The program writes whole values of `T` and nothing else.
+pub unsafe fn follow_iterator<T: Copy>(link: &OwnedFd, mut each: impl FnMut(&T)) -> io::Result<()> {
+    let mut run = begin_iterator(link)?;
+    let mut row = MaybeUninit::<T>::uninit();
+    loop {
+        // SAFETY: the bytes of `row`, which nobody else looks at meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(row.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+        bytes.fill(0);
+        match run.read(bytes) {
+            Ok(0) => return Ok(()),
+            // SAFETY: as the caller promises.
+            Ok(length) if length == size_of::<T>() => each(unsafe { row.assume_init_ref() }),
+            Ok(_) => return Err(Error::new(ErrorKind::InvalidData, "half a row")),
+            // As above.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn begin_iterator(link: &OwnedFd) -> io::Result<File> {
+    #[repr(C)]
+    struct Iterate {
+        link: u32,
+        flags: u32,
+    }
+    let fd = bpf(ITER_CREATE, &mut Iterate { link: link.as_raw_fd() as u32, flags: 0 })?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
 /// Sleeps until there is something to read.

@@ -16,7 +16,7 @@ use super::{
     Frontend, Name, Outlier, Readiness, Warmup, address,
     name::{self, NameError},
     quiet,
-    service::{Balance, OnNoBackend, ServiceProtocol},
+    service::{Balance, CloseAs, OnNoBackend, ServiceProtocol},
 };
 
 /// Most backends of one service.
@@ -109,6 +109,10 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "quiet")]
     #[schema(value_type = Option<String>, example = "5s")]
     pub idle_close: Option<u32>,
+    /// How a drain closes an idle connection. `eof`: both ends read the end of the stream, as if the other had closed;
+    /// where that cannot be done, as with `abort`. `abort`: the caller gets ECONNABORTED, the server a reset.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub close_as: CloseAs,
     /// How a backend's share grows when it begins to take connections. Without it, it has its whole share at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,

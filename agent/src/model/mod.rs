@@ -52,8 +52,8 @@ pub use outlier::Outlier;
 pub use phase::OperationPhase;
 pub use readiness::{ProbeFrom, ProbeMethod, Readiness, ReadinessKind};
 pub use service::{
-    Backend, BackendId, Balance, Frontend, Group, HealthPolicy, Node, NodeId, OnNoBackend, Origin, Own, Protocol,
-    Service, ServiceId, ServiceProtocol, Zero,
+    Backend, BackendId, Balance, CloseAs, Frontend, Group, HealthPolicy, Node, NodeId, OnNoBackend, Origin, Own,
+    Protocol, Service, ServiceId, ServiceProtocol, Zero,
 };
 pub use span::Span;
 pub use stamp::Stamp;

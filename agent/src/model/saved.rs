@@ -179,6 +179,7 @@ impl State {
             min_ready_percent: 0,
             protocol: Default::default(),
             idle_close: None,
+            close_as: Default::default(),
             health_policy: HealthPolicy::default(),
             groups: Vec::new(),
             groups_given: false,

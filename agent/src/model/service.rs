@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluice_common::drain::EOF;
 use utoipa::ToSchema;
 
 use super::{Drain, Health, Name, Outlier, Readiness, Warmup};
@@ -72,6 +73,27 @@ pub enum ServiceProtocol {
     Stream,
 }
 
+/// How a drain closes an idle connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CloseAs {
+    /// Both ends read the end of the stream, as if the other had closed. Where that cannot be done, it is aborted.
+    #[default]
+    Eof,
+    /// The caller gets ECONNABORTED, the server a reset.
+    Abort,
+}
+
+impl CloseAs {
+    /// As the programs want it.
+    pub fn allowed(self) -> u32 {
+        match self {
+            Self::Eof => EOF,
+            Self::Abort => 0,
+        }
+    }
+}
+
 /// Where a service came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,6 +120,7 @@ pub struct Service {
     pub protocol: ServiceProtocol,
     /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
     pub idle_close: Option<u32>,
+    pub close_as: CloseAs,
     pub health_policy: HealthPolicy,
     /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
     pub groups: Vec<Group>,

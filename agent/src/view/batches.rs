@@ -124,6 +124,7 @@ mod tests {
             min_ready_percent: 0,
             protocol: Default::default(),
             idle_close: None,
+            close_as: Default::default(),
             health_policy: Default::default(),
             groups: vec![Group { name: "default".parse().unwrap(), weight: 1 }],
             groups_given: false,

@@ -2,7 +2,8 @@
 //!
 //! `survey` walks the steered sockets of the whole host and only counts; it also notes the network namespaces in which
 //! there is something to close. `visit_tcp` and `visit_udp` walk one namespace. They hold the lock of each socket, so that
-//! nothing can be sent or received between the look and the close.
+//! nothing can be sent or received between the look and the close; or they tell the agent, which ends the connection as
+//! its peer would.
 
 use core::{ffi::c_void, mem::transmute};
 
@@ -14,7 +15,10 @@ use sluice_common::{
     tables::{Endpoint, TCP, UDP},
 };
 
-use super::walk::{self, Records, Sockets};
+use super::{
+    ending::{self, Way},
+    walk::{self, Records, Sockets},
+};
 use crate::{
     socket,
     storage::{CALLERS, DRAINING, INBOUND, NAMESPACES, REMAINS, can_destroy, connection, hz},
@@ -22,6 +26,7 @@ use crate::{
 
 const TCP_SYN_SENT: u32 = 2;
 const TCP_CLOSE: u32 = 7;
+const TCP_LAST_ACK: u32 = 9;
 const TCP_LISTEN: u32 = 10;
 
 #[unsafe(no_mangle)]
@@ -48,10 +53,16 @@ fn count(found: *mut c_void, record: &ConnectionRecord) -> i32 {
     let Some(remains) = remains_of(record, found) else {
         return 0;
     };
+    let (doing, closable) = look(record, found, remains);
+    if ending::is_over(found) {
+        if closable {
+            note_place(found, record.pid);
+        }
+        return 0;
+    }
     if remains.oldest == 0 || record.since < remains.oldest {
         remains.oldest = record.since;
     }
-    let (doing, closable) = look(record, found, remains);
     match doing {
         Doing::Connecting => remains.connecting += 1,
         Doing::Datagrams => remains.datagrams += 1,
@@ -85,13 +96,17 @@ pub fn visit_tcp(ctx: *mut Sockets) -> i32 {
         if let Some(remains) = remains_of(record, found) {
             match look(record, found, remains) {
                 (_, false) => {}
-                (Doing::Idle, true) => close(found, &mut remains.closed_idle, &mut remains.refused),
+                (Doing::Idle, true) => match ending::way(found, remains.allowed) {
+                    Way::Told => ending::tell(walk::seq(ctx), found, tcp, record.backend_id, Side::Caller),
+                    Way::Over => drop(destroy(found)),
+                    Way::Abort => close(found, &mut remains.closed_idle, &mut remains.refused),
+                },
                 (_, true) => close(found, &mut remains.closed_late, &mut remains.refused),
             }
             return 0;
         }
     }
-    accepted(found, tcp);
+    accepted(walk::seq(ctx), found, tcp);
     0
 }
 
@@ -141,7 +156,7 @@ fn look(record: &ConnectionRecord, found: *mut c_void, pass: &Remains) -> (Doing
 
 /// Counts a connection that a local backend has accepted, and closes it if that was asked for.
 #[inline(always)]
-fn accepted(found: *mut c_void, tcp: *mut c_void) {
+fn accepted(seq: *mut c_void, found: *mut c_void, tcp: *mut c_void) {
     let (address, port) = socket::local(found);
     let Some(inbound) = INBOUND.get_ptr_mut(Endpoint::v6(address, port, TCP)) else {
         return;
@@ -152,7 +167,16 @@ fn accepted(found: *mut c_void, tcp: *mut c_void) {
     }
     // SAFETY: a live map value; passes run one at a time, and nobody else writes it meanwhile.
     let inbound: &mut Inbound = unsafe { &mut *inbound };
+    let way = ending::way(found, allowed(inbound.backend_id));
+    if way == Way::Over {
+        destroy(found);
+        return;
+    }
     let activity = socket::activity(tcp).without_fin(state);
+    if state == TCP_LAST_ACK && activity.unacknowledged == 0 {
+        // Both have closed it, and the caller has all that the server said.
+        return;
+    }
     let quiet = if inbound.quiet == 0 { DEFAULT_QUIET } else { inbound.quiet };
     let patience = patience(quiet, hz());
     if activity.is_busy(Side::Server, patience) {
@@ -163,14 +187,21 @@ fn accepted(found: *mut c_void, tcp: *mut c_void) {
     // SAFETY: as in `look`.
     let held = unsafe { DRAINING.get(inbound.backend_id) }.copied();
     let allowed = held == Some(Draining { quiet: inbound.quiet, terms: inbound.terms });
-    if inbound.quiet != 0
-        && allowed
-        && !is_steered(found)
-        && activity.may_close(Side::Server, patience)
-        && destroy(found)
-    {
+    if inbound.quiet == 0 || !allowed || is_steered(found) || !activity.may_close(Side::Server, patience) {
+        return;
+    }
+    if way == Way::Told {
+        ending::tell(seq, found, tcp, inbound.backend_id, Side::Server);
+    } else if destroy(found) {
         inbound.closed += 1;
     }
+}
+
+/// See [`Remains::allowed`]; nothing for a backend that is not looked at.
+#[inline(always)]
+fn allowed(backend_id: u32) -> u32 {
+    // SAFETY: the value is copied at once.
+    unsafe { REMAINS.get(backend_id) }.map_or(0, |pass| pass.allowed)
 }
 
 /// Whether the other end of an accepted connection is a steered socket of this host.

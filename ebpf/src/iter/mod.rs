@@ -2,5 +2,6 @@
 
 mod census;
 mod drain;
+mod ending;
 mod tally;
 mod walk;

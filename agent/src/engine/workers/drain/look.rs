@@ -9,12 +9,15 @@ use std::{
 
 use anyhow::Result;
 use sluice_common::{
-    drain::{Doing, Draining, Inbound, NamespaceEntry, Remains, judge},
+    drain::{Doing, Draining, EOF, Inbound, NamespaceEntry, Remains, judge},
     records::CensusRow,
     tables::{Endpoint, TCP},
 };
 
-use super::namespaces::{CachedNamespace, NamespaceCache};
+use super::{
+    ending::{Close, EndedBefore, Ender, Endings, Here},
+    namespaces::{CachedNamespace, NamespaceCache},
+};
 use crate::{
     host::{
         cgroups, clock,
@@ -37,6 +40,7 @@ pub struct Looker {
     /// Processes in it, and below, are those that this agent answers for.
     pub cgroup: PathBuf,
     pub namespaces: NamespaceCache,
+    pub ended: EndedBefore,
 }
 
 /// A drain that lasts.
@@ -82,8 +86,10 @@ pub struct Look {
     /// Whether two steps were needed to close something.
     pub by_netlink: bool,
     pub problems: BTreeSet<String>,
-    /// Whether this kernel can close what was accepted.
+    /// Whether this kernel can close what was accepted, in the way that was asked for.
     pub closes_inbound: bool,
+    /// What was ended as its peer would end it.
+    pub endings: Endings,
     /// Whether every namespace is visited, be it as empty as it may seem.
     pub thorough: bool,
     /// Namespaces with a backend's address that seem to be as empty as they were.
@@ -96,15 +102,20 @@ struct Closable {
     row: CensusRow,
     doing: Doing,
     draining: Draining,
+    /// Whether it counts as closed: not if it had ended before.
+    counts: bool,
 }
 
 impl Looker {
     /// Counts, closes what may be closed, and counts what local backends have accepted.
     pub fn look(&mut self, jobs: &[DrainJob], thorough: bool) -> Look {
-        let mut look = Look { thorough, closes_inbound: self.passes.can_destroy(), ..Look::default() };
+        let mut backends = jobs.iter().flat_map(|job| &job.backends);
+        let closes_inbound = self.passes.can_destroy() || backends.all(|backend| backend.allowed & EOF != 0);
+        let mut look = Look { thorough, closes_inbound, ..Look::default() };
         if let Err(error) = self.try_look(jobs, &mut look) {
             look.problems.insert(format!("{error:#}"));
         }
+        self.ended.follow(&self.passes, &mut look.endings);
         look
     }
 
@@ -137,30 +148,34 @@ impl Looker {
             self.passes.begin_inbound(address, inbound)?;
         }
         let places = self.passes.survey()?;
-        let sockets = if self.passes.can_destroy() || places.is_empty() {
-            HashMap::new()
-        } else {
-            look.by_netlink = true;
-            self.closable(&permits)?
-        };
-        self.visit(places, &sockets, look);
+        let sockets =
+            if self.passes.can_destroy() || places.is_empty() { HashMap::new() } else { self.closable(&permits)? };
+        look.by_netlink = sockets.values().flatten().any(|socket| socket.counts);
+        self.visit(places, &sockets, &permits, look);
         for (id, remains) in permits.keys().map(|id| (*id, self.passes.remains(*id))) {
             // What netlink has closed is counted already.
             let closed = look.remains.get(&id).copied().unwrap_or_default();
             let mut remains = remains?;
-            remains.closed_idle += closed.closed_idle;
+            remains.closed_idle += closed.closed_idle + look.endings.callers.get(&id).copied().unwrap_or(0);
             remains.closed_late += closed.closed_late;
             remains.closed_datagrams += closed.closed_datagrams;
             look.remains.insert(id, remains);
         }
         for (address, inbound) in &mut look.inbound {
             *inbound = self.passes.inbound(address)?;
+            inbound.closed += look.endings.accepted.get(address).copied().unwrap_or(0);
         }
         Ok(())
     }
 
     /// Goes to every network namespace in which something is to be closed, or which has the address of a backend.
-    fn visit(&mut self, places: Vec<(u64, NamespaceEntry)>, sockets: &HashMap<u64, Vec<Closable>>, look: &mut Look) {
+    fn visit(
+        &mut self,
+        places: Vec<(u64, NamespaceEntry)>,
+        sockets: &HashMap<u64, Vec<Closable>>,
+        permits: &HashMap<BackendId, (Draining, Remains)>,
+        look: &mut Look,
+    ) {
         let addresses: BTreeSet<IpAddr> = look.inbound.keys().map(|address| address.socket_addr().ip()).collect();
         let (threads, unlisted) = cgroups::threads(&self.cgroup);
         let (known, hidden) = Namespace::of_tasks([std::process::id()].into_iter().chain(threads));
@@ -202,17 +217,20 @@ impl Looker {
         wanted.extend(others.iter().map(|(namespace, home)| (namespace, *home)));
         let (passes, namespaces) = (&self.passes, &mut self.namespaces);
         let mut before = 0;
+        let mut ender = Ender::new(passes, permits, &look.inbound);
         let closed = tour(wanted, |home| {
-            passes.visit()?;
+            let mut here = Here::default();
+            passes.visit(|row| ender.end(row, &mut here))?;
             let accepted = passes.accepted(look.inbound.keys())?;
             namespaces.note(&home, accepted == before);
             before = accepted;
             Ok(sockets.get(&home.cookie).map(|sockets| close_by_netlink(passes, sockets)))
         });
+        look.endings = ender.finish();
         for closed in closed {
             let problem = match closed {
                 Ok(Some((closed, problem))) => {
-                    closed.iter().for_each(|socket| look.note_closed(socket));
+                    closed.iter().filter(|socket| socket.counts).for_each(|socket| look.note_closed(socket));
                     problem
                 }
                 Ok(None) => None,
@@ -230,7 +248,9 @@ impl Looker {
             let (draining, pass) = permits.get(&BackendId(row.connection.backend_id))?;
             let activity = || Some(row.activity(census.hz));
             let (doing, may_close) = judge(&row.connection, activity, draining, pass, census.hz);
-            may_close.then_some(Closable { row, doing, draining: *draining })
+            let close = self.ended.close(&row, doing, pass.allowed);
+            let counts = close == Close::Counted;
+            (may_close && close != Close::No).then_some(Closable { row, doing, draining: *draining, counts })
         });
         for socket in closable.take(CLOSED_BY_NETLINK) {
             found.entry(socket.row.netns).or_default().push(socket);

@@ -1,6 +1,7 @@
 //! Carries drains out: looks at the connections of draining backends again and again, closes what may be closed, and
 //! reports how far each drain has come. Sleeps while nothing is drained.
 
+mod ending;
 mod look;
 mod namespaces;
 mod report;
@@ -28,6 +29,7 @@ use crate::{
 use look::Look;
 use report::DrainReporter;
 
+pub use ending::EndedBefore;
 pub use look::Looker;
 pub use namespaces::NamespaceCache;
 
@@ -77,10 +79,12 @@ impl DrainLoop {
             let left = self.reporter.time_left(&jobs, now);
             let thorough = moved || left.is_zero();
             moved = false;
+            let mut once = Duration::ZERO;
             if !jobs.is_empty() {
                 let mut look = self.looker.look(&jobs, thorough);
                 look.problems.extend(self.reporter.published.borrow().missing.unattached());
                 self.meter(&look);
+                once = look.endings.took;
                 let mut ends = Vec::new();
                 for job in &jobs {
                     let (has_moved, ended) = self.reporter.report(job, &look, now);
@@ -95,7 +99,8 @@ impl DrainLoop {
                 self.looker.forget(&jobs);
             }
             // What moves ends soon.
-            let share = if moved { start.elapsed() * MOVING_SHARE } else { (start.elapsed() * SHARE).min(left) };
+            let took = start.elapsed().saturating_sub(once);
+            let share = if moved { took * MOVING_SHARE } else { (took * SHARE).min(left) };
             let pause = PERIOD.max(share);
             match begun.recv_timeout(pause) {
                 Err(RecvTimeoutError::Disconnected) => return,

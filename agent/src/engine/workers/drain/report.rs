@@ -150,6 +150,7 @@ impl DrainReporter {
             let drain = state.drain(backend)?;
             let draining = drain.draining(service);
             let allowed = self.drains.get(&drain.operation)?.progress.allowed(draining.quiet, now);
+            let allowed = allowed | service.close_as.allowed();
             Some(DrainingBackend { id, address, draining, allowed, close_inbound: drain.close_inbound })
         });
         let gone = self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
@@ -230,6 +231,7 @@ fn message(phase: OperationPhase, remaining: &Remaining, look: &Look) -> String 
     if look.inbound.values().any(|inbound| inbound.quiet != 0) && !look.closes_inbound {
         text += "; what backends have accepted is counted only: closing it needs Linux 6.5";
     }
+    text += &look.endings.remarks();
     if look.unreachable > 0 {
         let places = plural(look.unreachable as u64, "network namespace");
         text += &format!(
