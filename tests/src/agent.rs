@@ -35,8 +35,8 @@ pub struct Agent {
     namespace: Option<Arc<Namespace>>,
     /// Whether it lives in the cgroup that it steers.
     steered: bool,
-    /// Whether it sees no other processes, as in a container without `hostPID`.
-    alone: bool,
+    /// A program, with arguments, that starts it in its own way.
+    starter: &'static [&'static str],
     home: Arc<TempDir>,
     bpffs: PathBuf,
     listen: Option<String>,
@@ -57,7 +57,7 @@ impl Agent {
             cgroup: cgroup.to_owned(),
             namespace: None,
             steered: false,
-            alone: false,
+            starter: &[],
             home: Arc::new(TempDir::with_prefix("sluice-test-").context("making a directory for an agent")?),
             bpffs: bpffs()?.join(unique("agent")),
             listen: None,
@@ -77,7 +77,7 @@ impl Agent {
             cgroup: self.cgroup.clone(),
             namespace: self.namespace.clone(),
             steered: self.steered,
-            alone: self.alone,
+            starter: self.starter,
             home: Arc::clone(&self.home),
             bpffs: self.bpffs.clone(),
             listen: None,
@@ -128,7 +128,13 @@ impl Agent {
 
     /// Runs it in a pid namespace of its own, as a container without `hostPID` does.
     pub fn alone(mut self) -> Self {
-        self.alone = true;
+        self.starter = &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+        self
+    }
+
+    /// Runs it without the right to send packets of its own making.
+    pub fn without_raw_sockets(mut self) -> Self {
+        self.starter = &["setpriv", "--inh-caps", "-net_raw", "--bounding-set", "-net_raw"];
         self
     }
 
@@ -179,9 +185,9 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let [here, namespace] = place(None, self.namespace.as_deref());
         let cgroup = if self.steered { self.cgroup.clone().into() } else { here };
-        let alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"].map(Path::new);
-        let words = if self.alone { alone.as_slice() } else { &[] };
-        let mut command = command_at::<&Path>([cgroup, namespace], &[words, &[&self.program]].concat())?;
+        let starter = self.starter.iter().map(Path::new);
+        let words: Vec<_> = starter.chain([self.program.as_path()]).collect();
+        let mut command = command_at([cgroup, namespace], &words)?;
         command.arg("agent").args(self.settings());
         command.args(["--log-format", self.log_format, "--log-level", self.log_level]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

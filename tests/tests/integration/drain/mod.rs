@@ -1,6 +1,7 @@
 //! A node leaves: what is in flight is waited for, what is idle is closed, and the end is told when it is true.
 
 mod course;
+pub mod end_of_stream;
 mod kinds;
 mod places;
 

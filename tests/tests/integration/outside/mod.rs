@@ -14,6 +14,7 @@ mod datagrams;
 mod disk;
 mod documents;
 mod drain_course;
+mod drain_ends;
 mod drain_places;
 mod drains;
 mod ejections;
