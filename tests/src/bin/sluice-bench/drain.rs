@@ -29,15 +29,20 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// Drains a node with idle connections, then with many that are in flight.
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
-    idle(report)?;
-    let workers = scale.of(16) as usize;
-    in_flight(workers, "drain with connections in flight, on the host of the callers", ELSEWHERE, report)?;
-    in_flight(workers, "drain with connections in flight, callers and backends on one host", HERE, report)
+    if scale.wants("idle") {
+        idle("drain of idle connections", "eof", report)?;
+        idle("drain of idle connections, closeAs: abort", "abort", report)?;
+    }
+    if scale.wants("in flight") {
+        let workers = scale.of(16) as usize;
+        in_flight(workers, "drain with connections in flight, on the host of the callers", ELSEWHERE, report)?;
+        in_flight(workers, "drain with connections in flight, callers and backends on one host", HERE, report)?;
+    }
+    Ok(())
 }
 
-fn idle(report: &mut Report) -> Result<()> {
-    let group = "drain of idle connections";
-    let mut crowd = Crowd::new(2, HERE)?;
+fn idle(group: &'static str, close_as: &str, report: &mut Report) -> Result<()> {
+    let mut crowd = Crowd::new(2, HERE, close_as)?;
     let number = crowd.hold(EACH, 0)?;
     let (id, start, before) = (crowd.begin()?, Instant::now(), processor_time(&crowd.bed)?);
     let ended = crowd.finish(&id)?;
@@ -51,7 +56,7 @@ fn idle(report: &mut Report) -> Result<()> {
 }
 
 fn in_flight(workers: usize, group: &'static str, network: &str, report: &mut Report) -> Result<()> {
-    let mut crowd = Crowd::new(workers, network)?;
+    let mut crowd = Crowd::new(workers, network, "eof")?;
     let number = crowd.hold(0, EACH)?;
     let id = crowd.begin()?;
     let (start, before) = (Instant::now(), processor_time(&crowd.bed)?);
@@ -79,10 +84,10 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(workers: usize, network: &str) -> Result<Self> {
+    fn new(workers: usize, network: &str, close_as: &str) -> Result<Self> {
         let bed = Steered::empty()?;
         let workers = (0..workers).map(|_| worker(&bed.side.cgroup)).collect::<Result<_>>()?;
-        let answer = bed.agent.put("/v1/services/pool", &document(network))?;
+        let answer = bed.agent.put("/v1/services/pool", &document(network, close_as))?;
         ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
         Ok(Self { bed, workers })
     }
@@ -129,9 +134,9 @@ impl Crowd {
     }
 }
 
-fn document(network: &str) -> Value {
+fn document(network: &str, close_as: &str) -> Value {
     let backend = |number| json!({"name": format!("b{number}"), "address": format!("{network}.{number}.1:{PORT}"), "node": "leaving"});
     let backends: Vec<_> = (0..BACKENDS).map(backend).collect();
     json!({"apiVersion": "sluice.dev/v1", "kind": "SteeredService", "metadata": {"name": "pool"},
-        "spec": {"frontends": [frontend(0).to_string()], "backends": backends}})
+        "spec": {"frontends": [frontend(0).to_string()], "closeAs": close_as, "backends": backends}})
 }
