@@ -1,15 +1,17 @@
 //! Everything that crosses the boundary between the eBPF programs and the agent, and the pure logic that both sides run.
 //!
 //! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
-//! address, [`pick`] chooses its backend, and [`sequence`] whose turn it is; [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which
-//! connections a drain may close, and [`ending`] tells how they end. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent
-//! to watchers. Nothing here allocates, panics or does I/O.
+//! address, [`pick`] chooses its backend, and [`sequence`] whose turn it is; [`flows`] keeps datagrams with theirs;
+//! [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which connections a drain may close, and [`ending`]
+//! tells how they end. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent to watchers.
+//! Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod decision;
 pub mod drain;
 pub mod ending;
 pub mod flight;
+pub mod flows;
 pub mod frontends;
 pub mod pick;
 pub mod records;

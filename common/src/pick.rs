@@ -15,8 +15,8 @@ pub trait Tables {
     /// Backend id in SLOTS.
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Self::Entry>;
-    /// Whether a node takes new connections.
-    fn node_is_open(&self, id: u32) -> bool;
+    /// Why a node takes no new connections; 0 when it does.
+    fn node_closed(&self, id: u32) -> u32;
 
     /// [`pick_open`], which the kernel side keeps out of the way of the common case.
     fn pick_open(&self, table: TableWord, draw: u64) -> Option<u32> {
@@ -58,7 +58,7 @@ impl BackendList {
 pub fn open<T: Tables + ?Sized>(tables: &T, id: u32) -> Option<T::Entry> {
     let entry = tables.backend(id)?;
     let backend = entry.borrow();
-    if backend.closed == 0 && tables.node_is_open(backend.node) { Some(entry) } else { None }
+    if backend.closed == 0 && tables.node_closed(backend.node) == 0 { Some(entry) } else { None }
 }
 
 /// Chooses a backend from `table`.

@@ -1,4 +1,4 @@
-//! What the programs write: the record of a steered connection, datagram flows, and the rows of a census.
+//! What the programs write: the record of a steered connection, and the rows of a census.
 
 use crate::{
     flight::Activity,
@@ -54,42 +54,6 @@ pub struct ConnectionRecord {
 
 /// ns; a datagram socket that is still connected after so long was used.
 pub const LEAST_USE: u64 = 10_000_000;
-
-/// Key of FLOWS: unconnected datagram sockets. Seen from the frontend it finds the backend that a flow stays with;
-/// seen from the backend it finds the frontend to name as the source of an answer.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
-pub struct FlowKey {
-    /// Socket cookie.
-    pub socket: u64,
-    pub address: [u32; 4],
-    pub port: u16,
-    /// 0 from the frontend, 1 from the backend.
-    pub answer: u16,
-    pub padding: u32,
-}
-
-/// Value of FLOWS: the other end.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
-pub struct Flow {
-    pub address: [u32; 4],
-    pub port: u16,
-    pub padding: u16,
-    pub service_id: u32,
-    pub backend_id: u32,
-    /// Seen from the backend: 1 once an answer has come. 0 in what an agent has left that did not note it.
-    pub answered: u32,
-    /// CLOCK_MONOTONIC ns. Seen from the frontend: of the last datagram sent. Seen from the backend: of the last answer.
-    pub last: u64,
-}
-
-/// A flow that sent nothing for this long is picked anew, in ns, unless it was answered. The figure is conntrack's for
-/// unreplied UDP.
-pub const FLOW_IDLE: u64 = 30_000_000_000;
-/// One that was answered is picked anew when it neither sent nor received for this long, in ns. The figure is conntrack's
-/// for UDP streams.
-pub const ANSWERED_FLOW_IDLE: u64 = 120_000_000_000;
 
 /// One steered socket in a census, as `iter/bpf_sk_storage_map` writes it.
 #[repr(C, align(8))]
@@ -192,8 +156,6 @@ pub const NO_MEMBER: u32 = u32::MAX;
 const _: () = {
     assert!(KernelMember::SegmentFlags as usize + 1 == MEMBERS);
     assert!(size_of::<ConnectionRecord>() == 64);
-    assert!(size_of::<FlowKey>() == 32);
-    assert!(size_of::<Flow>() == 40);
     assert!(size_of::<CensusRow>() == 192);
 };
 

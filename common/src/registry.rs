@@ -34,7 +34,7 @@ macro_rules! for_each_table {
             Pinned VERDICTS: PerCpuArray<u32 => u64>[Fixed($crate::verdict::VERDICTS)];
             /// Datagram flows of unconnected sockets. The only table that evicts: a socket may speak with any number of
             /// peers, so its flows cannot live in the socket; one that is evicted while in use is picked anew.
-            Pinned FLOWS: LruHash<$crate::records::FlowKey => $crate::records::Flow>[Fixed(65536)];
+            Pinned FLOWS: LruHash<$crate::flows::FlowKey => $crate::flows::Flow>[Fixed(65536)];
             /// The records of steered connections, each in its socket.
             Pinned CONNECTIONS: SocketStorage<i32 => $crate::records::ConnectionRecord>[Sockets];
             /// By `frontends::filter_bit`, 64 bits an entry.

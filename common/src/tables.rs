@@ -185,19 +185,21 @@ pub struct ServiceEntry {
 pub struct BackendEntry {
     pub address: [u32; 4],
     pub port: u16,
-    pub padding: u16,
+    /// 1: datagram flows that were answered stay while this is zeroed or has no weight, see [`crate::flows::goes_on`].
+    pub keeps_flows: u16,
     /// Index in NODES; 0 is the node of backends that name none, and is always open.
     pub node: u32,
     /// 0 is open; else the reasons, [`CLOSED_ZERO`] and the others.
     pub closed: u32,
-    pub padding2: u32,
+    /// ms: an answered flow that is quiet for so long is picked anew; 0: [`crate::flows::ANSWERED_FLOW_IDLE`].
+    pub flow_timeout: u32,
 }
 
 /// Entry of NODES, by node id.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
-    /// 0 is open; else the reasons, [`CLOSED_ZERO`].
+    /// 0 is open; else the reasons, [`CLOSED_ZERO`] and [`CLOSED_FLOWS`].
     pub closed: u32,
     pub padding: u32,
 }
@@ -213,6 +215,8 @@ pub const CLOSED_REMOVED: u32 = 4;
 pub const CLOSED_UNREADY: u32 = 8;
 /// Closed because a rule has ejected it.
 pub const CLOSED_EJECTED: u32 = 16;
+/// Closed to flows that a service keeps, too: with [`CLOSED_ZERO`], whose drain is over.
+pub const CLOSED_FLOWS: u32 = 32;
 
 /// Bounds of the connect time histogram are `64 us << i`; the last bucket has none.
 pub const CONNECT_BUCKETS: usize = 16;

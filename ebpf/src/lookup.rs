@@ -8,7 +8,7 @@ use sluice_common::{
     frontends::{self, Bucket, Buckets, filter_bit},
     pick::{self, BackendList, ClientIdentity, Tables},
     sequence::{self, sequence_of},
-    tables::{BackendEntry, Balance, Endpoint, SLOTS_PER_ENTRY, ServiceEntry, TableWord},
+    tables::{BackendEntry, Balance, CLOSED_ZERO, Endpoint, SLOTS_PER_ENTRY, ServiceEntry, TableWord},
     verdict::Verdict,
 };
 
@@ -160,8 +160,8 @@ impl Tables for KernelTables {
         BACKENDS.get(id)
     }
     #[inline(always)]
-    fn node_is_open(&self, id: u32) -> bool {
-        NODES.get(id).is_some_and(|node| node.closed == 0)
+    fn node_closed(&self, id: u32) -> u32 {
+        NODES.get(id).map_or(CLOSED_ZERO, |node| node.closed)
     }
     #[inline(always)]
     fn pick_open(&self, table: TableWord, draw: u64) -> Option<u32> {

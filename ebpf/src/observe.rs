@@ -178,6 +178,6 @@ fn why_closed(id: u32) -> u32 {
     let Some(backend) = BACKENDS.get(id) else {
         return 0;
     };
-    let node = if KernelTables.node_is_open(backend.node) { 0 } else { NODE };
+    let node = if KernelTables.node_closed(backend.node) == 0 { 0 } else { NODE };
     backend.closed | node
 }

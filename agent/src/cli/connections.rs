@@ -16,7 +16,7 @@ use crate::cli::get;
 use crate::http::connections::{Connections as View, MOST};
 use crate::http::views::List;
 use crate::http::views::ServiceView;
-use crate::model::words::whole_number;
+use crate::model::words::{plural, whole_number};
 
 /// List steered connections with their processes
 #[derive(Debug, Args)]
@@ -66,6 +66,9 @@ impl ConnectionsArguments {
                 view.items.len(),
                 view.total
             ));
+        }
+        if view.flows > 0 {
+            output::note(format!("and {} of datagrams, of unconnected sockets", plural(view.flows, "flow")));
         }
         Ok(())
     }

@@ -212,12 +212,13 @@ fn summary(operation: &Operation) -> String {
 }
 
 fn left(remaining: &Remaining) -> String {
-    let Remaining { total, in_flight, inbound, .. } = remaining;
+    let Remaining { total, in_flight, inbound, flows, .. } = remaining;
     let Some(flying) = in_flight else { return "not counted yet".to_owned() };
     let steered = format!("{} ({flying} in flight, {} idle)", plural(*total, "steered connection"), remaining.quiet());
+    let flows = flows.map(|flows| format!(", {} of datagrams", plural(flows, "flow"))).unwrap_or_default();
     match inbound {
-        Some(inbound) => format!("{steered}, {inbound} accepted by its backends here"),
-        None => steered,
+        Some(inbound) => format!("{steered}{flows}, {inbound} accepted by its backends here"),
+        None => steered + &flows,
     }
 }
 
@@ -298,11 +299,12 @@ mod tests {
         let ended: Operation = serde_json::from_value(json!({
             "id": "op-1", "kind": "drain", "target": "shop/n1", "phase": "deadlineReached",
             "startedAt": "2026-11-21T10:00:00Z", "finishedAt": "2026-11-21T10:00:09Z", "closedIdle": 4, "message": "",
-            "remaining": {"total": 1, "inFlight": 1, "idle": 0, "inbound": 5},
+            "remaining": {"total": 1, "inFlight": 1, "idle": 0, "inbound": 5, "flows": 2},
         }))
         .unwrap();
         let text = summary(&ended);
-        assert!(text.contains("1 steered connection (1 in flight, 0 idle), 5 accepted by its backends here"), "{text}");
+        let left = "1 steered connection (1 in flight, 0 idle), 2 flows of datagrams, 5 accepted by its backends here";
+        assert!(text.contains(left), "{text}");
         assert!(text.contains("4 idle, 0 at the deadline"), "{text}");
         let client = Client::new(None, None, None, &TlsOptions::default()).unwrap();
         let advice = |line: &str, ended: &Operation| {

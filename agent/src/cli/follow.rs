@@ -20,8 +20,8 @@ use super::{
     output::{duration, note},
 };
 use crate::{
-    model::{OperationPhase, Target},
-    view::operations::Operation,
+    model::{OperationPhase, Target, words::plural},
+    view::operations::{Operation, Remaining},
 };
 
 /// How long the agent may be away: when a drain is to begin, and after the drain's deadline.
@@ -216,14 +216,15 @@ struct Counts {
     total: u64,
     in_flight: Option<u64>,
     inbound: Option<u64>,
+    flows: Option<u64>,
     closed: u64,
 }
 
 impl Counts {
     fn of(operation: &Operation) -> Self {
         let Operation { phase, remaining, .. } = operation;
-        let (in_flight, inbound) = (remaining.in_flight, remaining.inbound);
-        Self { phase: *phase, total: remaining.total, in_flight, inbound, closed: operation.closed() }
+        let Remaining { total, in_flight, inbound, flows, .. } = *remaining;
+        Self { phase: *phase, total, in_flight, inbound, flows, closed: operation.closed() }
     }
 }
 
@@ -299,6 +300,7 @@ fn line(operation: &Operation, columns: usize) -> String {
     if let Some(flying) = remaining.in_flight {
         line += &format!(", {} left", remaining.total);
         parts.push(format!(" ({flying} in flight, {} idle)", remaining.quiet()));
+        parts.extend(remaining.flows.map(|flows| format!(", {}", plural(flows, "flow"))));
         parts.extend(remaining.inbound.map(|inbound| format!(", {inbound} accepted here")));
     }
     if !operation.is_finished() && operation.deadline.is_some() {
@@ -358,6 +360,10 @@ mod tests {
         ] {
             assert_eq!(line(&operation, columns), wanted);
         }
+        let mut flowing = operation.clone();
+        flowing.remaining.flows = Some(7);
+        let wanted = "node/a: closing idle, 3 left (1 in flight, 2 idle), 7 flows, 5 accepted here";
+        assert!(line(&flowing, usize::MAX).starts_with(wanted));
         let uncounted = Operation { remaining: Default::default(), ..operation };
         assert_eq!(line(&uncounted, 79), "node/a: closing idle");
     }

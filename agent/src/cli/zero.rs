@@ -153,6 +153,11 @@ fn proof(view: &ZeroView, drain: Option<&str>) -> String {
         (Some(drain), _) => lines.extend([("Still active", active.to_string()), ("Drain", drain.to_owned())]),
         (None, _) => lines.push(("Still active", format!("{active}, untouched"))),
     }
+    if let Some(flows) = view.flows {
+        let until =
+            if drain.is_some() { "until the drain's deadline" } else { "`sluice drain` moves them at its deadline" };
+        lines.push(("Datagram flows", format!("{flows} stay while they are answered; {until}")));
+    }
     if let Some(at) = zero.expires_at {
         lines.push(("Until", format!("{at:.0}")));
     }
@@ -208,6 +213,10 @@ mod tests {
         let text = proof(&unsteered, None);
         assert!(!text.contains("is zeroed\n") && text.contains("Not proven:           connect4 is not"), "{text}");
         assert!(proven(&unsteered).is_err());
+        view.flows = Some(2);
+        assert!(
+            proof(&view, None).contains("Datagram flows:       2 stay while they are answered; `sluice drain` moves")
+        );
         view.last_new_connection_at = None;
         let text = proof(&view, Some("op-7 (waiting)"));
         assert!(text.contains("Last new connection:  never") && !text.contains("untouched"), "{text}");

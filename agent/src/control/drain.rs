@@ -23,6 +23,8 @@ pub struct SeenConnections {
     pub closing: u64,
     /// Accepted by backends on this host.
     pub inbound: u64,
+    /// Flows of unconnected datagram sockets that stay. Nothing closes them: the end of the drain moves them.
+    pub flows: u64,
     /// Closed in this look.
     pub closed: u64,
     /// Of them: closed because the deadline was over.
@@ -79,7 +81,7 @@ impl DrainProgress {
     }
 
     fn judge(&mut self, seen: &SeenConnections, now: Timestamp) -> DrainAction {
-        let is_empty = seen.total == 0 && seen.inbound == 0 && seen.complete;
+        let is_empty = seen.total + seen.inbound + seen.flows == 0 && seen.complete;
         let empty_for = self.empty.filter(|_| is_empty);
         self.empty = is_empty.then(|| self.empty.unwrap_or(now));
         if empty_for.is_some_and(|first| now >= later(first, EMPTY_FOR)) {
@@ -159,7 +161,7 @@ mod tests {
     }
 
     const EMPTY: SeenConnections =
-        SeenConnections { total: 0, closing: 0, inbound: 0, closed: 0, closed_late: 0, complete: true };
+        SeenConnections { total: 0, closing: 0, inbound: 0, flows: 0, closed: 0, closed_late: 0, complete: true };
     const LAST_IDLE: SeenConnections = SeenConnections { total: 1, closing: 1, closed: 1, ..EMPTY };
     const LAST: SeenConnections = SeenConnections { total: 2, closed: 2, closed_late: 1, ..EMPTY };
     const BUSY: SeenConnections = SeenConnections { total: 2, ..EMPTY };
@@ -199,6 +201,16 @@ mod tests {
             (SeenConnections { inbound: 1, ..EMPTY }, SeenConnections { complete: false, ..EMPTY });
         assert_course(&drain, &[(100, strangers, WAITING), (101, strangers, WAITING), (160, strangers, OVER)]);
         assert_course(&drain, &[(100, blind, WAITING), (101, blind, WAITING), (160, blind, OVER)]);
+    }
+
+    #[test]
+    fn flows_of_datagrams_are_waited_for_until_the_deadline_and_not_longer() {
+        let flows = SeenConnections { flows: 1, ..EMPTY };
+        for on_deadline in [OnDeadline::Keep, OnDeadline::Close] {
+            let drain = drain(on_deadline);
+            assert_course(&drain, &[(100, flows, WAITING), (159, flows, WAITING), (160, flows, OVER)]);
+            assert_course(&drain, &[(100, flows, WAITING), (101, EMPTY, WAITING), (102, EMPTY, DRAINED)]);
+        }
     }
 
     #[test]

@@ -246,6 +246,15 @@ impl Handle {
         tokio::task::spawn_blocking(move || readings.census()).await.context("the census was interrupted")?
     }
 
+    /// How many flows of unconnected datagram sockets stay with each backend.
+    ///
+    /// # Errors
+    /// When the kernel does not show them.
+    pub async fn flows(&self) -> anyhow::Result<BTreeMap<BackendId, u64>> {
+        let readings = self.readings.clone();
+        tokio::task::spawn_blocking(move || readings.flows()).await.context("the count of flows was interrupted")?
+    }
+
     /// The decisions of the programs from now on. Who takes them too slowly misses some, and is told how many.
     ///
     /// # Errors

@@ -230,7 +230,8 @@ impl<M: DataPlane> Engine<M> {
         }
     }
 
-    /// The change of the state, the tables and the store. It needs no table: what is drained is zeroed, and stays so.
+    /// The change of the state, the tables and the store. It needs no slots: what is drained is zeroed, and stays so. Flows
+    /// that were kept until now are not any more.
     fn end_drains<'a>(&mut self, ended: impl Iterator<Item = &'a DrainEnded> + Clone) -> Result<(), ChangeError> {
         let ending =
             |one: &DrainEnded| Ending { target: one.target.clone(), operation: one.operation.id.clone(), end: one.end };

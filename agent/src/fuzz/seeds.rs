@@ -57,7 +57,7 @@ const JSON: [&str; 5] = [
 "sluice.dev/v1", "metadata": {"name": "node-2", "labels": {"a": "b"}}}"#,
     r#"{"spec": {"minReadyPercent": 60, "onNoBackend": "refuse", "readiness": {"kind": "tcp", "period": "2s"}}}"#,
     r#"{"metadata": {"labels": null}, "spec": {"backends": [{"name": "n1", "address": "10.0.0.9:1"}]}}"#,
-    r#"{"spec": {"idleClose": "100ms", "warmup": {"duration": "1m"}, "outlier": null}}"#,
+    r#"{"spec": {"idleClose": "100ms", "flowTimeout": "5m", "warmup": {"duration": "1m"}, "outlier": null}}"#,
 ];
 
 /// A connection that was answered: words in the order in which the target takes them.

@@ -39,6 +39,11 @@ pub struct Connections {
     pub items: Vec<Connection>,
     /// How many fit in all; more than there are items when `limit` cut them off.
     pub total: usize,
+    /// Besides: flows of unconnected datagram sockets that stay with their backends, of the backends that fit. They have no
+    /// state, and count when none is asked for.
+    #[serde(default)]
+    #[schema(required)]
+    pub flows: u64,
 }
 
 /// The steered connections of this host, in all network namespaces.
@@ -50,16 +55,17 @@ pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> 
     let turn = app.allowance.censuses.clone().acquire_owned().await.map_err(anyhow::Error::new)?;
     // On its own: a caller that leaves does not end a census, which takes as much memory as there are connections.
     let read = tokio::spawn(async move {
-        let census = app.handle.census().await?;
+        let (census, flows) = (app.handle.census().await?, app.handle.flows().await?);
         let published = app.handle.published();
         let listed = tokio::task::spawn_blocking(move || {
             let filter = Filter { service, backend, node, state };
-            connections::list(&census, &published.state, &filter, limit)
+            let flows = connections::flows(&flows, &published.state, &filter);
+            (connections::list(&census, &published.state, &filter, limit), flows)
         });
         let listed = listed.await?;
         drop(turn);
         anyhow::Ok(listed)
     });
-    let (items, total) = read.await.map_err(anyhow::Error::new)??;
-    Ok(Json(Connections { items, total }))
+    let ((items, total), flows) = read.await.map_err(anyhow::Error::new)??;
+    Ok(Json(Connections { items, total, flows }))
 }

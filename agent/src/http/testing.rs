@@ -52,6 +52,7 @@ pub struct Agent {
 pub struct Numbers {
     pub counters: Mutex<HashMap<u32, Counters>>,
     pub census: Mutex<Option<Census>>,
+    pub flows: Mutex<BTreeMap<BackendId, u64>>,
     /// What a pick answers.
     pub picked: Mutex<Option<BackendId>>,
 }
@@ -88,6 +89,10 @@ impl Readings for Numbers {
             Some(census) => Ok(census.clone()),
             None => bail!("this kernel cannot iterate over socket storage"),
         }
+    }
+
+    fn flows(&self) -> Result<BTreeMap<BackendId, u64>> {
+        Ok(self.flows.lock().unwrap().clone())
     }
 }
 

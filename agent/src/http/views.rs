@@ -73,6 +73,10 @@ pub struct ZeroView {
     pub state: AdminState,
     /// Connections that are still there. A zero leaves them alone; a drain of the same target does not.
     pub active_connections: u64,
+    /// Flows of unconnected datagram sockets that stay while answers come, until the deadline of a drain. Absent where no
+    /// service of the target keeps flows (`protocol: stream` with a UDP frontend).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u64>,
     /// `null`: there was none yet. With many in a moment it may be early by a tick of the kernel (1 to 10 ms).
     pub last_new_connection_at: Option<Timestamp>,
     #[serde(flatten)]
@@ -127,7 +131,7 @@ pub struct DryRun {
 /// What a zero answers: what it did, or with `dryRun` what it would do.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code)]
+#[allow(dead_code, clippy::large_enum_variant)]
 pub enum ZeroAnswer {
     Done(ZeroView),
     Plan(DryRun),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::client::Done,
-    model::{Change, Name, Target, Zero},
+    model::{BackendId, Change, Name, Target, Zero},
     view::{operations::OperationKind, proof::ZeroStatus, published::Published, status::AdminState},
 };
 
@@ -98,6 +98,7 @@ async fn zero(app: &App, target: &Target, write: &Write) -> Result<Response, Pro
             target: target.to_string(),
             state,
             active_connections: active,
+            flows: kept_flows(app, &done.published, target),
             last_new_connection_at: last,
             zero,
             operation: finished(app, OperationKind::Zero, target, (now, write), active),
@@ -159,6 +160,19 @@ fn standing(app: &App, published: &Published, target: &Target) -> Result<Standin
             Ok(Standing { state: status.state, unhealthy, active, last, zero: status.zero })
         }
     }
+}
+
+/// Flows of datagrams that go on to a target that was zeroed; `None` where all move, and where the kernel does not show
+/// them: the zero holds all the same.
+fn kept_flows(app: &App, published: &Published, target: &Target) -> Option<u64> {
+    let state = &published.state;
+    let keeps = |id: &BackendId| state.backend(*id).is_some_and(|(service, _)| service.keeps_flows());
+    let backends: Vec<_> = state.backends_of(target).into_iter().filter(keeps).collect();
+    if backends.is_empty() {
+        return None;
+    }
+    let flows = app.handle.readings().flows().ok()?;
+    Some(backends.iter().filter_map(|id| flows.get(id)).sum())
 }
 
 /// The id of the operation that this write was, which began a moment before `now`.

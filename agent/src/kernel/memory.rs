@@ -6,7 +6,7 @@ use std::{
     marker::PhantomData,
     mem::size_of,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -195,16 +195,18 @@ impl MappedTables {
         Ok(())
     }
 
-    /// Writes a whole entry. It is in no table yet, or differs from what is there in `node` and `closed` only.
+    /// Writes a whole entry. It is in no table yet, or has the address and port that are there.
     pub(super) fn put_backend(&self, backend: u32, value: &BackendEntry) -> Result<()> {
         let at = self.backends.at(backend as usize).with_context(|| beyond(&BACKENDS, backend))?;
-        // SAFETY: live mapping. Address and port do not change under a program that reads them (see above), so the
-        // two words that may are stored atomically and the rest plainly.
+        // SAFETY: live mapping. Address and port do not change under a program that reads them (see above), so what
+        // may is stored atomically and the rest plainly.
         unsafe {
             if (*at).address != value.address || (*at).port != value.port {
                 (*at).address = value.address;
                 (*at).port = value.port;
             }
+            AtomicU16::from_ptr(&raw mut (*at).keeps_flows).store(value.keeps_flows, Ordering::SeqCst);
+            AtomicU32::from_ptr(&raw mut (*at).flow_timeout).store(value.flow_timeout, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).node).store(value.node, Ordering::SeqCst);
             AtomicU32::from_ptr(&raw mut (*at).closed).store(value.closed, Ordering::SeqCst);
         }
@@ -331,7 +333,7 @@ impl MappedTables {
     }
 
     pub(super) fn backend(&self, id: u32) -> Option<BackendEntry> {
-        // SAFETY: a live mapping; only `node` and `closed` change while an entry is in use, and those by whole words.
+        // SAFETY: a live mapping; address and port do not change while an entry is in use, and what does is one word each.
         self.backends.at(id as usize).map(|at| unsafe { ptr::read_volatile(at) })
     }
 

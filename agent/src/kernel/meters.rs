@@ -1,6 +1,9 @@
 //! Read-only view of the counters and tables, for readers on any thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Result;
 use sluice_common::{
@@ -10,7 +13,9 @@ use sluice_common::{
     verdict::{self, Program, Verdict},
 };
 
-use super::{census::CensusProgram, memory::MappedTables, ring::Losses, streaks::StreakTable, turns::TurnTable};
+use super::{
+    census::CensusProgram, flows::FlowTable, memory::MappedTables, ring::Losses, streaks::StreakTable, turns::TurnTable,
+};
 use crate::{
     kernel::{gauges, readings::Readings, sockets::Census},
     model::{BackendId, ServiceId},
@@ -23,6 +28,7 @@ pub struct Meters {
     streaks: StreakTable,
     lost: Losses,
     turns: TurnTable,
+    flows: FlowTable,
     /// TALLY is for one at a time.
     tally: Mutex<()>,
 }
@@ -34,8 +40,9 @@ impl Meters {
         streaks: StreakTable,
         lost: Losses,
         turns: TurnTable,
+        flows: FlowTable,
     ) -> Self {
-        Self { tables, census, streaks, lost, turns, tally: Mutex::default() }
+        Self { tables, census, streaks, lost, turns, flows, tally: Mutex::default() }
     }
 
     /// Picks take exact times for a while from the returned time of CLOCK_MONOTONIC, ns, on.
@@ -113,6 +120,10 @@ impl Readings for Meters {
     fn census(&self) -> Result<Census> {
         self.census.read()
     }
+
+    fn flows(&self) -> Result<BTreeMap<BackendId, u64>> {
+        self.flows.in_use()
+    }
 }
 
 /// One service's table, copied, with the entries it leads to.
@@ -131,7 +142,7 @@ impl pick::Tables for TableCopy<'_> {
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         self.tables.backend(id)
     }
-    fn node_is_open(&self, id: u32) -> bool {
-        self.tables.node_closed(id) == 0
+    fn node_closed(&self, id: u32) -> u32 {
+        self.tables.node_closed(id)
     }
 }

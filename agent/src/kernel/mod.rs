@@ -2,6 +2,7 @@
 //! through [`Meters`].
 
 mod attach;
+mod batch;
 pub mod btf;
 mod census;
 mod drain;
@@ -9,6 +10,7 @@ pub mod end_of_stream;
 mod errors;
 mod facts;
 pub mod features;
+mod flows;
 mod frontends;
 pub mod gauges;
 mod memory;
@@ -58,6 +60,7 @@ use attach::{
     Attachment,
     cgroup::{Links, OwnedCgroup},
 };
+use flows::FlowTable;
 use frontends::Frontends;
 use memory::MappedTables;
 use object::Object;
@@ -184,7 +187,9 @@ impl Kernel {
         let links = Arc::new(links);
         let observation = Observation::new(config, directory, links.clone(), &object, &programs.hooks)?;
         let keeper = Keeper::new(directory, &object, links.clone(), &config.cgroup)?;
-        let meters = Arc::new(Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone()));
+        let flows = FlowTable::open(&object, tables.clone())?;
+        let meters = Meters::new(tables.clone(), programs.census, streaks.clone(), lost, turns.clone(), flows);
+        let meters = Arc::new(meters);
         Ok(Self {
             tables,
             frontends,

@@ -1,5 +1,7 @@
 //! What can be read from the kernel by anybody, at any time: the seam between those who report and the tables.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use sluice_common::{
     streak::{FailureStreak, Turns},
@@ -51,4 +53,10 @@ pub trait Readings: Send + Sync + 'static {
     /// # Errors
     /// When the kernel cannot iterate over socket storage.
     fn census(&self) -> Result<Census>;
+
+    /// How many flows of unconnected datagram sockets stay with each backend. Takes some milliseconds when there are many.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    fn flows(&self) -> Result<BTreeMap<BackendId, u64>>;
 }

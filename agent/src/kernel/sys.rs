@@ -36,7 +36,7 @@ pub struct Map {
 /// A hash map with the types of its keys and values.
 #[derive(Debug)]
 pub struct Hash<K, V> {
-    map: Map,
+    pub(super) map: Map,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -370,7 +370,7 @@ pub(super) fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i64> {
 }
 
 /// Addresses travel to the kernel as 64-bit integers.
-trait KernelAddress {
+pub(super) trait KernelAddress {
     fn addr_u64(self) -> u64;
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Outlier, Readiness, Refusal, Warmup,
+    Outlier, Readiness, Refusal, Span, Warmup,
     address::{self, canonical},
     document::{
         MAX_BACKENDS, MAX_FRONTENDS, MAX_GROUPS, MAX_LABEL, MAX_LABELS, MAX_WEIGHT, Metadata, NodeDocument,
@@ -32,6 +32,7 @@ impl ServiceDocument {
             return Err(Refusal::invalid("spec.minReadyPercent", "a percentage is at most 100"));
         }
         frontends(&spec.frontends)?;
+        flow_timeout(spec)?;
         watching(spec)?;
         groups(spec)?;
         backends(spec)
@@ -88,6 +89,15 @@ fn frontends(frontends: &[Frontend]) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+fn flow_timeout(spec: &ServiceSpec) -> Result<(), Refusal> {
+    const FIELD: &str = "spec.flowTimeout";
+    let Some(timeout) = spec.flow_timeout else { return Ok(()) };
+    if !spec.frontends.iter().any(|frontend| frontend.protocol == Protocol::Udp) {
+        return Err(Refusal::invalid(FIELD, "is about datagrams, and the service has no UDP frontend"));
+    }
+    timeout.within(FIELD, Span::seconds(1), Span::seconds(24 * 3600))
 }
 
 fn watching(spec: &ServiceSpec) -> Result<(), Refusal> {

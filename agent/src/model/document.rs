@@ -13,7 +13,7 @@ use utoipa::{
 };
 
 use super::{
-    Frontend, Name, Outlier, Readiness, Warmup, address,
+    Frontend, Name, Outlier, Readiness, Span, Warmup, address,
     name::{self, NameError},
     quiet,
     service::{Balance, CloseAs, OnNoBackend, ServiceProtocol},
@@ -113,6 +113,10 @@ pub struct ServiceSpec {
     /// where that cannot be done, as with `abort`. `abort`: the caller gets ECONNABORTED, the server a reset.
     #[serde(default, skip_serializing_if = "is_default")]
     pub close_as: CloseAs,
+    /// How long an answered flow of an unconnected datagram socket may be quiet before it is another flow, from `1s` to
+    /// `24h`. 2m when not said; only for services with a UDP frontend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_timeout: Option<Span>,
     /// How a backend's share grows when it begins to take connections. Without it, it has its whole share at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,

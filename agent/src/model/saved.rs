@@ -180,6 +180,7 @@ impl State {
             protocol: Default::default(),
             idle_close: None,
             close_as: Default::default(),
+            flow_timeout: None,
             health_policy: HealthPolicy::default(),
             groups: Vec::new(),
             groups_given: false,

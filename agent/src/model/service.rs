@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sluice_common::drain::EOF;
 use utoipa::ToSchema;
 
-use super::{Drain, Health, Name, Outlier, Readiness, Warmup};
+use super::{Drain, Health, Name, Outlier, Readiness, Span, Warmup};
 
 /// Index into the kernel's SERVICES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,6 +121,8 @@ pub struct Service {
     /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
     pub idle_close: Option<u32>,
     pub close_as: CloseAs,
+    /// Time for which an answered flow of datagrams may be quiet, when the service says so.
+    pub flow_timeout: Option<Span>,
     pub health_policy: HealthPolicy,
     /// Never empty: a service without groups in its document has one, named `default`, of weight 1.
     pub groups: Vec<Group>,
@@ -134,6 +136,11 @@ impl Service {
     /// Whether it was changed over the API since its file's document was applied.
     pub fn is_edited(&self) -> bool {
         matches!(self.origin, Origin::File(_)) && self.applied != self.generation
+    }
+
+    /// Whether answered flows of datagrams stay with a backend that is zeroed or has no weight.
+    pub fn keeps_flows(&self) -> bool {
+        self.protocol == ServiceProtocol::Stream && self.frontends.iter().any(|f| f.protocol == Protocol::Udp)
     }
 }
 
@@ -206,4 +213,11 @@ pub struct Zero {
     /// Whether the target is emptied too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+}
+
+impl Zero {
+    /// Whether its drain is over: flows that a service keeps stay no longer.
+    pub fn has_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.end.is_some())
+    }
 }

@@ -1,8 +1,10 @@
 //! The kernel's form of single things: a frontend, a backend, and why something is closed.
 
-use sluice_common::tables::{self, CLOSED_EJECTED, CLOSED_UNREADY, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, UDP};
+use sluice_common::tables::{
+    self, CLOSED_EJECTED, CLOSED_FLOWS, CLOSED_UNREADY, CLOSED_WEIGHT, CLOSED_ZERO, Endpoint, TCP, UDP,
+};
 
-use crate::model::{Backend, Frontend, Node, Service, ServiceId, State, service::Protocol};
+use crate::model::{Backend, Frontend, Node, Service, ServiceId, Span, State, service::Protocol};
 
 /// The kernel's form of a frontend.
 pub fn endpoint(frontend: &Frontend) -> Endpoint {
@@ -25,23 +27,32 @@ pub fn entry(service: &Service, backend: &Backend, panic: bool) -> tables::Backe
     tables::BackendEntry {
         address: endpoint.address,
         port: endpoint.port,
-        padding: 0,
+        keeps_flows: service.keeps_flows().into(),
         node: backend.node.0,
         closed: closed(service, backend, panic),
-        padding2: 0,
+        flow_timeout: service.flow_timeout.map_or(0, Span::as_millis),
     }
 }
 
 /// Why a node takes no new connection; 0 when it does.
 pub fn closed_node(node: &Node) -> u32 {
-    if node.zero.is_some() { CLOSED_ZERO } else { 0 }
+    match node.zero.as_deref() {
+        Some(zero) if zero.has_drained() => CLOSED_ZERO | CLOSED_FLOWS,
+        Some(_) => CLOSED_ZERO,
+        None => 0,
+    }
 }
 
 /// Why a backend takes no new connection; 0 when it does. Weight 0 closes too, so that flows and affinity end with it as
 /// they do with a zero. A panic closes no backend for what the backend cannot help.
 pub fn closed(service: &Service, backend: &Backend, panic: bool) -> u32 {
     let group = service.groups.get(backend.group as usize).map_or(0, |group| group.weight);
-    let zero = if backend.zero.is_some() { CLOSED_ZERO } else { 0 };
+    let zero = match backend.zero.as_deref() {
+        // The end of a drain is a write where that changes something.
+        Some(zero) if zero.has_drained() && service.keeps_flows() => CLOSED_ZERO | CLOSED_FLOWS,
+        Some(_) => CLOSED_ZERO,
+        None => 0,
+    };
     let weight = if backend.weight == 0 || group == 0 { CLOSED_WEIGHT } else { 0 };
     let health = match &backend.health {
         Some(health) if !backend.is_fit(panic) => {

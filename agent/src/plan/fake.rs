@@ -170,7 +170,7 @@ impl pick::Tables for Snapshot {
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         self.backends.get(&id).copied()
     }
-    fn node_is_open(&self, id: u32) -> bool {
-        self.nodes.get(&id).copied().unwrap_or(0) == 0
+    fn node_closed(&self, id: u32) -> u32 {
+        self.nodes.get(&id).copied().unwrap_or(0)
     }
 }

@@ -17,7 +17,7 @@ pub enum MapOp {
         node: u32,
         closed: u32,
     },
-    /// A new entry, or another `node` or `closed` in an existing one; never another address.
+    /// A new entry, or an existing one in which anything but its address may differ.
     PutBackend {
         backend: u32,
         value: BackendEntry,

@@ -182,7 +182,9 @@ pub fn transition(have: &Programmed, scope: &Scope, goal: &Goal<'_>) -> Transiti
     let (opening, mut closing): (Vec<_>, Vec<_>) =
         nodes.iter().partition(|(_, write)| matches!(write, MapOp::SetNode { closed: 0, .. }));
     let concerned = planner.services(scope, opening.iter().map(|(id, _)| *id));
-    planner.out.stale_nodes = closing.iter().map(|(id, _)| *id).collect();
+    // Tables without one that was closed already are there, or follow.
+    let newly_closed = closing.iter().filter(|(id, _)| !have.nodes.contains_key(&id.0));
+    planner.out.stale_nodes = newly_closed.map(|(id, _)| *id).collect();
     let (keep, mut drains) = planner.draining(scope);
 
     let mut close: Vec<MapOp> = closing.drain(..).map(|(_, write)| write.clone()).collect();

@@ -97,6 +97,9 @@ mod tests {
         fn census(&self) -> Result<Census> {
             Ok(Census { rows: Vec::new(), hz: 250 })
         }
+        fn flows(&self) -> Result<BTreeMap<BackendId, u64>> {
+            Ok(BTreeMap::new())
+        }
     }
 
     fn service(ids: &[u32]) -> Arc<Service> {
@@ -125,6 +128,7 @@ mod tests {
             protocol: Default::default(),
             idle_close: None,
             close_as: Default::default(),
+            flow_timeout: None,
             health_policy: Default::default(),
             groups: vec![Group { name: "default".parse().unwrap(), weight: 1 }],
             groups_given: false,

@@ -1,6 +1,11 @@
 //! The steered connections of a census, with names and processes.
 
-use std::{collections::HashMap, fs, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sluice_common::{
@@ -104,6 +109,14 @@ pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> (V
     (found, total)
 }
 
+/// How many flows of datagrams stay with backends that fit `filter`.
+pub fn flows(flows: &BTreeMap<BackendId, u64>, state: &State, filter: &Filter) -> u64 {
+    let mut owners = Owners { state, known: HashMap::new() };
+    let fits =
+        |id: &BackendId, owners: &mut Owners<'_>| filter.state.is_none() && filter.fits_owner(&owners.find(id.0));
+    flows.iter().filter(|(id, _)| fits(id, &mut owners)).map(|(_, flows)| flows).sum()
+}
+
 /// Names of the backend of a connection.
 #[derive(Clone, Default)]
 struct Owner {
@@ -135,15 +148,16 @@ impl Owners<'_> {
 
 impl Filter {
     fn fits(&self, owner: &Owner, state: SocketState) -> bool {
+        self.fits_owner(owner) && self.state.is_none_or(|wanted| wanted == state)
+    }
+
+    fn fits_owner(&self, owner: &Owner) -> bool {
         let named = |wanted: &Option<String>, name: &Option<Name>| match (wanted, name) {
             (None, _) => true,
             (Some(wanted), Some(name)) => name == wanted.as_str(),
             (Some(_), None) => false,
         };
-        named(&self.service, &owner.service)
-            && named(&self.backend, &owner.backend)
-            && named(&self.node, &owner.node)
-            && self.state.is_none_or(|wanted| wanted == state)
+        named(&self.service, &owner.service) && named(&self.backend, &owner.backend) && named(&self.node, &owner.node)
     }
 }
 

@@ -83,6 +83,10 @@ pub struct Remaining {
     /// Of them: connected datagram sockets, which do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagrams: Option<u64>,
+    /// Besides: answered flows of unconnected datagram sockets, which stay until they are quiet or the drain ends. Absent
+    /// where no service of the target keeps flows (`protocol: stream` with a UDP frontend).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u64>,
     /// Age of the oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<f64>,
@@ -98,15 +102,17 @@ pub struct Remaining {
 impl Remaining {
     /// What is left, in words. `complete`: whether everything could be looked at.
     pub fn message(&self, phase: OperationPhase, complete: bool) -> String {
-        let inbound = self.inbound.unwrap_or(0);
+        let (inbound, flows) = (self.inbound.unwrap_or(0), self.flows.unwrap_or(0));
         match phase {
             OperationPhase::Drained => "nothing is left: it may be stopped".to_owned(),
             OperationPhase::DeadlineReached if self.total + inbound > 0 => {
                 let accepted = if inbound > 0 { format!(" and {inbound} accepted") } else { String::new() };
                 let (noun, verb) =
                     if self.total + inbound == 1 { ("connection", "is") } else { ("connections", "are") };
-                format!("the deadline is over, and {} steered{accepted} {noun} {verb} left", self.total)
+                let left = format!("the deadline is over, and {} steered{accepted} {noun} {verb} left", self.total);
+                if flows > 0 { format!("{left}; {}", moving(flows)) } else { left }
             }
+            OperationPhase::DeadlineReached if flows > 0 => format!("the deadline is over, and {}", moving(flows)),
             OperationPhase::DeadlineReached if complete => {
                 "the deadline was over, and what was left is closed".to_owned()
             }
@@ -121,7 +127,9 @@ impl Remaining {
                 let left = plural(self.total, "connection");
                 let (flying, idle) = (self.in_flight.unwrap_or(0), self.quiet());
                 let here = self.inbound.map(|inbound| format!("; {inbound} accepted by its backends here"));
-                format!("{left} left: {flying} in flight, {idle} idle{}", here.unwrap_or_default())
+                let flows =
+                    self.flows.map(|flows| format!("; {} of datagrams", plural(flows, "flow"))).unwrap_or_default();
+                format!("{left} left: {flying} in flight, {idle} idle{flows}{}", here.unwrap_or_default())
             }
         }
     }
@@ -130,6 +138,12 @@ impl Remaining {
     pub fn quiet(&self) -> u64 {
         self.idle.unwrap_or(0) + self.datagrams.unwrap_or(0)
     }
+}
+
+/// What becomes of flows when a drain ends.
+fn moving(flows: u64) -> String {
+    let moves = if flows == 1 { "moves with its next datagram" } else { "move with their next datagrams" };
+    format!("{} of datagrams {moves}", plural(flows, "flow"))
 }
 
 impl Operation {

@@ -1,15 +1,15 @@
 //! sendmsg() and recvmsg() of datagram sockets.
 //!
-//! A flow is a socket and the frontend it sends to. It stays with its backend while that is open and the flow is not
-//! idle for [`FLOW_IDLE`], or [`ANSWERED_FLOW_IDLE`] once it was answered, so that protocols of several datagrams (QUIC,
-//! TFTP) hold together; a zero moves it with the next datagram. Answers carry the frontend's address as their source.
+//! A flow is a socket and the frontend it sends to. It stays with its backend for as long as [`goes_on`] says, so that
+//! protocols of several datagrams (QUIC, TFTP) hold together. Answers carry the frontend's address as their source.
 
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use sluice_common::{
-    pick::open,
-    records::{ANSWERED_FLOW_IDLE, ConnectionRecord, FLOW_IDLE, Flow, FlowKey},
+    flows::{Flow, FlowKey, goes_on},
+    pick::Tables,
+    records::ConnectionRecord,
     tables::Endpoint,
     verdict::Verdict,
 };
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     lookup::{Choice, KernelTables, Observer, choose, service_of},
-    storage::{FLOWS, connection, connection_or},
+    storage::{BACKENDS, FLOWS, connection, connection_or},
 };
 
 #[inline(always)]
@@ -40,18 +40,23 @@ pub fn sendmsg<F: Family>(call: &Call<F>, observer: &mut impl Observer) -> Verdi
     }
     // SAFETY: helper on the context.
     let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
-    let to_frontend = key(socket, &frontend.address, frontend.port, false);
-    if let Some(flow) = FLOWS.get_ptr_mut(&to_frontend) {
+    let from_frontend = FlowKey::from_frontend(socket, &frontend.address, frontend.port);
+    if let Some(flow) = FLOWS.get_ptr_mut(&from_frontend) {
         // SAFETY: a live map value; a concurrent send on the same socket writes the same fields.
         let flow = unsafe { &mut *flow };
-        // SAFETY: helper without arguments.
-        let now = unsafe { bpf_ktime_get_ns() };
-        if flow.service_id == service_id && is_in_use(socket, flow, now) && is_same_and_open(flow) {
-            flow.last = now;
-            observer.takes(flow.backend_id);
-            let answers = ensure_answers(socket, &frontend, flow);
-            call.redirect(&flow.address, flow.port);
-            return if answers { Verdict::Kept } else { Verdict::SteeredUntracked };
+        if flow.service_id == service_id {
+            let from_backend = FlowKey::from_backend(socket, &flow.address, flow.port);
+            // SAFETY: the value is only read.
+            let answers = unsafe { FLOWS.get(&from_backend) };
+            // SAFETY: helper without arguments.
+            let now = unsafe { bpf_ktime_get_ns() };
+            if stays(flow, answers, now) {
+                flow.last = now;
+                observer.takes(flow.backend_id);
+                let is_tracked = ensure_answers(&from_backend, answers, &frontend, flow);
+                call.redirect(&flow.address, flow.port);
+                return if is_tracked { Verdict::Kept } else { Verdict::SteeredUntracked };
+            }
         }
     }
     let choice = match choose(call, observer, &frontend, service_id) {
@@ -75,7 +80,7 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
     if connection.has_flows != 0 {
         // SAFETY: helper on the context.
         let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
-        if let Some(flow) = FLOWS.get_ptr_mut(&key(socket, &source.address, source.port, true)) {
+        if let Some(flow) = FLOWS.get_ptr_mut(&FlowKey::from_backend(socket, &source.address, source.port)) {
             // SAFETY: a live map value; a concurrent answer writes the same fields.
             let flow = unsafe { &mut *flow };
             flow.answered = 1;
@@ -117,31 +122,12 @@ fn is_connected<F: Family>(call: &Call<F>) -> bool {
     unsafe { ptr::read_volatile(&raw const (*call.socket()).dst_port) != 0 }
 }
 
-/// Whether the flow, seen from the frontend, was used lately.
+/// [`goes_on`], by the kernel's tables.
 #[inline(always)]
-fn is_in_use(socket: u64, flow: &Flow, now: u64) -> bool {
-    let idle = now.wrapping_sub(flow.last);
-    if idle < FLOW_IDLE {
-        return true;
-    }
-    // SAFETY: the value is only read.
-    match unsafe { FLOWS.get(&key(socket, &flow.address, flow.port, true)) } {
-        Some(answers) if answers.answered != 0 => {
-            idle < ANSWERED_FLOW_IDLE || now.saturating_sub(answers.last) < ANSWERED_FLOW_IDLE
-        }
-        _ => false,
-    }
-}
-
-/// Whether the flow's backend is open and still is what it was when the flow began.
-#[inline(always)]
-fn is_same_and_open(flow: &Flow) -> bool {
-    open(&KernelTables, flow.backend_id).is_some_and(|backend| {
-        backend.port == flow.port
-            && backend.address[3] == flow.address[3]
-            && backend.address[2] == flow.address[2]
-            && backend.address[1] == flow.address[1]
-            && backend.address[0] == flow.address[0]
+fn stays(flow: &Flow, answers: Option<&Flow>, now: u64) -> bool {
+    BACKENDS.get(flow.backend_id).is_some_and(|backend| {
+        let closed = backend.closed | KernelTables.node_closed(backend.node);
+        goes_on(flow, answers, backend, closed, now)
     })
 }
 
@@ -176,29 +162,22 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
     }
     // SAFETY: storage of a socket that this call holds.
     unsafe { (*stored).has_flows = 1 };
-    ensure_answers(socket, frontend, &flow)
-        && FLOWS.insert(key(socket, &frontend.address, frontend.port, false), flow, 0).is_ok()
-}
-
-/// Makes sure that answers of the flow's backend are given the frontend's address.
-#[inline(always)]
-fn ensure_answers(socket: u64, frontend: &Endpoint, flow: &Flow) -> bool {
-    let key = key(socket, &flow.address, flow.port, true);
+    let from_backend = FlowKey::from_backend(socket, &flow.address, flow.port);
     // SAFETY: the value is only read.
-    if let Some(answer) = unsafe { FLOWS.get(&key) }
-        && answer.port == frontend.port
-        && answer.address[3] == frontend.address[3]
-        && answer.address[2] == frontend.address[2]
-        && answer.address[1] == frontend.address[1]
-        && answer.address[0] == frontend.address[0]
-    {
-        return true;
-    }
-    let answer = Flow { address: frontend.address, port: frontend.port, ..*flow };
-    FLOWS.insert(key, answer, 0).is_ok()
+    let answers = unsafe { FLOWS.get(&from_backend) };
+    ensure_answers(&from_backend, answers, frontend, &flow)
+        && FLOWS.insert(FlowKey::from_frontend(socket, &frontend.address, frontend.port), flow, 0).is_ok()
 }
 
+/// Makes sure that answers of the flow's backend are given the frontend's address. The socket may have another flow to
+/// the backend: who was answered there is answered here, for the answers do not tell which was meant.
 #[inline(always)]
-fn key(socket: u64, address: &[u32; 4], port: u16, answer: bool) -> FlowKey {
-    FlowKey { socket, address: *address, port, answer: answer as u16, padding: 0 }
+fn ensure_answers(key: &FlowKey, held: Option<&Flow>, frontend: &Endpoint, flow: &Flow) -> bool {
+    let (answered, last) = match held {
+        Some(answers) if answers.is_to(&frontend.address, frontend.port) => return true,
+        Some(answers) => (answers.answered, answers.last),
+        None => (0, flow.last),
+    };
+    let answers = Flow { address: frontend.address, port: frontend.port, answered, last, ..*flow };
+    FLOWS.insert(key, answers, 0).is_ok()
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use sluice_common::{
-    records::{Flow, FlowKey},
+    flows::{Flow, FlowKey},
     tables::{BackendEntry, Counters, Endpoint, Meta, TCP},
 };
 use sluice_tests::{Agent, pins};

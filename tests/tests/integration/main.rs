@@ -18,6 +18,7 @@ mod attachment;
 mod datagrams;
 mod drain;
 mod exact;
+mod flows;
 mod gauge;
 mod hash;
 mod matrix;

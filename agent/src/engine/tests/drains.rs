@@ -241,3 +241,42 @@ fn what_documents_say_of_a_drain_that_lasts_goes_to_the_kernel() {
     }
     assert!(steering.machine.draining.is_empty());
 }
+
+#[test]
+fn the_end_of_a_drain_closes_its_target_to_the_flows_that_stayed() {
+    use sluice_common::tables::{CLOSED_FLOWS, CLOSED_ZERO};
+    let dir = TempDir::new().unwrap();
+    let mut steering = steering(&dir, Fake { keep_history: true, ..Fake::default() });
+    run(&mut steering, service(&["10.96.0.1:443/udp"], &[A, B, C])).unwrap();
+    let patch = serde_json::json!({"spec": {"protocol": "stream", "flowTimeout": "5m"}});
+    run(&mut steering, Change::PatchService { service: Name::new("shop").unwrap(), patch, if_match: None }).unwrap();
+    let held: Vec<_> = steering.machine.backends.values().map(|held| (held.keeps_flows, held.flow_timeout)).collect();
+    assert_eq!(held, [(1, 300_000); 3], "a word of each backend");
+    for target in ["node/node-1", "shop/b"] {
+        run(&mut steering, drain(target)).unwrap();
+        steering.machine.history.clear();
+        let (sender, commands) = mpsc::channel();
+        sender.send(ended(&steering, target)).unwrap();
+        while !steering.drains.is_empty() {
+            turn(&mut steering, &commands);
+        }
+        let closed = |write: &MapOp| match write {
+            MapOp::SetNode { closed, .. } | MapOp::CloseBackend { closed, .. } => Some(*closed),
+            _ => None,
+        };
+        let writes = written(&mut steering);
+        assert_eq!(writes.iter().filter_map(closed).collect::<Vec<_>>(), [CLOSED_ZERO | CLOSED_FLOWS], "{writes:?}");
+        assert!(
+            !writes.iter().any(|write| matches!(write, MapOp::WriteTable { .. } | MapOp::Flip { .. })),
+            "{writes:?}"
+        );
+        // It is over for whoever comes next, until it is restored.
+        run(&mut steering, zero(target, true)).unwrap();
+        assert!(written(&mut steering).iter().all(|write| closed(write).is_none()), "{target}");
+        run(&mut steering, restore(target)).unwrap();
+        run(&mut steering, zero(target, true)).unwrap();
+        let writes = written(&mut steering);
+        assert_eq!(writes.iter().filter_map(closed).next_back(), Some(CLOSED_ZERO), "{writes:?}");
+        run(&mut steering, restore(target)).unwrap();
+    }
+}

@@ -67,6 +67,26 @@ fn what_is_left_is_said_in_words() {
         assert_eq!(remaining.message(phase, true), wanted);
     }
     assert!(left(0, 0, None).message(OperationPhase::DeadlineReached, false).ends_with("is not known"));
+    let with = |flows, remaining| Remaining { flows: Some(flows), ..remaining };
+    for (remaining, phase, wanted) in [
+        (
+            with(2, left(0, 0, Some(1))),
+            OperationPhase::Waiting,
+            "0 connections left: 0 in flight, 0 idle; 2 flows of datagrams; 1 accepted by its backends here",
+        ),
+        (
+            with(1, left(0, 0, None)),
+            OperationPhase::DeadlineReached,
+            "the deadline is over, and 1 flow of datagrams moves with its next datagram",
+        ),
+        (
+            with(2, left(1, 0, None)),
+            OperationPhase::DeadlineReached,
+            "the deadline is over, and 1 steered connection is left; 2 flows of datagrams move with their next datagrams",
+        ),
+    ] {
+        assert_eq!(remaining.message(phase, true), wanted);
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod drains;
 mod ejections;
 mod exact;
 mod files;
+mod flows;
 mod gauge;
 mod groups;
 mod habits;

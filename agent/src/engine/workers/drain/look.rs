@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sluice_common::{
     drain::{Doing, Draining, EOF, Inbound, NamespaceEntry, Remains, judge},
     records::CensusRow,
@@ -59,6 +59,8 @@ pub struct DrainingBackend {
     /// As in [`Remains`].
     pub allowed: u32,
     pub close_inbound: CloseInbound,
+    /// See [`crate::model::Service::keeps_flows`].
+    pub keeps_flows: bool,
 }
 
 impl DrainingBackend {
@@ -70,6 +72,7 @@ impl DrainingBackend {
             draining: Draining::default(),
             allowed: 0,
             close_inbound: CloseInbound::Never,
+            keeps_flows: false,
         }
     }
 }
@@ -79,6 +82,8 @@ impl DrainingBackend {
 pub struct Look {
     pub remains: HashMap<BackendId, Remains>,
     pub inbound: HashMap<Endpoint, Inbound>,
+    /// Datagram flows that stay.
+    pub flows: BTreeMap<BackendId, u64>,
     /// Addresses of backends that some network namespace here has.
     pub local: BTreeSet<IpAddr>,
     /// Network namespaces with something to close that could not be entered.
@@ -123,7 +128,7 @@ impl Looker {
         let clock = clock::monotonic_ns();
         let mut permits: HashMap<BackendId, (Draining, Remains)> = HashMap::new();
         for backend in jobs.iter().flat_map(|job| &job.backends) {
-            let DrainingBackend { id, address, draining, allowed, close_inbound } = *backend;
+            let DrainingBackend { id, address, draining, allowed, close_inbound, keeps_flows: _ } = *backend;
             // Of two drains one may only remember it.
             if draining == Draining::default() && permits.contains_key(&id) {
                 continue;
@@ -164,6 +169,9 @@ impl Looker {
         for (address, inbound) in &mut look.inbound {
             *inbound = self.passes.inbound(address)?;
             inbound.closed += look.endings.accepted.get(address).copied().unwrap_or(0);
+        }
+        if jobs.iter().flat_map(|job| &job.backends).any(|backend| backend.keeps_flows) {
+            look.flows = self.meters.flows().context("counting flows of datagrams")?;
         }
         Ok(())
     }

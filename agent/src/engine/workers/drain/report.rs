@@ -93,7 +93,7 @@ impl DrainReporter {
     pub fn report(&mut self, job: &DrainJob, look: &Look, now: Stamp) -> (bool, Option<DrainEnded>) {
         let (seen, remaining, closed) = found(job, look);
         let DrainJob { target, drain, .. } = job;
-        let nothing_left = seen.total + seen.inbound == 0 && look.problems.is_empty();
+        let nothing_left = seen.total + seen.inbound + seen.flows == 0 && look.problems.is_empty();
         let moved = nothing_left || seen.closed > 0;
         let Some(held) = self.drains.get_mut(&drain.operation) else { return (moved, None) };
         held.progress.handle(DrainEvent::Looked(seen), now);
@@ -151,7 +151,8 @@ impl DrainReporter {
             let draining = drain.draining(service);
             let allowed = self.drains.get(&drain.operation)?.progress.allowed(draining.quiet, now);
             let allowed = allowed | service.close_as.allowed();
-            Some(DrainingBackend { id, address, draining, allowed, close_inbound: drain.close_inbound })
+            let (close_inbound, keeps_flows) = (drain.close_inbound, service.keeps_flows());
+            Some(DrainingBackend { id, address, draining, allowed, close_inbound, keeps_flows })
         });
         let gone = self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
         let gone = gone.iter().filter(|gone| state.backend(BackendId(gone.id)).is_none()).map(DrainingBackend::gone);
@@ -183,6 +184,7 @@ fn found(job: &DrainJob, look: &Look) -> (SeenConnections, Remaining, ClosedNow)
         (SeenConnections::default(), Remaining::default(), ClosedNow::default());
     let (mut in_flight, mut idle, mut datagrams, mut oldest) = (0, 0, 0, 0_u64);
     for backend in &job.backends {
+        seen.flows += look.flows.get(&backend.id).copied().unwrap_or(0);
         let Some(remains) = look.remains.get(&backend.id) else { continue };
         seen.total += remains.total();
         if backend.draining.quiet != 0 {
@@ -211,6 +213,7 @@ fn found(job: &DrainJob, look: &Look) -> (SeenConnections, Remaining, ClosedNow)
     remaining.in_flight = Some(in_flight);
     remaining.idle = Some(idle);
     remaining.datagrams = Some(datagrams);
+    remaining.flows = job.backends.iter().any(|backend| backend.keeps_flows).then_some(seen.flows);
     let is_here = addresses.iter().any(|address| look.local.contains(&address.socket_addr().ip()));
     if is_here || seen.inbound > 0 {
         remaining.inbound = Some(seen.inbound.saturating_sub(closed.inbound));
