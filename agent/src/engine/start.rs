@@ -28,7 +28,7 @@ use super::{
         health::{self, HealthScheduler},
         monitor::{self, MonitorWorker},
         outlier::{self, OutlierWorker},
-        reclaim,
+        reclaim, removed,
     },
 };
 use crate::{
@@ -166,6 +166,7 @@ pub fn start(settings: &Settings) -> Result<RunningEngine> {
             mark: settings.mark,
         });
     }
+    removed::spawn(published.clone(), meters.clone())?;
     reclaim::heal(meters.clone(), commands.clone(), settings.census_interval);
     if let Some(passes) = passes {
         let drainer = DrainWorker {

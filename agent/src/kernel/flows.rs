@@ -1,7 +1,7 @@
 //! Datagram flows that are in use, counted by their backends.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use sluice_common::{
     flows::{Flow, FlowKey, goes_on},
     registry::FLOWS,
+    tables::CLOSED_REMOVED,
 };
 
 use super::{memory::MappedTables, object::Object, sys::Hash};
@@ -43,5 +44,26 @@ impl FlowTable {
             }
         }
         Ok(counts)
+    }
+
+    /// Removes the flows of backends that take nothing any more.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn forget(&self, backends: &[BackendId]) -> Result<()> {
+        let backends: HashSet<u32> = backends.iter().map(|id| id.0).collect();
+        // An id may be another backend's already.
+        let is_closed = |id: u32| self.tables.backend(id).is_some_and(|backend| backend.closed & CLOSED_REMOVED != 0);
+        for (key, flow) in self.flows.batches().context("reading FLOWS")? {
+            if !backends.contains(&flow.backend_id) || !is_closed(flow.backend_id) {
+                continue;
+            }
+            match self.flows.remove(&key) {
+                // It was evicted.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                result => result.context("writing FLOWS")?,
+            }
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use sluice_common::{
     pick,
     streak::{FailureStreak, Turns},
-    tables::{BackendEntry, Counters},
+    tables::{BackendEntry, CLOSED_REMOVED, Counters},
     verdict::{self, Program, Verdict},
 };
 
@@ -59,6 +59,23 @@ impl Meters {
         let counters = self.tables.counters(ids.iter().copied())?;
         let all = ids.into_iter().map(BackendId).zip(counters);
         Ok(all.filter(|(_, counters)| gauges::open(counters) != 0).collect())
+    }
+
+    /// Backends that have left the configuration, and whose ids are not free yet: those whose services kept no flows, and
+    /// all of them.
+    pub fn removed(&self) -> (Vec<BackendId>, Vec<BackendId>) {
+        let removed = self.tables.backends().into_iter().filter(|(_, backend)| backend.closed & CLOSED_REMOVED != 0);
+        let removed: Vec<_> = removed.collect();
+        let keepers = removed.iter().filter(|(_, backend)| backend.keeps_flows == 0);
+        (keepers.map(|(id, _)| BackendId(*id)).collect(), removed.iter().map(|(id, _)| BackendId(*id)).collect())
+    }
+
+    /// Removes the flows of backends that take nothing any more: their answers are shown as they are.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn forget_flows(&self, backends: &[BackendId]) -> Result<()> {
+        self.flows.forget(backends)
     }
 
     /// Counts the connections that there are now and are older than this call, for each of the backends: those on their

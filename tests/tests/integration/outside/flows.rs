@@ -1,16 +1,20 @@
 //! Flows that a service keeps, and what the agent decides about them: whose they are, how long they may rest, and over
 //! restarts of the agent.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use serde_json::json;
-use sluice_tests::Service;
+use sluice_tests::{Errno, Service, system::eventually};
 
 use crate::{
     drain::{drain, ends, reaches},
     flows::{FOUR, answers, flows, service, session, stage},
     forge,
+    stage::LIMIT,
 };
 
 #[test]
@@ -55,6 +59,43 @@ fn only_a_stream_keeps_flows_and_only_where_nothing_speaks_against_the_backend()
     stage.put(&without)?;
     assert_eq!(answers(&socket, FOUR)?, "b2", "removed");
     Ok(())
+}
+
+#[test]
+fn a_removed_backend_leaves_no_sender_and_no_flow() -> Result<()> {
+    let mut stage = stage("flow-gone", &[FOUR])?;
+    stage.udp("10.0.0.3:53", "dns")?;
+    let dns = Service::new("dns", "10.96.0.10:53/udp").backend("b", "10.0.0.3:53", 1);
+    stage.put(&dns)?;
+    let client = stage.client()?;
+    let (query, stream) = (client.datagrams_to("10.96.0.10:53")?, client.datagrams_to(FOUR.frontend)?);
+    query.exchange("x")?;
+    let server = stream.exchange("x")?.0;
+    let unconnected = client.datagrams("0.0.0.0:0")?;
+    unconnected.exchange_with("x", "10.96.0.10:53")?;
+    assert_eq!(
+        unconnected.exchange_with("x", "10.0.0.3:53")?.1,
+        "10.96.0.10:53".parse()?,
+        "the frontend that was asked"
+    );
+    // Under another name the backend is there still.
+    stage.agent.delete("/v1/services/dns")?.expect_status(204);
+    stage.put(&Service::new("names", "10.96.0.11:53/udp").backend("b", "10.0.0.3:53", 1))?;
+    stage.agent.delete("/v1/services/quic")?.expect_status(204);
+    let (doomed, removed) = (client.datagrams_to("10.96.0.11:53")?, Instant::now());
+    doomed.exchange("x")?;
+    while removed.elapsed() < Duration::from_secs(3) {
+        assert_eq!((query.error(), stream.error()), (None, None));
+        thread::sleep(Duration::from_millis(200));
+    }
+    stage.agent.delete("/v1/services/names")?.expect_status(204);
+    eventually("the socket is closed", LIMIT, || doomed.error()).map(|error| assert_eq!(error, Errno::ECONNABORTED))?;
+    assert_eq!(doomed.send("x").unwrap_err(), Errno::EDESTADDRREQ);
+    assert_eq!(stream.exchange("x")?.0, server, "it carries a stream");
+    // Whoever asks the former backend later sees that one.
+    let direct = || unconnected.exchange_with("x", "10.0.0.3:53").ok().filter(|(_, from)| from.port() == 53);
+    let is_itself = || direct().filter(|(_, from)| from.ip().to_string() == "10.0.0.3").map(drop);
+    eventually("the flow is forgotten", LIMIT, is_itself)
 }
 
 #[test]
