@@ -28,7 +28,7 @@ pub enum Phase {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionRecord {
-    /// What the application asked for.
+    /// What the application asked for; while `protocol` is 0, the frontend of the socket's last flow, and its backend.
     pub frontend: [u32; 4],
     /// Where it was sent.
     pub backend: [u32; 4],

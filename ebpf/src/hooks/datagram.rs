@@ -5,7 +5,11 @@
 
 use core::ptr;
 
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    programs::SockContext,
+};
 use sluice_common::{
     flows::{Flow, FlowKey, goes_on},
     pick::Tables,
@@ -122,6 +126,16 @@ fn is_connected<F: Family>(call: &Call<F>) -> bool {
     unsafe { ptr::read_volatile(&raw const (*call.socket()).dst_port) != 0 }
 }
 
+/// Forgets the flow of a socket that is released and was never connected through a frontend: its last one, and as a rule
+/// its only one.
+#[inline(always)]
+pub fn forget(ctx: &SockContext, record: &ConnectionRecord) {
+    // SAFETY: helper on the context.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let _ = FLOWS.remove(FlowKey::from_frontend(socket, &record.frontend, record.frontend_port));
+    let _ = FLOWS.remove(FlowKey::from_backend(socket, &record.backend, record.backend_port));
+}
+
 /// [`goes_on`], by the kernel's tables.
 #[inline(always)]
 fn stays(flow: &Flow, answers: Option<&Flow>, now: u64) -> bool {
@@ -143,10 +157,10 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         last: choice.time,
     };
     let mut initial = ConnectionRecord {
-        frontend: [0; 4],
-        backend: [0; 4],
-        frontend_port: 0,
-        backend_port: 0,
+        frontend: frontend.address,
+        backend: flow.address,
+        frontend_port: frontend.port,
+        backend_port: flow.port,
         protocol: 0,
         phase: 0,
         has_flows: 1,
@@ -161,7 +175,13 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         return false;
     }
     // SAFETY: storage of a socket that this call holds.
-    unsafe { (*stored).has_flows = 1 };
+    unsafe {
+        (*stored).has_flows = 1;
+        if (*stored).protocol == 0 {
+            ((*stored).frontend, (*stored).frontend_port) = (frontend.address, frontend.port);
+            ((*stored).backend, (*stored).backend_port) = (flow.address, flow.port);
+        }
+    }
     let from_backend = FlowKey::from_backend(socket, &flow.address, flow.port);
     // SAFETY: the value is only read.
     let answers = unsafe { FLOWS.get(&from_backend) };

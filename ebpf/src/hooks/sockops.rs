@@ -20,7 +20,7 @@ use sluice_common::{
     verdict::{Program, Verdict},
 };
 
-use super::streaks;
+use super::{datagram, streaks};
 use crate::{
     counters::{add, add_one, bucket, count, counters},
     socket,
@@ -101,6 +101,10 @@ pub fn sock_release(ctx: &SockContext) -> Option<Verdict> {
     let record = unsafe { &mut *stored };
     if record.protocol == TCP {
         settle(Program::SockRelease, stored);
+        return None;
+    }
+    if record.protocol == 0 {
+        datagram::forget(ctx, record);
         return None;
     }
     if !record.is_open() {
