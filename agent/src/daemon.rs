@@ -22,7 +22,7 @@ pub fn runtime() -> Result<Runtime> {
     built.context("starting the threads that serve the API")
 }
 
-/// Serves the API until SIGTERM or SIGINT, and what was asked before then to its end.
+/// Serves the API until SIGTERM or SIGINT, and what was asked before then to its end. SIGHUP ends nothing.
 ///
 /// # Errors
 /// When a listener fails, or signals cannot be heard.
@@ -40,12 +40,17 @@ pub async fn serve(settings: &Settings, bound: Bound, running: &RunningEngine) -
     let (stop, stopping) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let app = App::new(running.handle.clone(), stopping.clone());
     let serving = http::serve(bound, app, stopping);
     let stopper = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // Sent by habit, to have files read again.
+                _ = hangup.recv() => tracing::info!("SIGHUP: files are read again whenever they change"),
+            }
         }
         stop.send_replace(true);
         // The listeners decide when it is over.

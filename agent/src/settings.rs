@@ -199,7 +199,8 @@ pub struct Layer {
     pub census_interval: Option<Duration>,
     /// Share of the services or backends, percent: watched files, or documents that are applied together, may remove more
     /// only when that is accepted; 100 for no limit [default: 30]
-    #[arg(long, env = "SLUICE_SHRINK_LIMIT", hide_env_values = true, value_name = "PERCENT", help_heading = "Brake")]
+    #[arg(long, env = "SLUICE_SHRINK_LIMIT", hide_env_values = true, value_name = "PERCENT", help_heading = "Brake",
+        value_parser = whole_number::<u32>)]
     pub shrink_limit: Option<u32>,
     /// Accept what files first ask for beyond --shrink-limit
     // Asked for once: an environment or a file would ask at every start.

@@ -222,7 +222,13 @@ impl Request {
             Verb::Weight(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Zero(verb) => ask(connection, async |client| verb.run(client).await),
             Verb::Drain(verb) => {
-                let timeout = connection.timeout.filter(|_| !verb.waits_with_patience());
+                // An agent that hangs is told within the time of the wait, and one that answers at its end is heard.
+                let timeout = match connection.timeout.as_deref().and_then(time_span) {
+                    Some(span) if verb.waits_with_patience() => {
+                        (span < wait::PATIENCE).then(|| format!("{}ms", (span + wait::LATE).as_millis()))
+                    }
+                    _ => connection.timeout,
+                };
                 ask(ConnectionOptions { timeout, ..connection }, async |client| verb.run(client).await)
             }
             Verb::Restore(verb) => ask(connection, async |client| verb.run(client).await),

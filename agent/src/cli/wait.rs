@@ -26,9 +26,9 @@ use crate::{
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an answer may be late.
-const LATE: Duration = Duration::from_secs(5);
+pub(super) const LATE: Duration = Duration::from_secs(1);
 
 /// Wait until a node, a backend or a service has reached a state
 #[derive(Debug, Args)]

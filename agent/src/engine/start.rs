@@ -283,9 +283,8 @@ pub(super) fn check_identity(
     let is_lost = |backend: &BackendEntry| !wanted.contains(&Endpoint::v6(backend.address, backend.port, 0));
     let lost = steered.iter().filter(|(_, backend)| is_lost(backend)).count();
     let zeros = nodes.len() + steered.iter().filter(|(_, backend)| backend.closed & CLOSED_ZERO != 0).count();
-    let is_much = lost == steered.len() && lost > 0 || lost * 100 > steered.len() * usize::from(brake.shrink_limit);
     ensure!(
-        !is_much && zeros == 0,
+        lost == 0 && zeros == 0,
         "the kernel steers to {} by a store that is not in --state-dir: with the empty one that is there, and the \
          files, {lost} of them would be steered to no longer, and {} would end. Steering goes on as it is. Give the agent \
          the --state-dir that it had before, bring the store back from a backup, name files that bring what is steered \

@@ -21,6 +21,7 @@ mod object;
 mod pins;
 mod programs;
 pub mod readings;
+mod repin;
 mod ring;
 mod segment;
 mod signals;
@@ -154,6 +155,7 @@ impl Kernel {
         is_ours: impl FnOnce(&Held) -> Result<()>,
     ) -> Result<Self> {
         let cgroup = OwnedCgroup::take(&config.cgroup)?;
+        repin::tables(directory)?;
         directory.check_version()?;
         if !config.accept_move {
             moved::check(directory, cgroup.id()?)?;

@@ -345,13 +345,17 @@ pub fn membarrier_global() -> io::Result<()> {
 
 /// What the kernel tells of a map, a program or a link; `T` is its layout.
 pub(super) fn info<T: Copy + Default>(fd: &OwnedFd) -> io::Result<T> {
+    info_with(fd, T::default())
+}
+
+/// The same, with what `value` asks for: places for lists, and their lengths.
+pub(super) fn info_with<T: Copy>(fd: &OwnedFd, mut value: T) -> io::Result<T> {
     #[repr(C)]
     struct Info {
         fd: u32,
         length: u32,
         info: u64,
     }
-    let mut value = T::default();
     let mut attr = Info {
         fd: fd.as_raw_fd() as u32,
         length: size_of::<T>() as u32,

@@ -319,6 +319,28 @@ fn tables_that_went_with_their_agent_are_told_by_the_next_one_and_by_those_after
 }
 
 #[test]
+fn tables_whose_pins_went_while_no_agent_ran_are_those_that_steer() -> Result<()> {
+    let mut stage = Stage::weights("unpinned", &[1, 1])?;
+    let client = stage.client()?;
+    let open = client.connect(FRONTEND)?;
+    open.line()?;
+    stage.zero("node/n1")?;
+    let counted = stage.count("shop", "b2", "newConnections")?;
+    stage.agent.kill()?;
+    for table in ["FRONTENDS", "CONNECTIONS", "SERVICES", "SLOTS", "BACKENDS", "META"] {
+        fs::remove_file(stage.agent.bpffs().join("maps").join(table))?;
+    }
+    stage.agent.start()?;
+    assert_eq!(stage.count("shop", "b2", "newConnections")?, counted, "the counts go on");
+    let active = |backend: &str| stage.count("shop", backend, "activeConnections");
+    assert_eq!(active("b1")? + active("b2")?, 1, "the open connection is known");
+    let status = stage.backend("shop", "b1")?;
+    assert!(status["unproven"].is_null() && status["state"] == "zero", "{status}");
+    assert_eq!(client.spread(FRONTEND, 10).answered_by("b2"), 10);
+    Ok(())
+}
+
+#[test]
 fn programs_of_others_on_the_same_hooks_are_listed_and_a_change_is_told() -> Result<()> {
     let stage = Removable::new("beside")?;
     let cgroup = stage.child.as_ref().unwrap().path().to_string_lossy().into_owned();

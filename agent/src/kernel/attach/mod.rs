@@ -12,6 +12,7 @@ use std::{os::fd::AsRawFd, path::Path};
 use anyhow::{Context, Result};
 use sluice_common::verdict::Program;
 
+pub use self::query::maps_of;
 use self::tracing::Tracepoint;
 use super::{object::Object, sys};
 

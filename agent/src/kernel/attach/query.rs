@@ -6,7 +6,7 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
 };
 
-use crate::kernel::sys::{bpf, info};
+use crate::kernel::sys::{bpf, info, info_with};
 
 const PROG_GET_FD_BY_ID: u32 = 13;
 const PROG_QUERY: u32 = 16;
@@ -17,7 +17,10 @@ const PROG_QUERY: u32 = 16;
 pub struct ProgramInfo {
     kind: u32,
     pub id: u32,
-    unused: [u64; 7],
+    unused: [u64; 5],
+    owner: u32,
+    maps: u32,
+    map_ids: u64,
     name: [u8; 16],
 }
 
@@ -36,6 +39,23 @@ pub fn program_info(program: &OwnedFd) -> io::Result<ProgramInfo> {
 
 /// As [`program_info`], of the program with this id.
 pub fn program_with_id(id: u32) -> io::Result<ProgramInfo> {
+    program_info(&program(id)?)
+}
+
+/// Ids of the tables of the program with this id.
+pub fn maps_of(id: u32) -> io::Result<Vec<u32>> {
+    // More than the registry has.
+    let mut ids = [0_u32; 64];
+    let asked = ProgramInfo {
+        maps: ids.len() as u32,
+        map_ids: ids.as_mut_ptr().cast_const().expose_provenance() as u64,
+        ..ProgramInfo::default()
+    };
+    let found = info_with(&program(id)?, asked)?.maps as usize;
+    Ok(ids[..found.min(ids.len())].to_vec())
+}
+
+fn program(id: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct ProgramById {
         id: u32,
@@ -44,7 +64,7 @@ pub fn program_with_id(id: u32) -> io::Result<ProgramInfo> {
     }
     let program = bpf(PROG_GET_FD_BY_ID, &mut ProgramById { id, next: 0, flags: 0 })?;
     // SAFETY: the kernel just made this descriptor for us.
-    program_info(&unsafe { OwnedFd::from_raw_fd(program as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(program as i32) })
 }
 
 /// Ids of the programs that run on a hook of a cgroup, those of the cgroups above it too, in the order in which they run.
