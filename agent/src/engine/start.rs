@@ -209,6 +209,7 @@ impl<M: DataPlane> Engine<M> {
         let came = Timestamp::now();
         let held = self.machine.read().context("reading the tables")?;
         let adopted = !held.services.is_empty();
+        let nameless = self.nameless_zeros(&held);
         self.programmed = Programmed::new(self.slots).adopt(self.slots, held);
         let known = self.programmed.ids();
         self.state.reserve(&known.backends, &known.services, &known.nodes);
@@ -221,6 +222,7 @@ impl<M: DataPlane> Engine<M> {
             self.adopt_services(&looks)?;
         }
         let taken_in = looks.iter().map(|events| self.documents(events).is_ok()).collect();
+        self.name_zeros(&nameless)?;
         self.reconcile()?;
         self.forget_undone();
         let mut records = self.load_proofs(adopted)?;

@@ -1,16 +1,19 @@
 //! Zeros that the kernel holds and the state does not: those of an agent that ended before it could save them stay; those
 //! that were answered with a failure, and that the kernel did not give back, do not.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use sluice_common::tables::{CLOSED_REMOVED, CLOSED_ZERO, Endpoint};
 
 use super::{
     client::{ChangeError, Options},
     event_loop::Engine,
 };
 use crate::{
-    model::{Change, Target, Zero},
-    plan::DataPlane,
+    model::{BackendId, Change, NodeId, Target, Zero},
+    plan::{DataPlane, Entries},
     view::events::EventKind,
 };
 
@@ -64,12 +67,46 @@ impl<M: DataPlane> Engine<M> {
             let target = || Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
             backend.zero.is_none().then(target)
         });
-        let targets = nodes.chain(backends).filter(|target| !self.undone.contains(target));
-        for target in targets.collect::<Vec<Target>>() {
+        let targets = nodes.chain(backends).filter(|target| !self.undone.contains(target)).collect();
+        self.keep_zeros(targets, "the agent before this one ended before it could save the zero")
+    }
+
+    /// Where zeros hold in the kernel of which the state does not know the target, as when its record was damaged: the
+    /// addresses of the backends, and whether it is their node that is zeroed.
+    pub(super) fn nameless_zeros(&self, held: &Entries) -> Vec<(Endpoint, bool)> {
+        let is_nameless = |node: u32| {
+            let is_closed = held.nodes.iter().any(|(id, closed)| *id == node && closed & CLOSED_ZERO != 0);
+            is_closed && self.state.node_by_id(NodeId(node)).is_none()
+        };
+        let there = held.backends.iter().filter(|(_, backend)| backend.closed & CLOSED_REMOVED == 0);
+        let zeros = there.filter_map(|(id, backend)| {
+            let on_node = is_nameless(backend.node);
+            let itself = backend.closed & CLOSED_ZERO != 0 && self.state.backend(BackendId(*id)).is_none();
+            (on_node || itself).then(|| (Endpoint::v6(backend.address, backend.port, 0), on_node))
+        });
+        zeros.collect()
+    }
+
+    /// Keeps those of them whose backends are there again, as files bring them.
+    pub(super) fn name_zeros(&mut self, nameless: &[(Endpoint, bool)]) -> Result<()> {
+        let mut targets = BTreeSet::new();
+        for (service, backend) in self.state.backends().filter(|_| !nameless.is_empty()) {
+            let address = Endpoint::new(backend.address, 0);
+            let Some((_, on_node)) = nameless.iter().find(|(held, _)| *held == address) else { continue };
+            let node =
+                self.state.node_by_id(backend.node).filter(|_| *on_node).map(|node| Target::Node(node.name.clone()));
+            let itself = || Target::Backend { service: service.name.clone(), backend: backend.name.clone() };
+            targets.insert(node.unwrap_or_else(itself));
+        }
+        let targets = targets.into_iter().filter(|target| self.state.zero(target).is_none()).collect();
+        self.keep_zeros(targets, "the record of what was zeroed is lost")
+    }
+
+    fn keep_zeros(&mut self, targets: Vec<Target>, why: &str) -> Result<()> {
+        for target in targets {
             let zero = Zero {
                 owner: "sluice".into(),
-                reason: "found in force in the kernel: the agent before this one ended before it could save the zero"
-                    .into(),
+                reason: format!("found in force in the kernel: {why}"),
                 since: Timestamp::now(),
                 expires: None,
                 drain: None,

@@ -21,6 +21,23 @@ fn a_store_that_is_older_than_the_tables_is_refused() {
 }
 
 #[test]
+fn zeros_whose_records_are_lost_hold_when_files_bring_their_backends_again() {
+    let (dir, empty) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let Change::PutService { document, .. } = service(&[FRONTEND], &[A, B, C]) else { unreachable!("it puts one") };
+    let documents = [serde_json::to_string(&document).unwrap()];
+    let mut first = steering(&dir, Fake::default());
+    run(&mut first, service(&[FRONTEND], &[A, B, C])).unwrap();
+    for target in ["shop/c", "node/node-1"] {
+        run(&mut first, zero(target, true)).unwrap();
+    }
+    let mut second = begin(&empty, first.machine.clone());
+    second.begin(vec![vec![super::faults::changed("/shop.json", &documents)]]).unwrap();
+    assert_eq!(answers(&second.machine, FRONTEND), to(&[B.1]));
+    let (node, backend) = ("node/node-1".parse().unwrap(), "shop/c".parse().unwrap());
+    assert!(second.state.zero(&node).is_some() && second.state.zero(&backend).is_some());
+}
+
+#[test]
 fn a_copy_of_the_store_from_before_a_change_is_refused() {
     let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = crate::source::store::FILE;
