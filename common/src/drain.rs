@@ -3,6 +3,7 @@
 
 use crate::{
     flight::{Activity, Side, UNKNOWN},
+    opening::Session,
     records::{ConnectionRecord, Phase},
     tables::TCP,
 };
@@ -28,7 +29,7 @@ pub const DEFAULT_QUIET: u32 = 2000;
 pub struct Remains {
     /// CLOCK_MONOTONIC ns at which the pass began.
     pub clock: u64,
-    /// What this pass may do and go by: [`ALL`], [`DATAGRAMS`], [`EOF`], [`PING_PONG`].
+    /// What this pass may do and go by: [`ALL`], [`DATAGRAMS`], [`EOF`], [`PING_PONG`], [`REQUESTS`].
     pub allowed: u32,
     /// See [`Draining::terms`].
     pub terms: u32,
@@ -46,7 +47,8 @@ pub struct Remains {
     pub closed_datagrams: u32,
     /// Connections that the kernel refused to close.
     pub refused: u32,
-    pub padding: u32,
+    /// Of the idle ones: sessions, which are not closed for being idle.
+    pub sessions: u32,
     /// CLOCK_MONOTONIC ns at which the oldest connection began; 0 when there is none.
     pub oldest: u64,
 }
@@ -60,6 +62,8 @@ pub const DATAGRAMS: u32 = 2;
 pub const EOF: u32 = 4;
 /// No program looks before keep-alive probes here: the kernel's ping-pong mode stands in.
 pub const PING_PONG: u32 = 8;
+/// The service says that its connections carry requests and answers in turn: none is taken for a session.
+pub const REQUESTS: u32 = 16;
 
 /// Entry of INBOUND, by the address of a backend: what one pass found on the accepting side.
 #[repr(C, align(8))]
@@ -123,6 +127,8 @@ pub enum Doing {
     Datagrams,
     InFlight,
     Idle,
+    /// Idle, as far as the socket shows, and yet not to be closed for that.
+    Session,
 }
 
 /// What a connection does, and whether it may be closed in this pass. `activity` is asked for established TCP
@@ -152,7 +158,13 @@ pub fn judge(
     if activity.is_busy(Side::Caller, patience) {
         return (Doing::InFlight, all);
     }
-    (Doing::Idle, all || (draining.quiet != 0 && activity.may_close(Side::Caller, patience)))
+    if all {
+        return (Doing::Idle, true);
+    }
+    if draining.quiet != 0 && allowed & REQUESTS == 0 && !matches!(record.session(&activity), Session::None) {
+        return (Doing::Session, false);
+    }
+    (Doing::Idle, draining.quiet != 0 && activity.may_close(Side::Caller, patience))
 }
 
 /// Milliseconds as jiffies, rounded up.
@@ -165,6 +177,64 @@ pub const fn patience(milliseconds: u32, hz: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::opening::Opening;
+
+    #[test]
+    fn a_session_is_closed_when_the_service_says_request_or_at_the_deadline() {
+        let mut record = ConnectionRecord {
+            frontend: [0; 4],
+            backend: [0; 4],
+            frontend_port: 0,
+            backend_port: 0,
+            protocol: TCP,
+            phase: Phase::Established as u8,
+            notes: 0,
+            service_id: 0,
+            backend_id: 0,
+            pid: 0,
+            seen: 0,
+            since: 0,
+        };
+        let idle = Activity {
+            now: 10_000,
+            last_sent: 500,
+            last_received: 510,
+            bytes_sent: 80,
+            bytes_received: 400,
+            unacknowledged: 0,
+            unread: 0,
+            last_segment: 400,
+            keepalive: 0,
+            hung_up: 0,
+            segments_sent: 2,
+            spoke_for: 0,
+            multipath: 0,
+            written: 81,
+            answered: 0,
+            ping_pong: 1,
+            acknowledged_late: 0,
+        };
+        let flying = Activity { last_sent: 511, ..idle };
+        let (terms, other) = (5, 6);
+        for (opening, activity, quiet, allowed, terms_of_pass, expected) in [
+            (Opening::Caller, idle, 2000, 0, terms, (Doing::Idle, true)),
+            (Opening::Server, idle, 2000, 0, terms, (Doing::Session, false)),
+            (Opening::Postgres, idle, 2000, 0, terms, (Doing::Session, false)),
+            (Opening::Unknown, idle, 2000, 0, terms, (Doing::Session, false)),
+            (Opening::Server, flying, 2000, 0, terms, (Doing::InFlight, false)),
+            (Opening::Server, idle, 2000, REQUESTS, terms, (Doing::Idle, true)),
+            (Opening::Server, idle, 2000, ALL, terms, (Doing::Idle, true)),
+            // The service says something else by now.
+            (Opening::Server, idle, 2000, REQUESTS, other, (Doing::Session, false)),
+            // Nothing idle is closed here anyway.
+            (Opening::Server, idle, 0, 0, terms, (Doing::Idle, false)),
+        ] {
+            record.note_opening(opening);
+            let pass = Remains { clock: 60_000_000_000, allowed, terms: terms_of_pass, ..Remains::default() };
+            let judged = judge(&record, || Some(activity), &Draining { quiet, terms }, &pass, 250);
+            assert_eq!(judged, expected, "{opening:?} {allowed} {quiet}");
+        }
+    }
 
     #[test]
     fn quiet_becomes_jiffies() {

@@ -2,9 +2,9 @@
 //!
 //! [`registry`] lists the tables, [`tables`] and [`records`] have what is in them. [`frontends`] finds the service of an
 //! address, [`pick`] chooses its backend, and [`sequence`] whose turn it is; [`flows`] keeps datagrams with theirs;
-//! [`streak`] holds failure streaks; [`drain`] and [`flight`] decide which connections a drain may close, and [`ending`]
-//! tells how they end. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent to watchers.
-//! Nothing here allocates, panics or does I/O.
+//! [`streak`] holds failure streaks; [`drain`], [`flight`] and [`opening`] decide which connections a drain may close, and
+//! [`ending`] tells how they end. [`verdict`] names the programs and the ways out of them; [`decision`] is the record sent to
+//! watchers. Nothing here allocates, panics or does I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod decision;
@@ -13,6 +13,7 @@ pub mod ending;
 pub mod flight;
 pub mod flows;
 pub mod frontends;
+pub mod opening;
 pub mod pick;
 pub mod records;
 pub mod registry;

@@ -38,8 +38,9 @@ pub struct ConnectionRecord {
     pub protocol: u16,
     /// A [`Phase`].
     pub phase: u8,
-    /// 1 when the socket has datagram flows in FLOWS.
-    pub has_flows: u8,
+    /// Whether the socket has datagram flows in FLOWS ([`HAS_FLOWS`](crate::opening::HAS_FLOWS)), and who opened a TCP connection's conversation: see
+    /// [`crate::opening`].
+    pub notes: u8,
     pub service_id: u32,
     pub backend_id: u32,
     /// Process id (thread group) that called connect(), in the initial pid namespace.
@@ -210,7 +211,7 @@ impl ConnectionRecord {
             backend_port: backend.port,
             protocol: frontend.protocol,
             phase: Phase::New as u8,
-            has_flows: 0,
+            notes: 0,
             service_id,
             backend_id,
             pid,

@@ -102,6 +102,7 @@ fn table(view: &View, wide: bool) -> TextTable {
     if wide {
         header.extend([
             "PROTOCOL",
+            "SESSION",
             "FRONTEND",
             "LOCAL",
             "BACKEND-ADDRESS",
@@ -129,6 +130,7 @@ fn table(view: &View, wide: bool) -> TextTable {
         if wide {
             cells.extend([
                 text(&connection.protocol),
+                maybe(connection.session.as_ref().map(get::name)),
                 text(connection.frontend),
                 text(connection.local_address),
                 text(connection.backend_address),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     candidates,
-    client::{Client, encode},
+    client::{Client, encode, with_query},
     curve,
     failure::Failure,
     get,
@@ -16,8 +16,11 @@ use super::{
     output::{self, TextTable, ago, fault, fields, maybe, number, percent, percentage, state, text},
 };
 use crate::{
-    http::views::{BackendView, NodeView, ServiceView},
-    model::{Stage, words::plural},
+    http::{
+        connections::Connections,
+        views::{BackendView, NodeView, ServiceView},
+    },
+    model::{ServiceProtocol, Stage, quiet, words::plural},
     view::{
         health::Reason,
         operations::Operation,
@@ -46,7 +49,11 @@ impl DescribeArguments {
                     Ok(view) => view,
                     Err(failure) => return Err(hint(client, &name, failure).await),
                 };
-                service(&view, &drains(client, view.status.backends.iter().map(|backend| &backend.zero)).await?)
+                let drains = drains(client, view.status.backends.iter().map(|backend| &backend.zero)).await?;
+                let filter = [("service", Some(name.clone())), ("limit", Some("1".to_owned()))];
+                // A kernel that cannot list connections can still be told of.
+                let found = client.get(&with_query("/v1/connections", &filter)).await.ok();
+                service(&view, &idle_close(&view, found.as_ref()), &drains)
             }
             Named::Node(name) => {
                 let view: NodeView = client.get(&format!("/v1/nodes/{}", encode(&name))).await?;
@@ -107,7 +114,26 @@ fn drained<'a>(zero: &ZeroStatus, drains: &'a Drains) -> Option<&'a String> {
     drains.get(zero.drain.as_ref()?)
 }
 
-fn service(view: &ServiceView, drains: &Drains) -> String {
+/// What a drain does to idle connections of a service, and which of those that are open it takes for sessions.
+fn idle_close(view: &ServiceView, found: Option<&Connections>) -> String {
+    let never = "never: the service carries streams";
+    let after = view
+        .spec
+        .idle_close
+        .map_or_else(|| "when idle".to_owned(), |quiet| format!("after {} of quiet", quiet::text(quiet)));
+    match view.spec.protocol {
+        Some(ServiceProtocol::Stream) => return never.to_owned(),
+        Some(ServiceProtocol::Request) => return after,
+        None => {}
+    }
+    let Some(Connections { total, sessions, .. }) = found else { return format!("{after}, but for sessions") };
+    let kinds: Vec<String> = sessions.iter().map(|(kind, count)| format!("{count} {}", get::name(kind))).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    let count: usize = sessions.values().sum();
+    format!("{after}, but for sessions: {count} of {}{kinds}", plural(*total as u64, "connection"))
+}
+
+fn service(view: &ServiceView, idle_close: &str, drains: &Drains) -> String {
     let ServiceView { metadata, spec, status, .. } = view;
     let list = |items: Vec<String>| items.join(", ");
     let mut text_so_far = fields(&[
@@ -117,6 +143,7 @@ fn service(view: &ServiceView, drains: &Drains) -> String {
         ("Balance", get::name(&spec.balance)),
         ("Without open backend", get::name(&spec.on_no_backend)),
         ("Kept open by a zero", format!("at least {} %", spec.min_ready_percent)),
+        ("Closed by a drain", idle_close.to_owned()),
         ("From", status.origin.text()),
         ("Generation", format!("{} (in the kernel: {})", status.generation, status.observed_generation)),
         ("Table", format!("{}, current since {}", plural(status.slots.into(), "slot"), ago(status.programmed_at))),

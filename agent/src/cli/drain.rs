@@ -31,7 +31,8 @@ use crate::{
     after_help = "Examples:\n  sluice drain node/node-1 --wait drained\n  sluice drain shop/n1 --deadline 5m --idle-close 10s\n  \
         sluice drain node/node-1 --idle-close never --on-deadline close\n\n\
         Whether a connection is idle is judged by what it sent and received last: fit for requests and answers in turn. \
-        A service of other traffic (HTTP/2, WebSockets, subscriptions) says `protocol: stream`.\n\
+        A service of other traffic (HTTP/2, WebSockets, subscriptions) says `protocol: stream`. Connections that look like \
+        sessions (of a database, say) are left alone unless the service says `protocol: request`.\n\
         Exit codes with --wait drained: 0 drained; 3 something was left at the deadline, or after --timeout (the drain then goes on); \
         1 cancelled by a restore, or the agent could not be reached for the first 10s, until --timeout or 10s after the deadline; 4 a service would be \
         left without enough capacity (--force); 130 or 143 interrupted (the drain goes on)."

@@ -1,5 +1,7 @@
 //! /v1/connections: steered connections with their processes.
 
+use std::collections::BTreeMap;
+
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -9,7 +11,7 @@ use super::{
     parameters::Ask,
     problem::{Problem, ReadProblems},
 };
-use crate::view::connections::{self, Connection, Filter, SocketState};
+use crate::view::connections::{self, Connection, Filter, Found, SessionKind, SocketState};
 
 /// Connections of an answer when nobody says how many.
 const LIMIT: usize = 1000;
@@ -44,6 +46,9 @@ pub struct Connections {
     #[serde(default)]
     #[schema(required)]
     pub flows: u64,
+    /// How many of them all a drain does not close for being idle, by what speaks for a session.
+    #[serde(default)]
+    pub sessions: BTreeMap<SessionKind, usize>,
 }
 
 /// The steered connections of this host, in all network namespaces.
@@ -66,6 +71,6 @@ pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> 
         drop(turn);
         anyhow::Ok(listed)
     });
-    let ((items, total), flows) = read.await.map_err(anyhow::Error::new)??;
-    Ok(Json(Connections { items, total, flows }))
+    let (Found { items, total, sessions }, flows) = read.await.map_err(anyhow::Error::new)??;
+    Ok(Json(Connections { items, total, flows, sessions }))
 }

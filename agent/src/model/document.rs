@@ -101,9 +101,10 @@ pub struct ServiceSpec {
     #[serde(default, deserialize_with = "percent")]
     #[schema(minimum = 0, maximum = 100)]
     pub min_ready_percent: u8,
-    /// What the connections carry. A drain never closes a `stream` for being quiet.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub protocol: ServiceProtocol,
+    /// What the connections carry. A drain closes those of `request` when they are idle, and never a `stream`. Without it,
+    /// a drain closes idle connections but for sessions, as far as they can be recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ServiceProtocol>,
     /// Quiet after which a drain may close an idle connection, from `100ms` to `1h`. Longer than the longest pause
     /// within an answer. 2s when neither the service nor the drain says.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "quiet")]

@@ -8,7 +8,8 @@ use sluice_common::drain::Draining;
 use utoipa::ToSchema;
 
 use super::{
-    Backend, Ending, Name, Node, Outcome, Refusal, Service, State, Target, Touched, Zero, quiet, zero::AskedZero,
+    Backend, Ending, Name, Node, Outcome, Refusal, Service, ServiceProtocol, State, Target, Touched, UsualPort, Zero,
+    quiet, zero::AskedZero,
 };
 
 /// Part of a [`super::Zero`]: both are set, kept and restored as one.
@@ -179,9 +180,15 @@ impl Drain {
         }
     }
 
-    /// What this drain lets be done to the connections of `service`.
-    pub fn draining(&self, service: &Service) -> Draining {
-        Draining { quiet: self.quiet(service), terms: self.terms() }
+    /// What this drain lets be done to the connections of a backend of `service`.
+    pub fn draining(&self, service: &Service, backend: &Backend) -> Draining {
+        let closes_sessions = service.protocol == Some(ServiceProtocol::Request);
+        Draining { quiet: self.quiet(service, backend), terms: self.terms() << 1 | u32::from(closes_sessions) }
+    }
+
+    /// The port by which its connections to a backend of `service` are taken for sessions, and not closed for being idle.
+    pub fn usual_port(&self, service: &Service, backend: &Backend) -> Option<UsualPort> {
+        service.usual_port(backend).filter(|_| self.idle_close != IdleClose::Never)
     }
 
     /// Another number for another deadline, another end there, and for other care of accepted connections.
@@ -209,12 +216,15 @@ impl Drain {
         Err(Refusal { field: Some(field.to_owned()), ..Refusal::conflict(message, Vec::new()) })
     }
 
-    /// Quiet after which this drain closes an idle connection of `service`, in ms; 0: never.
-    fn quiet(&self, service: &Service) -> u32 {
-        match (self.idle_close, service.protocol, service.idle_close) {
-            (IdleClose::Never, _, _) | (_, super::ServiceProtocol::Stream, _) => 0,
-            (IdleClose::Usual, _, own) => own.unwrap_or(IdleClose::DEFAULT),
-            (IdleClose::After(quiet), _, own) => own.map_or(quiet, |own| own.max(quiet)),
+    /// Quiet after which this drain closes an idle connection to a backend of `service`, in ms; 0: never.
+    fn quiet(&self, service: &Service, backend: &Backend) -> u32 {
+        if service.protocol == Some(ServiceProtocol::Stream) || service.usual_port(backend).is_some() {
+            return 0;
+        }
+        match (self.idle_close, service.idle_close) {
+            (IdleClose::Never, _) => 0,
+            (IdleClose::Usual, own) => own.unwrap_or(IdleClose::DEFAULT),
+            (IdleClose::After(quiet), own) => own.map_or(quiet, |own| own.max(quiet)),
         }
     }
 }

@@ -28,6 +28,7 @@ mod resolve;
 pub mod saved;
 mod secrets;
 pub mod service;
+mod sessions;
 pub mod shrink;
 pub mod span;
 mod stamp;
@@ -55,6 +56,7 @@ pub use service::{
     Backend, BackendId, Balance, CloseAs, Frontend, Group, HealthPolicy, Node, NodeId, OnNoBackend, Origin, Own,
     Protocol, Service, ServiceId, ServiceProtocol, Zero,
 };
+pub use sessions::UsualPort;
 pub use span::Span;
 pub use stamp::Stamp;
 pub use state::{Limits, State};

@@ -63,11 +63,10 @@ pub enum OnNoBackend {
 }
 
 /// What the connections of a service carry, as far as a drain has to know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ServiceProtocol {
-    /// Requests and answers in turn: between them a connection is idle.
-    #[default]
+    /// Requests and answers in turn: between them a connection is idle, whoever spoke first.
     Request,
     /// Anything else (subscriptions, WebSockets, long answers with pauses): quiet says nothing.
     Stream,
@@ -117,7 +116,8 @@ pub struct Service {
     pub on_no_backend: OnNoBackend,
     /// 0..=100.
     pub min_ready_percent: u8,
-    pub protocol: ServiceProtocol,
+    /// When the service does not say, sessions are recognised.
+    pub protocol: Option<ServiceProtocol>,
     /// Quiet after which a drain may close an idle connection, in ms, when the service says so.
     pub idle_close: Option<u32>,
     pub close_as: CloseAs,

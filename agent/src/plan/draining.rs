@@ -1,6 +1,6 @@
 //! The backends whose entry in DRAINING a change may concern: their connections may be closed, or no longer.
 
-use crate::model::{Backend, IdleClose, NodeId, Service, ServiceId, State, Zero};
+use crate::model::{Backend, Frontend, IdleClose, NodeId, Service, ServiceId, ServiceProtocol, State, Zero};
 
 /// Backends of `after` that may be drained otherwise than before, among the services and on the nodes that a change
 /// touches. Those that left the configuration are not among them.
@@ -15,14 +15,18 @@ pub fn concerned<'a>(
         found.extend(after.node_backends(*node).map(|(service, backend)| (&**service, backend)));
     }
     for (id, service) in services.iter().filter_map(|id| Some((id, after.service_by_id(*id)?))) {
-        let quiet = |service: &Service| (service.protocol, service.idle_close);
-        let old = before.service_by_id(*id).filter(|old| quiet(old) == quiet(service));
+        let old = before.service_by_id(*id).filter(|old| says(old) == says(service));
         let old = |index: usize| old.and_then(|old| old.backends.get(index));
         let others =
             service.backends.iter().enumerate().filter(|(index, new)| !old(*index).is_some_and(|old| same(old, new)));
         found.extend(others.map(|(_, backend)| (&**service, backend)));
     }
     found
+}
+
+/// What the documents of a service say of idle connections. A backend's own port changes with its id.
+fn says(service: &Service) -> (Option<ServiceProtocol>, Option<u32>, &[Frontend]) {
+    (service.protocol, service.idle_close, &service.frontends)
 }
 
 fn same(old: &Backend, new: &Backend) -> bool {

@@ -306,7 +306,7 @@ impl Planner<'_> {
         let gone = scope.removed_backends.iter().filter(|id| self.have.draining.contains_key(&id.0));
         keep.extend(gone.map(|id| MapOp::SetDraining { backend: id.0, draining: None }));
         for (service, backend) in draining::concerned(before, after, &scope.services, &scope.nodes) {
-            let draining = after.drain(backend).map(|drain| drain.draining(service));
+            let draining = after.drain(backend).map(|drain| drain.draining(service, backend));
             if self.have.draining.get(&backend.id.0).copied() == draining {
                 continue;
             }

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use sluice_common::{
     drain::{DEFAULT_QUIET, patience},
     flight::Side,
+    opening::Session,
     records::CensusRow,
     tables::{UDP, socket_addr},
 };
 use utoipa::ToSchema;
 
-use crate::model::{BackendId, Name, Protocol, Service, State};
+use crate::model::{BackendId, Name, Protocol, Service, ServiceProtocol, State, UsualPort};
 use crate::{host::cgroups, kernel::sockets::Census};
 
 /// A steered socket.
@@ -56,8 +57,28 @@ pub struct Connection {
     pub idle_seconds: Option<f64>,
     /// Whether a request is out, or an answer not read; absent for datagrams.
     pub in_flight: Option<bool>,
+    /// Why a drain does not close it for being idle; absent when it may, and for datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionKind>,
     pub bytes_sent: u64,
     pub bytes_received: u64,
+}
+
+/// What speaks for a session in which quiet does not mean that nothing is under way. Nothing does when the service says
+/// `protocol: request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SessionKind {
+    /// The service says `protocol: stream`.
+    Stream,
+    /// The port of a frontend or of the backend is usually that of a database, SSH or the like.
+    UsualPort,
+    /// The server spoke first.
+    ServerFirst,
+    /// It began as connections to PostgreSQL do.
+    Postgres,
+    /// Who spoke first is not known: nobody has looked.
+    Unknown,
 }
 
 /// States of a socket, from `include/net/tcp_states.h`. A connected datagram socket is `established`.
@@ -88,25 +109,36 @@ pub struct Filter {
     pub state: Option<SocketState>,
 }
 
-/// The connections that fit `filter`, at most `limit`, and how many fit in all. Reads /proc: not for a thread that
-/// others wait for.
-pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> (Vec<Connection>, usize) {
+/// What was found of the connections that fit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    pub items: Vec<Connection>,
+    pub total: usize,
+    /// How many of them all are sessions, by what speaks for it.
+    pub sessions: BTreeMap<SessionKind, usize>,
+}
+
+/// The connections that fit `filter`, and of them at most `limit` as items. Reads /proc: not for a thread that others wait
+/// for.
+pub fn list(census: &Census, state: &State, filter: &Filter, limit: usize) -> Found {
     let mut owners = Owners { state, known: HashMap::new() };
     let mut processes: HashMap<u32, Process> = HashMap::new();
-    let (mut found, mut total) = (Vec::new(), 0);
+    let mut found = Found::default();
     for row in census.rows.iter().filter(|row| row.is_current()) {
         let owner = owners.find(row.connection.backend_id);
         if !filter.fits(&owner, SocketState::from(row.state)) {
             continue;
         }
-        total += 1;
-        if found.len() < limit {
+        found.total += 1;
+        let session = session(row, &owner, census.hz);
+        session.into_iter().for_each(|session| *found.sessions.entry(session).or_default() += 1);
+        if found.items.len() < limit {
             let pid = row.connection.pid;
             let process = processes.entry(pid).or_insert_with(|| Process::find(pid)).clone();
-            found.push(connection(row, owner, process, census.hz));
+            found.items.push(Connection { session, ..connection(row, owner, process, census.hz) });
         }
     }
-    (found, total)
+    found
 }
 
 /// How many flows of datagrams stay with backends that fit `filter`.
@@ -123,6 +155,9 @@ struct Owner {
     service: Option<Name>,
     backend: Option<Name>,
     node: Option<Name>,
+    /// What its service says of itself, and the port that stands in for that.
+    protocol: Option<ServiceProtocol>,
+    usual_port: Option<UsualPort>,
 }
 
 /// A cache of owners: many connections may have the same of thousands of backends.
@@ -140,6 +175,8 @@ impl Owners<'_> {
                 service: Some(service.name.clone()),
                 backend: Some(backend.name.clone()),
                 node: state.node_by_id(backend.node).map(|node| node.name.clone()),
+                protocol: service.protocol,
+                usual_port: service.usual_port(backend),
             })
         };
         self.known.entry(id).or_insert_with(|| find().unwrap_or_default()).clone()
@@ -184,8 +221,27 @@ fn connection(row: &CensusRow, owner: Owner, process: Process, hz: u32) -> Conne
         idle_seconds: (is_stream && SocketState::from(row.state) != SocketState::SynSent)
             .then(|| f64::from(activity.quiet()) / f64::from(hz)),
         in_flight: is_stream.then(|| activity.is_busy(Side::Caller, patience)),
+        session: None,
         bytes_sent: row.bytes_sent,
         bytes_received: row.bytes_received,
+    }
+}
+
+fn session(row: &CensusRow, owner: &Owner, hz: u32) -> Option<SessionKind> {
+    let record = &row.connection;
+    if record.protocol == UDP {
+        return None;
+    }
+    match (owner.protocol, owner.usual_port) {
+        (Some(ServiceProtocol::Request), _) => None,
+        (Some(ServiceProtocol::Stream), _) => Some(SessionKind::Stream),
+        (None, Some(_)) => Some(SessionKind::UsualPort),
+        (None, None) => match record.session(&row.activity(hz)) {
+            Session::None => None,
+            Session::ServerFirst => Some(SessionKind::ServerFirst),
+            Session::Postgres => Some(SessionKind::Postgres),
+            Session::Unknown => Some(SessionKind::Unknown),
+        },
     }
 }
 

@@ -80,7 +80,10 @@ pub struct Remaining {
     /// Of them: with nothing under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<u64>,
-    /// Of them: connected datagram sockets, which do not tell.
+    /// Of the idle ones: taken for sessions, which are not closed for being idle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// Of them all: connected datagram sockets, which do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagrams: Option<u64>,
     /// Besides: answered flows of unconnected datagram sockets, which stay until they are quiet or the drain ends. Absent
@@ -109,7 +112,8 @@ impl Remaining {
                 let accepted = if inbound > 0 { format!(" and {inbound} accepted") } else { String::new() };
                 let (noun, verb) =
                     if self.total + inbound == 1 { ("connection", "is") } else { ("connections", "are") };
-                let left = format!("the deadline is over, and {} steered{accepted} {noun} {verb} left", self.total);
+                let sessions = self.taken_for_sessions();
+                let left = format!("the deadline is over, and {} steered{accepted} {noun} {verb} left{sessions}", self.total);
                 if flows > 0 { format!("{left}; {}", moving(flows)) } else { left }
             }
             OperationPhase::DeadlineReached if flows > 0 => format!("the deadline is over, and {}", moving(flows)),
@@ -129,8 +133,21 @@ impl Remaining {
                 let here = self.inbound.map(|inbound| format!("; {inbound} accepted by its backends here"));
                 let flows =
                     self.flows.map(|flows| format!("; {} of datagrams", plural(flows, "flow"))).unwrap_or_default();
-                format!("{left} left: {flying} in flight, {idle} idle{flows}{}", here.unwrap_or_default())
+                let (here, sessions) = (here.unwrap_or_default(), self.taken_for_sessions());
+                format!("{left} left: {flying} in flight, {idle} idle{flows}{here}{sessions}")
             }
+        }
+    }
+
+    fn taken_for_sessions(&self) -> String {
+        match self.sessions {
+            None | Some(0) => String::new(),
+            Some(sessions) => format!(
+                "; {sessions} idle {} taken for {}, and not closed for being idle unless the service says \
+                 `protocol: request`",
+                if sessions == 1 { "one is" } else { "ones are" },
+                if sessions == 1 { "a session" } else { "sessions" },
+            ),
         }
     }
 

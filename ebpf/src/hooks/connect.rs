@@ -4,6 +4,7 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use sluice_common::{
+    opening::HAS_FLOWS,
     records::{ConnectionRecord, Phase},
     tables::{Endpoint, UDP},
     verdict::Verdict,
@@ -67,7 +68,7 @@ fn record<F: Family>(call: &Call<F>, frontend: &Endpoint, service_id: u32, choic
         if !(is_mine && (*stored).since == choice.time) {
             // The socket was used before, or by another thread in this moment.
             sockops::settle(call.program(), stored);
-            record.has_flows = (*stored).has_flows;
+            record.notes = (*stored).notes & HAS_FLOWS;
             *stored = record;
         }
         (*stored).phase = Phase::Picked as u8;
@@ -96,7 +97,7 @@ fn forget_former_use<F: Family>(call: &Call<F>, to: &Endpoint) {
     if !stored.is_null() {
         sockops::settle(call.program(), stored);
         // SAFETY: storage of a socket that this call holds.
-        if unsafe { (*stored).has_flows } == 0 {
+        if unsafe { (*stored).notes } & HAS_FLOWS == 0 {
             forget(socket);
         }
     }

@@ -12,6 +12,7 @@ use aya_ebpf::{
 };
 use sluice_common::{
     flows::{Flow, FlowKey, goes_on},
+    opening::HAS_FLOWS,
     pick::Tables,
     records::ConnectionRecord,
     tables::Endpoint,
@@ -81,7 +82,7 @@ pub fn recvmsg<F: Family>(call: &Call<F>) -> Verdict {
     // SAFETY: storage of a socket that this call holds.
     let connection = unsafe { &mut *stored };
     let source = call.endpoint();
-    if connection.has_flows != 0 {
+    if connection.notes & HAS_FLOWS != 0 {
         // SAFETY: helper on the context.
         let socket = unsafe { bpf_get_socket_cookie(call.context().cast()) };
         if let Some(flow) = FLOWS.get_ptr_mut(&FlowKey::from_backend(socket, &source.address, source.port)) {
@@ -163,7 +164,7 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
         backend_port: flow.port,
         protocol: 0,
         phase: 0,
-        has_flows: 1,
+        notes: HAS_FLOWS,
         service_id: 0,
         backend_id: 0,
         pid: 0,
@@ -176,7 +177,7 @@ fn begin_flow<F: Family>(call: &Call<F>, socket: u64, frontend: &Endpoint, servi
     }
     // SAFETY: storage of a socket that this call holds.
     unsafe {
-        (*stored).has_flows = 1;
+        (*stored).notes |= HAS_FLOWS;
         if (*stored).protocol == 0 {
             ((*stored).frontend, (*stored).frontend_port) = (frontend.address, frontend.port);
             ((*stored).backend, (*stored).backend_port) = (flow.address, flow.port);

@@ -6,6 +6,7 @@ mod connect;
 mod datagram;
 #[cfg(not(feature = "observe"))]
 mod follow;
+mod opening;
 mod peer;
 pub mod sockops;
 mod streaks;

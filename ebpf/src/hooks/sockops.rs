@@ -8,7 +8,7 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTT_CB,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
     },
     helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
@@ -20,7 +20,7 @@ use sluice_common::{
     verdict::{Program, Verdict},
 };
 
-use super::{datagram, streaks};
+use super::{datagram, opening, streaks};
 use crate::{
     counters::{add, add_one, bucket, count, counters},
     socket,
@@ -36,12 +36,15 @@ const EHOSTUNREACH: i32 = 113;
 const ENETUNREACH: i32 = 101;
 const EPIPE: i32 = 32;
 
-/// Runs for every TCP socket in the cgroup. Other callbacks than these four, and sockets without a record, leave uncounted.
+/// Runs for every TCP socket in the cgroup. Other callbacks than these five, and sockets without a record, leave uncounted.
 #[inline(always)]
 pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     let op = ctx.op();
     match op {
-        BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_RETRANS_CB => {}
+        BPF_SOCK_OPS_TCP_CONNECT_CB
+        | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+        | BPF_SOCK_OPS_RETRANS_CB
+        | BPF_SOCK_OPS_RTT_CB => {}
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {}
         _ => return None,
     }
@@ -58,12 +61,16 @@ pub fn sock_ops(ctx: &SockOpsContext) -> Option<Verdict> {
     }
     // SAFETY: storage of the socket that the callback is about; callbacks of one socket are serialized by its lock.
     let connection = unsafe { &mut *stored };
+    if op == BPF_SOCK_OPS_RTT_CB {
+        opening::acknowledged(ctx, ops, socket, connection);
+        return None;
+    }
     let counters = counters(connection.backend_id)?;
     match op {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opened(ctx, ops, connection, counters),
         // The socket has a direct connection now, and still the callback flags of its steered one.
         _ if !connection.is_open() => None,
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops, connection, counters),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx, ops, connection, counters),
         BPF_SOCK_OPS_RETRANS_CB => {
             // SAFETY: a live map value.
             add(unsafe { &raw mut (*counters).retransmits }, u64::from(ctx.arg(1)));
@@ -194,7 +201,12 @@ fn goes_to_backend(ops: &bpf_sock_ops, connection: &ConnectionRecord) -> bool {
 }
 
 #[inline(always)]
-fn established(ops: &bpf_sock_ops, connection: &mut ConnectionRecord, counters: *mut Counters) -> Option<Verdict> {
+fn established(
+    ctx: &SockOpsContext,
+    ops: &bpf_sock_ops,
+    connection: &mut ConnectionRecord,
+    counters: *mut Counters,
+) -> Option<Verdict> {
     if connection.phase != Phase::Opened as u8 {
         return None;
     }
@@ -213,6 +225,7 @@ fn established(ops: &bpf_sock_ops, connection: &mut ConnectionRecord, counters: 
     }
     sample_rtt(ops, counters);
     streaks::established(connection.backend_id);
+    opening::listen(ctx, ops, connection);
     Some(Verdict::Established)
 }
 

@@ -9,8 +9,8 @@ use core::{ffi::c_void, mem::transmute};
 
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use sluice_common::{
-    drain::{DEFAULT_QUIET, Doing, Draining, Inbound, NamespaceEntry, Remains, judge, patience},
-    flight::Side,
+    drain::{DEFAULT_QUIET, Doing, Draining, Inbound, NamespaceEntry, REQUESTS, Remains, judge, patience},
+    flight::{Activity, Side},
     records::{ConnectionRecord, Phase},
     tables::{Endpoint, TCP, UDP},
 };
@@ -68,6 +68,11 @@ fn count(found: *mut c_void, record: &ConnectionRecord) -> i32 {
         Doing::Datagrams => remains.datagrams += 1,
         Doing::InFlight => remains.in_flight += 1,
         Doing::Idle => remains.idle += 1,
+        Doing::Session => {
+            remains.idle += 1;
+            remains.sessions += 1;
+            spare_accepted(found);
+        }
     }
     if closable {
         remains.closable += 1;
@@ -187,7 +192,12 @@ fn accepted(seq: *mut c_void, found: *mut c_void, tcp: *mut c_void) {
     // SAFETY: as in `look`.
     let held = unsafe { DRAINING.get(inbound.backend_id) }.copied();
     let allowed = held == Some(Draining { quiet: inbound.quiet, terms: inbound.terms });
-    if inbound.quiet == 0 || !allowed || is_steered(found) || !activity.may_close(Side::Server, patience) {
+    if inbound.quiet == 0
+        || !allowed
+        || has_only_greeted(inbound, &activity)
+        || is_steered(found)
+        || !activity.may_close(Side::Server, patience)
+    {
         return;
     }
     if way == Way::Told {
@@ -202,6 +212,12 @@ fn accepted(seq: *mut c_void, found: *mut c_void, tcp: *mut c_void) {
 fn allowed(backend_id: u32) -> u32 {
     // SAFETY: the value is copied at once.
     unsafe { REMAINS.get(backend_id) }.map_or(0, |pass| pass.allowed)
+}
+
+/// Whether the server alone has spoken, and the service does not say that its connections carry requests.
+#[inline(always)]
+fn has_only_greeted(inbound: &Inbound, activity: &Activity) -> bool {
+    allowed(inbound.backend_id) & REQUESTS == 0 && activity.bytes_received == 0 && activity.bytes_sent > 0
 }
 
 /// Whether the other end of an accepted connection is a steered socket of this host.
@@ -255,6 +271,17 @@ fn note_caller(record: &ConnectionRecord, found: *mut c_void) {
         if CALLERS.insert(Endpoint::v6(address, port, TCP), 0, 0).is_err() {
             inbound.quiet = 0;
         }
+    }
+}
+
+/// Where one caller holds a session, what others have opened may be sessions too: nothing that was accepted there is closed
+/// in this pass.
+#[inline(always)]
+fn spare_accepted(found: *mut c_void) {
+    let (address, port) = socket::peer(found);
+    if let Some(inbound) = INBOUND.get_ptr_mut(Endpoint::v6(address, port, TCP)) {
+        // SAFETY: as in `note_caller`.
+        unsafe { (*inbound).quiet = 0 };
     }
 }
 

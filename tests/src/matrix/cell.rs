@@ -43,9 +43,8 @@ impl Cell {
     pub fn think(&self, usual: Duration) -> Duration {
         match (self.says, self.expect) {
             (Says::IdleClose(quiet), Expect::Moved | Expect::Whole) => Duration::from_secs(u64::from(quiet) + 2),
-            (Says::IdleClose(_), Expect::Ended | Expect::Kept | Expect::Costs) | (Says::Nothing | Says::Stream, _) => {
-                usual
-            }
+            (Says::IdleClose(_), Expect::Ended | Expect::Kept | Expect::Costs)
+            | (Says::Nothing | Says::Request | Says::Stream, _) => usual,
         }
     }
 }
@@ -78,8 +77,9 @@ impl ServerKind {
 /// What a service's document says of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Says {
-    /// Requests and answers in turn.
     Nothing,
+    /// Requests and answers in turn.
+    Request,
     /// Its own time of quiet, in seconds.
     IdleClose(u32),
     Stream,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::cell::{
     Cell,
     Expect::{Costs, Ended, Kept, Whole},
-    Says::{IdleClose, Stream},
+    Says::{IdleClose, Request, Stream},
     ServerKind::{Nginx, NginxTls, Node, NodeTls, Postgres, Redis},
 };
 
@@ -20,6 +20,7 @@ const PAUSES: u32 = 5;
 /// four times as long there: longer than the slowest answer.
 const SLOW: u32 = 1;
 const NEVER_IDLE: &str = "never idle: it keeps its connections, and they outlive the drain";
+const SESSIONS: &str = "recognised as sessions, which outlive the drain";
 const NO_LOOK: &str = "the pool does not look at a connection before it hands it out";
 const NO_RETURN: &str = "it does not connect again: a client of it whose connection ends has ended";
 const TICKETS: &str = "the first request after a handshake has four times that";
@@ -97,10 +98,10 @@ pub const CELLS: [Cell; 63] = [
     Cell::new("redis-slow", "redis_pool.py", Redis, "slow"),
     Cell::new("redis-benchmark", "redis_benchmark.sh", Redis, "busy").expect(Kept).note(NEVER_IDLE),
     // PostgreSQL: sessions.
-    Cell::new("psycopg", "postgres_pool.py", Postgres, "quick").expect(Costs).note(NO_LOOK),
-    Cell::new("psycopg-stream", "postgres_pool.py", Postgres, "quick").says(Stream).expect(Kept),
-    Cell::new("pgbench", "pgbench.sh", Postgres, "quick").expect(Costs).note(NO_RETURN),
-    Cell::new("pgbench-stream", "pgbench.sh", Postgres, "quick").says(Stream).expect(Kept),
+    Cell::new("psycopg", "postgres_pool.py", Postgres, "quick").expect(Kept).note(SESSIONS),
+    Cell::new("psycopg-request", "postgres_pool.py", Postgres, "quick").says(Request).expect(Costs).note(NO_LOOK),
+    Cell::new("pgbench", "pgbench.sh", Postgres, "quick").expect(Kept).note(SESSIONS),
+    Cell::new("pgbench-request", "pgbench.sh", Postgres, "quick").says(Request).expect(Costs).note(NO_RETURN),
     Cell::new("pgbench-fresh", "pgbench.sh", Postgres, "fresh").expect(Ended),
 ];
 

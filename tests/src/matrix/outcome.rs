@@ -78,6 +78,7 @@ impl Outcome {
         let Report { client, requests, failed, errors, .. } = &self.report;
         let says = match cell.says {
             Says::Nothing => "nothing".to_owned(),
+            Says::Request => "protocol: request".to_owned(),
             Says::IdleClose(quiet) => format!("idleClose: {quiet}s"),
             Says::Stream => "protocol: stream".to_owned(),
         };

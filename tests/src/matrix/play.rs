@@ -109,6 +109,7 @@ fn document(cell: &Cell) -> Value {
     }
     match cell.says {
         Says::Nothing => service,
+        Says::Request => service.set("protocol", "request"),
         Says::IdleClose(quiet) => service.set("idleClose", format!("{quiet}s")),
         Says::Stream => service.set("protocol", "stream"),
     }

@@ -182,18 +182,18 @@ fn host_websockets() -> Result<()> {
 }
 
 /// This pool does not look at a connection before it hands it out: each one that is closed costs a query, whoever closes
-/// it. No other is lost; a service like this says `protocol: stream`.
+/// it. No other is lost, and none is closed unless the service asks for it.
 #[test]
 fn host_a_pool_that_does_not_look() -> Result<()> {
     play("psycopg")?;
-    play("psycopg-stream")
+    play("psycopg-request")
 }
 
 /// Nor does this one ever connect again.
 #[test]
 fn host_pgbench() -> Result<()> {
     play("pgbench")?;
-    play("pgbench-stream")
+    play("pgbench-request")
 }
 
 #[test]

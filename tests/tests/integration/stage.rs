@@ -169,9 +169,11 @@ pub fn backend_address(number: usize) -> String {
     format!("10.0.0.{number}:8080")
 }
 
-/// Service "shop" on [`FRONTEND`] with backends b1, b2 ... on nodes n1, n2 ...
+/// Service "shop" on [`FRONTEND`] with backends b1, b2 ... on nodes n1, n2 ... It says that it carries requests: its servers
+/// greet, which would make sessions of its connections.
 pub fn weighted(weights: &[u32]) -> Service {
-    weights.iter().zip(1..).fold(Service::new("shop", FRONTEND), |service, (weight, number)| {
+    let shop = Service::new("shop", FRONTEND).set("protocol", "request");
+    weights.iter().zip(1..).fold(shop, |service, (weight, number)| {
         service.backend_on(&format!("n{number}"), &format!("b{number}"), &backend_address(number), *weight)
     })
 }

@@ -226,6 +226,10 @@ fn what_documents_say_of_a_drain_that_lasts_goes_to_the_kernel() {
         (serde_json::json!({"idleClose": "5s"}), vec![Some(5000), None]),
         (serde_json::json!({"protocol": "stream"}), vec![Some(0), None]),
         (serde_json::json!({"protocol": null, "idleClose": null}), vec![Some(2000), None]),
+        // A port that is usually a database's stands for sessions, unless the service says otherwise.
+        (serde_json::json!({"frontends": ["10.96.0.1:5432"]}), vec![Some(0), None]),
+        (serde_json::json!({"protocol": "request"}), vec![Some(2000), None]),
+        (serde_json::json!({"protocol": null, "frontends": [FRONTEND]}), vec![Some(2000), None]),
         // Backends come to the node, go to another place in the list, and go to another node.
         (serde_json::json!({"backends": [backend(A, A.2), backend(B, A.2)]}), vec![Some(2000), Some(2000)]),
         (

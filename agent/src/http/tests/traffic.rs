@@ -9,6 +9,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use sluice_common::{
+    opening::Opening,
     records::{CensusRow, ConnectionRecord, Phase},
     tables::{Counters, Endpoint, TCP, UDP},
 };
@@ -39,11 +40,12 @@ async fn shares_are_observed_since_the_table_became_current() {
     assert_eq!((&status["newConnections"], &status["noBackend"]), (&json!(100), &json!(3)));
 }
 
+/// Of a connection whose caller spoke first.
 fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> CensusRow {
     let frontend = Endpoint::new("10.96.0.10:80".parse().unwrap(), protocol);
     let remote = Endpoint::new(to.parse().unwrap(), protocol);
     let local = Endpoint::new("10.0.0.7:40000".parse().unwrap(), protocol);
-    CensusRow {
+    let mut row = CensusRow {
         connection: ConnectionRecord {
             frontend: frontend.address,
             backend: remote.address,
@@ -51,7 +53,7 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
             backend_port: remote.port,
             protocol,
             phase: phase as u8,
-            has_flows: 0,
+            notes: 0,
             service_id: 0,
             backend_id: backend.0,
             pid: std::process::id(),
@@ -80,7 +82,9 @@ fn row(backend: BackendId, to: &str, phase: Phase, protocol: u16, idle: u32) -> 
         written: 0,
         acknowledged_late: 0,
         ping_pong: 0,
-    }
+    };
+    row.connection.note_opening(Opening::Caller);
+    row
 }
 
 #[tokio::test]
@@ -89,11 +93,13 @@ async fn connections_are_listed_with_their_process() {
     let (status, _, body) = agent.get("/v1/connections").await;
     assert_eq!(status, 500, "a kernel that cannot tell says so: {body}");
     let (n1, n2) = (agent.backend_id("shop", "n1"), agent.backend_id("shop", "n2"));
-    let busy = CensusRow { last_sent: 9_999, ..row(n1, "10.0.0.1:8080", Phase::Established, TCP, 500) };
+    let mut busy = CensusRow { last_sent: 9_999, ..row(n1, "10.0.0.1:8080", Phase::Established, TCP, 500) };
+    busy.connection.note_opening(Opening::Server);
     let reconnected = CensusRow { remote_port: 1, ..row(n1, "10.0.0.1:8080", Phase::Established, TCP, 0) };
     let flows_only = CensusRow { ..row(n1, "10.0.0.1:8080", Phase::Established, 0, 0) };
     let opening = CensusRow { state: 2, ..row(n2, "10.0.0.2:8080", Phase::Opened, TCP, 0) };
-    let gone = row(BackendId(200), "10.0.0.9:8080", Phase::Established, TCP, 0);
+    let mut gone = row(BackendId(200), "10.0.0.9:8080", Phase::Established, TCP, 0);
+    gone.connection.note_opening(Opening::Unknown);
     *agent.readings.census.lock().unwrap() = Some(Census {
         rows: vec![
             row(n1, "10.0.0.1:8080", Phase::Established, TCP, 500),
@@ -126,6 +132,8 @@ async fn connections_are_listed_with_their_process() {
         (&body["items"][3]["service"], &body["items"][3]["backendAddress"]),
         (&json!(null), &json!("10.0.0.9:8080"))
     );
+    assert_eq!(body["items"][1]["session"], json!("serverFirst"));
+    assert_eq!(body["sessions"], json!({"serverFirst": 1, "unknown": 1}));
     assert_eq!((&body["items"][4]["protocol"], &body["items"][4]["inFlight"]), (&json!("udp"), &json!(null)));
     for (query, total) in [
         ("service=shop", 4),
@@ -140,6 +148,12 @@ async fn connections_are_listed_with_their_process() {
     }
     let (_, _, body) = agent.get("/v1/connections?limit=1").await;
     assert_eq!((body["items"].as_array().unwrap().len(), &body["total"]), (1, &json!(5)));
+    // What the service says of itself goes before what is seen.
+    for (protocol, expected) in [("request", json!({})), ("stream", json!({"stream": 3}))] {
+        agent.patch("/v1/services/shop", &json!({"spec": {"protocol": protocol}})).await;
+        let (_, _, body) = agent.get("/v1/connections?service=shop&limit=1").await;
+        assert_eq!(body["sessions"], expected, "{protocol}");
+    }
 }
 
 #[tokio::test]

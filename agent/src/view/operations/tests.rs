@@ -55,6 +55,18 @@ fn what_is_left_is_said_in_words() {
             OperationPhase::ClosingIdle,
             "3 connections left: 1 in flight, 2 idle; 0 accepted by its backends here",
         ),
+        (
+            Remaining { sessions: Some(2), ..left(3, 1, None) },
+            OperationPhase::Waiting,
+            "3 connections left: 1 in flight, 2 idle; 2 idle ones are taken for sessions, and not closed for being idle \
+             unless the service says `protocol: request`",
+        ),
+        (
+            Remaining { sessions: Some(1), ..left(1, 0, None) },
+            OperationPhase::DeadlineReached,
+            "the deadline is over, and 1 steered connection is left; 1 idle one is taken for a session, and not closed \
+             for being idle unless the service says `protocol: request`",
+        ),
         (left(0, 0, None), OperationPhase::Drained, "nothing is left: it may be stopped"),
         (left(1, 0, None), OperationPhase::DeadlineReached, "the deadline is over, and 1 steered connection is left"),
         (

@@ -83,6 +83,7 @@ fn row(cell: &Cell, result: &Result<Outcome>) -> Value {
     let says = match cell.says {
         Says::Nothing => json!({}),
         Says::IdleClose(quiet) => json!({"idleClose": format!("{quiet}s")}),
+        Says::Request => json!({"protocol": "request"}),
         Says::Stream => json!({"protocol": "stream"}),
     };
     let (server, result) = (cell.server.name(), result.as_ref().map_err(|error| format!("{error:#}")));

@@ -4,6 +4,7 @@ mod course;
 pub mod end_of_stream;
 mod kinds;
 mod places;
+mod sessions;
 
 use anyhow::Result;
 use serde_json::{Value, json};

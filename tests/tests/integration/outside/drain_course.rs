@@ -99,15 +99,15 @@ fn a_backend_that_comes_to_a_draining_node_is_drained_with_it() -> Result<()> {
     let mut stage = Stage::weights("joins", &[1, 1])?;
     stage.tcp("10.0.0.3:8080", "b3")?;
     let client = stage.client()?;
-    let other = Service::new("other", "10.96.0.20:80").backend_on("n9", "b3", "10.0.0.3:8080", 1);
-    stage.put(&other)?;
+    let other = Service::new("other", "10.96.0.20:80").set("protocol", "request");
+    stage.put(&other.clone().backend_on("n9", "b3", "10.0.0.3:8080", 1))?;
     let moved = client.connect("10.96.0.20:80")?;
     assert_eq!((moved.line()?, moved.exchange("x")?), ("b3".into(), "b3: x".into()));
     let busy = connection_to(&client, "b1")?;
     busy.send("half of ")?;
     let id = drain(&stage, "node/n1", &json!({"idleClose": QUIET, "deadline": "10m"}))?;
     // Its backend moves to the node that leaves.
-    stage.put(&Service::new("other", "10.96.0.20:80").backend_on("n1", "b3", "10.0.0.3:8080", 1))?;
+    stage.put(&other.backend_on("n1", "b3", "10.0.0.3:8080", 1))?;
     is_closed(&moved)?;
     drop(busy);
     assert_eq!(ends(&stage, &id)?["closedIdle"], 1);

@@ -21,9 +21,9 @@ fn streams_and_slow_services_keep_their_quiet_connections() -> Result<()> {
         let address = format!("10.0.0.1:{port}");
         Service::new(name, frontend).backend_on("n1", backend, &address, 1)
     };
-    stage.put(&service("fast", FRONTEND, "b1", 8080))?;
+    stage.put(&service("fast", FRONTEND, "b1", 8080).set("protocol", "request"))?;
     stage.put(&service("events", "10.96.0.11:80", "b2", 8081).set("protocol", "stream"))?;
-    stage.put(&service("slow", "10.96.0.12:80", "b3", 8082).set("idleClose", "1h"))?;
+    stage.put(&service("slow", "10.96.0.12:80", "b3", 8082).set("protocol", "request").set("idleClose", "1h"))?;
     let client = stage.client()?;
     let fast = connection_to(&client, "b1")?;
     let (events, slow) = (client.connect("10.96.0.11:80")?, client.connect("10.96.0.12:80")?);

@@ -24,7 +24,7 @@ use crate::{
         namespaces::{Namespace, tour},
     },
     kernel::{Meters, Passes, readings::Readings, sock_diag::Diagnosis},
-    model::{BackendId, CloseInbound, Drain, Target},
+    model::{BackendId, CloseInbound, Drain, Target, UsualPort},
     view::operations::Gone,
 };
 
@@ -61,6 +61,8 @@ pub struct DrainingBackend {
     pub close_inbound: CloseInbound,
     /// See [`crate::model::Service::keeps_flows`].
     pub keeps_flows: bool,
+    /// Why its connections are taken for sessions, all of them.
+    pub usual_port: Option<UsualPort>,
 }
 
 impl DrainingBackend {
@@ -73,6 +75,7 @@ impl DrainingBackend {
             allowed: 0,
             close_inbound: CloseInbound::Never,
             keeps_flows: false,
+            usual_port: None,
         }
     }
 }
@@ -128,7 +131,7 @@ impl Looker {
         let clock = clock::monotonic_ns();
         let mut permits: HashMap<BackendId, (Draining, Remains)> = HashMap::new();
         for backend in jobs.iter().flat_map(|job| &job.backends) {
-            let DrainingBackend { id, address, draining, allowed, close_inbound, keeps_flows: _ } = *backend;
+            let DrainingBackend { id, address, draining, allowed, close_inbound, .. } = *backend;
             // Of two drains one may only remember it.
             if draining == Draining::default() && permits.contains_key(&id) {
                 continue;
@@ -281,7 +284,7 @@ impl Look {
         match socket.doing {
             Doing::Idle => remains.closed_idle += 1,
             Doing::Datagrams => remains.closed_datagrams += 1,
-            Doing::InFlight | Doing::Connecting => remains.closed_late += 1,
+            Doing::InFlight | Doing::Connecting | Doing::Session => remains.closed_late += 1,
         }
     }
 }

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use sluice_common::tables::{Endpoint, TCP};
+use sluice_common::{
+    drain::REQUESTS,
+    tables::{Endpoint, TCP},
+};
 use tokio::sync::{
     oneshot::{self, Receiver, error::TryRecvError},
     watch,
@@ -20,7 +23,9 @@ use crate::{
     },
     engine::client::{Command, DrainEndAck, DrainEnded},
     host::clock,
-    model::{BackendId, Drain, DrainEnd, OperationPhase, Stamp, State, Target, words::plural},
+    model::{
+        BackendId, Drain, DrainEnd, OperationPhase, ServiceProtocol, Stamp, State, Target, UsualPort, words::plural,
+    },
     view::{
         events::{EventKind, EventLog},
         operations::{Operation, Operations, Remaining},
@@ -103,7 +108,7 @@ impl DrainReporter {
             Some(DrainAction::Ends(end @ DrainEnd::DeadlineReached)) => (OperationPhase::DeadlineReached, Some(end)),
             None => return (moved, None),
         };
-        let mut message = message(phase, &remaining, look);
+        let mut message = message(phase, &remaining, job, look);
         let published = self.published.borrow().clone();
         let proof = published.zeros.get(target);
         message.extend(proof.and_then(|proof| proof.unattached).map(|unattached| format!("; {unattached}")));
@@ -148,11 +153,19 @@ impl DrainReporter {
             let address = Endpoint::new(backend.address, TCP);
             // Not always this drain: a backend's own goes before that of its node.
             let drain = state.drain(backend)?;
-            let draining = drain.draining(service);
+            let draining = drain.draining(service, backend);
             let allowed = self.drains.get(&drain.operation)?.progress.allowed(draining.quiet, now);
-            let allowed = allowed | service.close_as.allowed();
-            let (close_inbound, keeps_flows) = (drain.close_inbound, service.keeps_flows());
-            Some(DrainingBackend { id, address, draining, allowed, close_inbound, keeps_flows })
+            let carries_requests = service.protocol == Some(ServiceProtocol::Request);
+            let allowed = allowed | service.close_as.allowed() | u32::from(carries_requests) * REQUESTS;
+            Some(DrainingBackend {
+                id,
+                address,
+                draining,
+                allowed,
+                close_inbound: drain.close_inbound,
+                keeps_flows: service.keeps_flows(),
+                usual_port: drain.usual_port(service, backend),
+            })
         });
         let gone = self.operations.get(&drain.operation).map(|operation| operation.gone).unwrap_or_default();
         let gone = gone.iter().filter(|gone| state.backend(BackendId(gone.id)).is_none()).map(DrainingBackend::gone);
@@ -182,19 +195,23 @@ impl LastingDrain {
 fn found(job: &DrainJob, look: &Look) -> (SeenConnections, Remaining, ClosedNow) {
     let (mut seen, mut remaining, mut closed) =
         (SeenConnections::default(), Remaining::default(), ClosedNow::default());
-    let (mut in_flight, mut idle, mut datagrams, mut oldest) = (0, 0, 0, 0_u64);
+    let (mut in_flight, mut idle, mut sessions, mut datagrams, mut oldest) = (0, 0, 0, 0, 0_u64);
     for backend in &job.backends {
         seen.flows += look.flows.get(&backend.id).copied().unwrap_or(0);
         let Some(remains) = look.remains.get(&backend.id) else { continue };
         seen.total += remains.total();
         if backend.draining.quiet != 0 {
-            seen.closing += u64::from(remains.idle + remains.datagrams);
+            seen.closing += u64::from(remains.idle.saturating_sub(remains.sessions) + remains.datagrams);
         }
         // What was closed in this look is not left.
         let left = |found: u32, closed: u32| u64::from(found.saturating_sub(closed));
         in_flight += left(remains.in_flight + remains.connecting, remains.closed_late);
         idle += left(remains.idle, remains.closed_idle);
         datagrams += left(remains.datagrams, remains.closed_datagrams);
+        sessions += match backend.usual_port {
+            Some(_) => left(remains.idle, remains.closed_idle),
+            None => u64::from(remains.sessions),
+        };
         if remains.oldest != 0 && (oldest == 0 || remains.oldest < oldest) {
             oldest = remains.oldest;
         }
@@ -212,6 +229,7 @@ fn found(job: &DrainJob, look: &Look) -> (SeenConnections, Remaining, ClosedNow)
     remaining.total = in_flight + idle + datagrams;
     remaining.in_flight = Some(in_flight);
     remaining.idle = Some(idle);
+    remaining.sessions = Some(sessions);
     remaining.datagrams = Some(datagrams);
     remaining.flows = job.backends.iter().any(|backend| backend.keeps_flows).then_some(seen.flows);
     let is_here = addresses.iter().any(|address| look.local.contains(&address.socket_addr().ip()));
@@ -226,8 +244,15 @@ fn found(job: &DrainJob, look: &Look) -> (SeenConnections, Remaining, ClosedNow)
     (seen, remaining, closed)
 }
 
-fn message(phase: OperationPhase, remaining: &Remaining, look: &Look) -> String {
+fn message(phase: OperationPhase, remaining: &Remaining, job: &DrainJob, look: &Look) -> String {
     let mut text = remaining.message(phase, look.problems.is_empty());
+    let idle = |backend: &&DrainingBackend| look.remains.get(&backend.id).is_some_and(|remains| remains.idle > 0);
+    let usual: BTreeSet<_> = job.backends.iter().filter(idle).filter_map(|backend| backend.usual_port).collect();
+    if phase != OperationPhase::Drained {
+        for UsualPort { port, of } in usual {
+            text += &format!("; port {port} is usually that of {of}");
+        }
+    }
     if look.by_netlink {
         text += "; closed by netlink: a request that goes out between look and close is lost";
     }
@@ -250,150 +275,4 @@ fn message(phase: OperationPhase, remaining: &Remaining, look: &Look) -> String 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{self, Receiver};
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::{
-        control::warmup::Ramps,
-        model::{
-            Change, DrainRequest,
-            tests::{World, force, restore},
-        },
-        view::published::{AgentReadiness, ZeroProof},
-    };
-
-    const TARGET: &str = "shop/a";
-
-    /// The state with one drain, and the part of the worker that follows it. Looks find nothing.
-    struct Bench {
-        world: World,
-        published: watch::Sender<Arc<Published>>,
-        commands: Receiver<Command>,
-        operations: Arc<Operations>,
-        reporter: DrainReporter,
-        millis: u64,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let mut world = World::new();
-            let backends = json!([{"name": "a", "address": "10.1.0.1:80"}, {"name": "b", "address": "10.1.0.2:80"}]);
-            world.put("shop", json!({"frontends": ["10.0.0.1:80"], "backends": backends}));
-            let (published, receiver) = watch::channel(publication(&world));
-            let (sender, commands) = mpsc::channel();
-            let operations = Arc::new(Operations::default());
-            let reporter = DrainReporter {
-                published: receiver,
-                commands: sender,
-                operations: operations.clone(),
-                events: Arc::new(EventLog::default()),
-                drains: BTreeMap::new(),
-            };
-            Self { world, published, commands, operations, reporter, millis: 0 }
-        }
-
-        fn drain(&mut self, operation: &str, deadline: Duration) {
-            let Change::Zero { target, zero, force, .. } = force(TARGET) else { unreachable!() };
-            let (operation, deadline) = (operation.to_owned(), Some(deadline));
-            let drain = Some(DrainRequest { operation, deadline, ..DrainRequest::default() });
-            self.world.apply(&Change::Zero { target, zero, drain, force });
-            let target: Target = TARGET.parse().unwrap();
-            let drain = self.world.state.zero(&target).unwrap().lasting_drain().unwrap();
-            if self.operations.get(&drain.operation).is_none() {
-                self.operations.put(Operation::drain(&drain.operation, &target, drain.since, drain.deadline));
-            }
-            self.publish();
-        }
-
-        fn publish(&self) {
-            self.published.send_replace(publication(&self.world));
-        }
-
-        /// Looks once, 250 ms after the last time. Returns the targets that were looked at.
-        fn look(&mut self) -> Vec<String> {
-            self.millis += 250;
-            let now = Stamp { at: self.world.now, ..Stamp::test(self.millis) };
-            let jobs = self.reporter.jobs(now);
-            for job in &jobs {
-                let (_, ended) = self.reporter.report(job, &Look::default(), now);
-                ended.into_iter().for_each(|ended| self.reporter.end(ended));
-            }
-            jobs.iter().map(|job| job.drain.operation.clone()).collect()
-        }
-
-        /// The end that the engine was told, if it was told one.
-        fn ended(&self) -> Option<(DrainEnded, oneshot::Sender<DrainEndAck>)> {
-            let mut ends = self.commands.try_iter().filter_map(|command| match command {
-                Command::EndDrain { ended, reply } => Some((*ended, reply)),
-                _ => None,
-            });
-            let first = ends.next();
-            assert!(ends.next().is_none(), "told more than once");
-            first
-        }
-    }
-
-    fn publication(world: &World) -> Arc<Published> {
-        let proof = ZeroProof {
-            at: world.now,
-            monotonic_ns: 0,
-            before: BTreeMap::new(),
-            programmed_in: Duration::ZERO,
-            unattached: None,
-        };
-        let zeroed = world.state.zeroed().into_iter().map(|(target, _)| (target, Arc::new(proof.clone())));
-        Arc::new(Published {
-            state: world.state.clone(),
-            programmed: imbl::OrdMap::new(),
-            zeros: zeroed.collect(),
-            ramps: Ramps::default(),
-            problems: imbl::OrdMap::new(),
-            ready: AgentReadiness::Ready,
-            missing: Default::default(),
-            history: crate::view::history::History::default(),
-        })
-    }
-
-    #[test]
-    fn an_end_is_told_once_and_nothing_is_looked_at_until_the_engine_answers() {
-        let mut bench = Bench::new();
-        bench.drain("op-1", Duration::from_secs(3600));
-        assert_eq!((bench.look(), bench.look()), (vec!["op-1".to_owned()], vec!["op-1".to_owned()]));
-        let (ended, reply) = bench.ended().unwrap();
-        assert_eq!((ended.end, ended.operation.phase), (DrainEnd::Drained, OperationPhase::Drained));
-        for _ in 0..1000 {
-            assert!(bench.look().is_empty() && bench.ended().is_none() && !bench.reporter.drains.is_empty());
-        }
-        reply.send(DrainEndAck::Ended).unwrap();
-        assert!(bench.look().is_empty());
-        bench.world.apply(&restore(TARGET));
-        bench.publish();
-        assert!(bench.look().is_empty() && bench.ended().is_none() && bench.reporter.drains.is_empty());
-    }
-
-    #[test]
-    fn a_drain_whose_end_was_superseded_goes_on() {
-        let mut bench = Bench::new();
-        bench.drain("op-1", Duration::from_secs(3600));
-        bench.look();
-        bench.look();
-        let (_, reply) = bench.ended().unwrap();
-        // It is put off before the engine gets to its end.
-        bench.drain("op-1", Duration::from_secs(7200));
-        assert!(bench.look().is_empty());
-        reply.send(DrainEndAck::Superseded).unwrap();
-        assert_eq!(bench.look(), ["op-1"]);
-        let (ended, reply) = bench.ended().unwrap();
-        assert_eq!(ended.operation.deadline, Some(bench.world.now + Duration::from_secs(7200)));
-        // It is begun anew.
-        bench.world.apply(&restore(TARGET));
-        bench.drain("op-2", Duration::from_secs(3600));
-        reply.send(DrainEndAck::Superseded).unwrap();
-        assert_eq!((bench.look(), bench.ended().is_none()), (vec!["op-2".to_owned()], true));
-        bench.look();
-        assert_eq!(bench.ended().unwrap().0.operation.id, "op-2");
-    }
-}
+mod tests;
