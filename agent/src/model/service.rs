@@ -140,7 +140,7 @@ impl Service {
 
     /// Whether answered flows of datagrams stay with a backend that is zeroed or has no weight.
     pub fn keeps_flows(&self) -> bool {
-        self.protocol == ServiceProtocol::Stream && self.frontends.iter().any(|f| f.protocol == Protocol::Udp)
+        self.protocol == Some(ServiceProtocol::Stream) && self.frontends.iter().any(|f| f.protocol == Protocol::Udp)
     }
 }
 

@@ -113,7 +113,8 @@ impl Remaining {
                 let (noun, verb) =
                     if self.total + inbound == 1 { ("connection", "is") } else { ("connections", "are") };
                 let sessions = self.taken_for_sessions();
-                let left = format!("the deadline is over, and {} steered{accepted} {noun} {verb} left{sessions}", self.total);
+                let left =
+                    format!("the deadline is over, and {} steered{accepted} {noun} {verb} left{sessions}", self.total);
                 if flows > 0 { format!("{left}; {}", moving(flows)) } else { left }
             }
             OperationPhase::DeadlineReached if flows > 0 => format!("the deadline is over, and {}", moving(flows)),
