@@ -11,7 +11,7 @@ use super::{
     conditions::{Conditions, etag},
     parameters::{Ask, NoQuery, WriteQuery},
     problem::{Problem, ReadProblems, WriteProblems},
-    services,
+    services, stream,
     views::BackendView,
     write::Write,
 };
@@ -25,7 +25,10 @@ use crate::{
     params(("service" = Name, Path), ("backend" = Name, Path)),
     responses((status = 200, description = "The backend", body = BackendView), ReadProblems))]
 pub async fn get(State(app): State<App>, target: Target, _: Ask<NoQuery>) -> Result<Response, Problem> {
-    show(&app, &app.handle.published(), &target)
+    let published = app.handle.published();
+    let tag = etag(find(&published.state, &target)?.0.generation);
+    let shown = stream::one(&app, move |app| Ok(view(app, &published, &target)?)).await?;
+    Ok(([tag], shown).into_response())
 }
 
 /// Changes parts of one backend by a merge patch (RFC 7396): `{"weight": 5}` changes its weight.
@@ -63,15 +66,19 @@ pub fn find<'a>(state: &'a Desired, target: &Target) -> Result<(&'a Service, &'a
     Ok((service, backend))
 }
 
-/// The view of a backend.
+/// Answers with a backend.
 ///
 /// # Errors
 /// 404.
 pub fn show(app: &App, published: &Published, target: &Target) -> Result<Response, Problem> {
+    let (service, _) = find(&published.state, target)?;
+    Ok(([etag(service.generation)], Json(view(app, published, target)?)).into_response())
+}
+
+fn view(app: &App, published: &Published, target: &Target) -> Result<BackendView, Problem> {
     let (service, backend) = find(&published.state, target)?;
     let status = app.reporter(published).backend(service, backend)?.ok_or_else(|| missing(target))?;
-    let view = BackendView::new(published.state.backend_document(service, backend), status);
-    Ok(([etag(service.generation)], Json(view)).into_response())
+    Ok(BackendView::new(published.state.backend_document(service, backend), status))
 }
 
 fn missing(target: &Target) -> Problem {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State};
+use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -10,6 +10,7 @@ use super::{
     App,
     parameters::Ask,
     problem::{Problem, ReadProblems},
+    stream,
 };
 use crate::view::connections::{self, Connection, Filter, Found, SessionKind, SocketState};
 
@@ -54,14 +55,15 @@ pub struct Connections {
 /// The steered connections of this host, in all network namespaces.
 #[utoipa::path(get, path = "/v1/connections", operation_id = "list_connections", tag = "traffic", params(ConnectionsQuery),
     responses((status = 200, description = "Those that match", body = Connections), ReadProblems))]
-pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> Result<Json<Connections>, Problem> {
+pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> Result<Response, Problem> {
     let ConnectionsQuery { service, backend, node, state, limit } = query;
     let limit = limit.unwrap_or(LIMIT).min(MOST);
     let turn = app.allowance.censuses.clone().acquire_owned().await.map_err(anyhow::Error::new)?;
     // On its own: a caller that leaves does not end a census, which takes as much memory as there are connections.
+    let handle = app.handle.clone();
     let read = tokio::spawn(async move {
-        let (census, flows) = (app.handle.census().await?, app.handle.flows().await?);
-        let published = app.handle.published();
+        let (census, flows) = (handle.census().await?, handle.flows().await?);
+        let published = handle.published();
         let listed = tokio::task::spawn_blocking(move || {
             let filter = Filter { service, backend, node, state };
             let flows = connections::flows(&flows, &published.state, &filter);
@@ -72,5 +74,5 @@ pub async fn list(State(app): State<App>, Ask(query): Ask<ConnectionsQuery>) -> 
         anyhow::Ok(listed)
     });
     let (Found { items, total, sessions }, flows) = read.await.map_err(anyhow::Error::new)??;
-    Ok(Json(Connections { items, total, flows, sessions }))
+    stream::one(&app, move |_| Ok(Connections { items, total, flows, sessions })).await
 }

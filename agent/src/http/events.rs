@@ -3,7 +3,6 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    Json,
     extract::State,
     http::HeaderMap,
     response::{
@@ -20,6 +19,7 @@ use super::{
     App,
     parameters::Ask,
     problem::{Problem, ReadProblems},
+    stream,
     views::List,
 };
 use crate::view::events::{Event, EventBatch, EventKind};
@@ -63,9 +63,11 @@ pub async fn stream(
         _ => query.after,
     };
     if !query.follow {
-        let batch = app.handle.events().after(seen.unwrap_or(0), usize::MAX);
-        let items: Vec<Event> = batch.events.iter().map(|event| (**event).clone()).collect();
-        return Ok(Json(List { items }).into_response());
+        return stream::list(&app.clone(), move |items| {
+            let batch = app.handle.events().after(seen.unwrap_or(0), usize::MAX);
+            batch.events.iter().try_for_each(|event| items.push(&**event))
+        })
+        .await;
     }
     let seen = seen.unwrap_or_else(|| app.handle.events().newest());
     let place = app.stream_place()?;

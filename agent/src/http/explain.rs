@@ -1,6 +1,6 @@
 //! /v1/explain: where a connection would go, and why.
 
-use axum::{Json, extract::State};
+use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -8,6 +8,7 @@ use super::{
     App,
     parameters::Ask,
     problem::{Problem, ReadProblems},
+    stream,
 };
 use crate::{
     host::caller::{Caller, From},
@@ -29,7 +30,7 @@ pub struct ExplainQuery {
 /// Which service a connection belongs to, which backends it may go to with which share, and why the others are out.
 #[utoipa::path(get, path = "/v1/explain", tag = "traffic", params(ExplainQuery),
     responses((status = 200, description = "What becomes of the call", body = Explanation), ReadProblems))]
-pub async fn explain(State(app): State<App>, Ask(query): Ask<ExplainQuery>) -> Result<Json<Explanation>, Problem> {
+pub async fn explain(State(app): State<App>, Ask(query): Ask<ExplainQuery>) -> Result<Response, Problem> {
     let to: Frontend = query.to.parse().map_err(|error| Problem::bad_request(format!("{error}")).at("to"))?;
     let facts = query.from.iter().flat_map(|from| from.split(',')).map(str::trim).filter(|fact| !fact.is_empty());
     let facts: Vec<From> = facts
@@ -42,8 +43,9 @@ pub async fn explain(State(app): State<App>, Ask(query): Ask<ExplainQuery>) -> R
         let found = tokio::task::spawn_blocking(move || Caller::find(&facts)).await.map_err(anyhow::Error::new)?;
         Some(found.map_err(|error| Problem::bad_request(format!("{error:#}")).at("from"))?)
     };
-    let published = app.handle.published();
-    let explanation =
-        explain::explain(&published, &**app.handle.readings(), app.handle.operations(), to, caller.as_ref())?;
-    Ok(Json(explanation))
+    stream::one(&app, move |app| {
+        let published = app.handle.published();
+        explain::explain(&published, &**app.handle.readings(), app.handle.operations(), to, caller.as_ref())
+    })
+    .await
 }

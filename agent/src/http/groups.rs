@@ -11,7 +11,7 @@ use super::{
     conditions::{Conditions, etag},
     parameters::{Ask, GroupOf, NoQuery, WriteQuery},
     problem::{Problem, ReadProblems, WriteProblems},
-    services,
+    services, stream,
     write::Write,
 };
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
     params(("service" = Name, Path), ("group" = Name, Path)),
     responses((status = 200, description = "The group", body = GroupStatus), ReadProblems))]
 pub async fn get(State(app): State<App>, of: GroupOf, _: Ask<NoQuery>) -> Result<Response, Problem> {
-    show(&app, &app.handle.published(), &of)
+    let published = app.handle.published();
+    let tag = etag(find(&published.state, &of)?.generation);
+    let shown = stream::one(&app, move |app| Ok(view(app, &published, &of)?)).await?;
+    Ok(([tag], shown).into_response())
 }
 
 /// Changes a group by a merge patch (RFC 7396): `{"weight": 10}` changes its weight.
@@ -62,10 +65,14 @@ fn find<'a>(state: &'a Desired, GroupOf { service, group }: &GroupOf) -> Result<
 
 fn show(app: &App, published: &Published, of: &GroupOf) -> Result<Response, Problem> {
     let service = find(&published.state, of)?;
+    Ok(([etag(service.generation)], Json(view(app, published, of)?)).into_response())
+}
+
+fn view(app: &App, published: &Published, of: &GroupOf) -> Result<GroupStatus, Problem> {
+    let service = find(&published.state, of)?;
     let groups = app.reporter(published).service(service)?.groups;
     let status = groups.into_iter().find(|status| status.name == of.group);
-    let status = status.ok_or_else(|| no_group(&service.name, &of.group))?;
-    Ok(([etag(service.generation)], Json(status)).into_response())
+    status.ok_or_else(|| no_group(&service.name, &of.group))
 }
 
 fn no_group(service: &Name, group: &Name) -> Problem {

@@ -12,6 +12,7 @@ use super::{
     App,
     parameters::{Ask, At},
     problem::{Problem, ReadProblems, WriteProblems},
+    stream,
     views::List,
     write::{self, Write},
 };
@@ -37,10 +38,13 @@ pub struct UndoRequest {}
 /// Changes that somebody asked for, the newest first: the last 1,024, over restarts of the agent.
 #[utoipa::path(get, path = "/v1/history", operation_id = "list_history", tag = "operations", params(HistoryQuery),
     responses((status = 200, description = "The newest first", body = List<HistoryEntry>), ReadProblems))]
-pub async fn list(State(app): State<App>, Ask(query): Ask<HistoryQuery>) -> Json<List<HistoryEntry>> {
-    let published = app.handle.published();
-    let entries = published.history.of(query.object.as_deref());
-    Json(List { items: entries.take(query.limit.unwrap_or(usize::MAX)).collect() })
+pub async fn list(State(app): State<App>, Ask(query): Ask<HistoryQuery>) -> Result<Response, Problem> {
+    stream::list(&app.clone(), move |items| {
+        let published = app.handle.published();
+        let mut entries = published.history.of(query.object.as_deref()).take(query.limit.unwrap_or(usize::MAX));
+        entries.try_for_each(|entry| items.push(&entry))
+    })
+    .await
 }
 
 /// Puts back what a change replaced, all of it or nothing: documents, and zeros without their drains. The last 64 changes

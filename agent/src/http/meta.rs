@@ -1,12 +1,13 @@
 //! What monitors and tools ask: health, readiness, metrics, the OpenAPI document.
 
+use std::sync::LazyLock;
+
 use axum::{
-    Json,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use utoipa::openapi::OpenApi;
+use bytes::Bytes;
 
 use super::{
     App,
@@ -52,6 +53,12 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "agent", responses((status = 200, description = "This document", body = Object), ReadProblems))]
-pub async fn openapi(_: Ask<NoQuery>) -> Json<OpenApi> {
-    Json(super::document())
+pub async fn openapi(_: Ask<NoQuery>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
+
+/// Made once: that takes longer than all other reads, and it is always the same.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    // A description always becomes JSON.
+    serde_json::to_vec(&super::document()).unwrap_or_default().into()
+});

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     engine::client::Done,
-    model::{Change, Name, State as Desired, document::NodeDocument, parse},
+    model::{Change, Name, Node, State as Desired, document::NodeDocument, parse},
     view::published::Published,
 };
 
@@ -41,7 +41,10 @@ pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, P
     responses((status = 200, description = "The node", body = NodeView), ReadProblems))]
 pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     let name = parameters::node(&name)?;
-    show(&app, &app.handle.published(), &name, StatusCode::OK)
+    let published = app.handle.published();
+    let tag = etag(find(&published, &name)?.generation);
+    let shown = stream::one(&app, move |app| view(app, &published, find(&published, &name)?)).await?;
+    Ok(([tag], shown).into_response())
 }
 
 /// Declares a node, or replaces its document.
@@ -72,10 +75,17 @@ pub async fn delete(State(app): State<App>, At(name): At<String>, write: Write) 
 }
 
 fn show(app: &App, published: &Published, name: &Name, status: StatusCode) -> Result<Response, Problem> {
+    let node = find(published, name)?;
+    Ok((status, [etag(node.generation)], Json(view(app, published, node)?)).into_response())
+}
+
+fn find<'a>(published: &'a Published, name: &Name) -> Result<&'a Node, Problem> {
     let found = published.state.node(name.as_str());
-    let node = found.ok_or_else(|| {
+    found.ok_or_else(|| {
         Problem::not_found(format!("there is no node {name}: no backend names it and no document declares it"))
-    })?;
-    let view = NodeView::new(node, app.reporter(published).node(node)?);
-    Ok((status, [etag(node.generation)], Json(view)).into_response())
+    })
+}
+
+fn view(app: &App, published: &Published, node: &Node) -> anyhow::Result<NodeView> {
+    Ok(NodeView::new(node, app.reporter(published).node(node)?))
 }

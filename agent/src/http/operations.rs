@@ -16,6 +16,7 @@ use super::{
     App,
     parameters::{Ask, At, NoQuery},
     problem::{Problem, ReadProblems},
+    stream,
     views::List,
 };
 use crate::view::operations::{Operation, Wait};
@@ -45,8 +46,8 @@ enum WaitFor {
 /// Operations of this agent, oldest first: drains, and the zeros and restores since it started.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "list_operations", tag = "operations",
     responses((status = 200, description = "All that are remembered", body = List<Operation>), ReadProblems))]
-pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Json<List<Operation>> {
-    Json(List { items: app.handle.operations().list() })
+pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, Problem> {
+    stream::one(&app, |app| Ok(List { items: app.handle.operations().list() })).await
 }
 
 /// One operation: 200 when it is finished, or what was waited for has come; 202 while it is not.

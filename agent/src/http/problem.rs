@@ -1,5 +1,7 @@
 //! Errors as the API tells them: `application/problem+json`, RFC 9457.
 
+use std::{error::Error, fmt};
+
 use axum::{
     body::Body,
     http::{StatusCode, header},
@@ -162,13 +164,25 @@ impl From<ChangeError> for Problem {
     }
 }
 
-/// An unexpected error is a failure of the agent.
+/// An error that is no problem already is unexpected: a failure of the agent.
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast() {
+            Ok(problem) => return problem,
+            Err(error) => error,
+        };
         tracing::error!("a request failed: {error:#}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
     }
 }
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl Error for Problem {}
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {

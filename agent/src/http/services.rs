@@ -1,5 +1,7 @@
 //! /v1/services: documents with their status.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::client::Done,
-    model::{Change, Name, Origin, State as Desired, document::ServiceDocument, parse},
+    model::{Change, Name, Origin, Service, State as Desired, document::ServiceDocument, parse},
     view::{batches, published::Published},
 };
 
@@ -42,7 +44,10 @@ pub async fn list(State(app): State<App>, _: Ask<NoQuery>) -> Result<Response, P
 pub async fn get(State(app): State<App>, At(name): At<String>, _: Ask<NoQuery>) -> Result<Response, Problem> {
     let name = parameters::service(&name)?;
     let published = app.handle.published();
-    show(&app, &published, &name, StatusCode::OK)
+    let service = find(&published, &name)?.clone();
+    let tag = etag(service.generation);
+    let shown = stream::one(&app, move |app| view(app, &published, &service)).await?;
+    Ok(([tag], shown).into_response())
 }
 
 /// Makes a service, or replaces its document. A zero outlives it.
@@ -124,8 +129,15 @@ async fn make(app: &App, write: &Write, name: &Name, change: Change) -> Result<R
 }
 
 fn show(app: &App, published: &Published, name: &Name, status: StatusCode) -> Result<Response, Problem> {
+    let service = find(published, name)?;
+    Ok((status, [etag(service.generation)], Json(view(app, published, service)?)).into_response())
+}
+
+fn find<'a>(published: &'a Published, name: &Name) -> Result<&'a Arc<Service>, Problem> {
     let found = published.state.service(name.as_str());
-    let service = found.ok_or_else(|| Problem::not_found(format!("there is no service {name}")))?;
-    let view = ServiceView::new(&published.state, service, app.reporter(published).service(service)?);
-    Ok((status, [etag(service.generation)], Json(view)).into_response())
+    found.ok_or_else(|| Problem::not_found(format!("there is no service {name}")))
+}
+
+fn view(app: &App, published: &Published, service: &Service) -> anyhow::Result<ServiceView> {
+    Ok(ServiceView::new(&published.state, service, app.reporter(published).service(service)?))
 }

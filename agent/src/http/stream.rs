@@ -24,6 +24,7 @@ use tokio_stream::{StreamExt, once, wrappers::ReceiverStream};
 
 use super::{App, problem::Problem};
 
+const JSON: &str = "application/json";
 /// Bytes of a piece.
 const PIECE: usize = 64 << 10;
 /// Pieces that wait to be sent.
@@ -114,6 +115,18 @@ impl Write for Pieces {
     }
 }
 
+/// Answers with one value, which may be as long as a listing: a service has 10,000 backends.
+///
+/// # Errors
+/// As [`respond`].
+pub async fn one<T: Serialize>(
+    app: &App,
+    make: impl FnOnce(&App) -> Result<T> + Send + 'static,
+) -> Result<Response, Problem> {
+    let asked = app.clone();
+    respond(app, JSON, move |out| Ok(serde_json::to_writer(out, &make(&asked)?)?)).await
+}
+
 /// Answers `{"items": [...]}` with one item after the other.
 ///
 /// # Errors
@@ -122,7 +135,7 @@ pub async fn list(
     app: &App,
     produce: impl FnOnce(&mut Items<'_>) -> Result<()> + Send + 'static,
 ) -> Result<Response, Problem> {
-    respond(app, "application/json", move |out| {
+    respond(app, JSON, move |out| {
         out.write_all(b"{\"items\":[")?;
         produce(&mut Items { out, separator: b"" })?;
         Ok(out.write_all(b"]}")?)

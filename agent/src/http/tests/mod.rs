@@ -4,5 +4,6 @@ mod bodies;
 pub mod contract;
 mod listeners;
 mod services;
+mod shares;
 mod traffic;
 mod zero;
