@@ -27,7 +27,7 @@ pub fn runtime() -> Result<Runtime> {
 /// # Errors
 /// When a listener fails, or signals cannot be heard.
 pub async fn serve(settings: &Settings, bound: Bound, running: &RunningEngine) -> Result<()> {
-    let address = bound.address().map_or("off".to_owned(), |address| address.to_string());
+    let address = bound.listens();
     tracing::info!(
         socket = %bound.socket().display(),
         listen = address,

@@ -25,7 +25,7 @@ fn run(settings: &Settings) -> Result<(), cli::Failure> {
     allocator::keep_little();
     logs::start(settings.log_format, &settings.log_level).map_err(cli::Failure::usage)?;
     let runtime = daemon::runtime()?;
-    // Bound before anything is attached: an address that is taken leaves nothing behind.
+    // Bound before anything is attached: a socket on which another agent answers leaves nothing behind.
     let bound = runtime.block_on(Bound::new(settings))?;
     let running = engine::start(settings)?;
     let served = runtime.block_on(daemon::serve(settings, bound, &running));

@@ -30,6 +30,7 @@ use tokio::{
 use super::{
     Access, App, Gate,
     accept::{self, Door},
+    events::stopped,
     host::{self, Names},
     requester::RequestPeer,
     router::router,
@@ -39,6 +40,7 @@ use super::{
 use crate::{
     host::ownership,
     settings::{Listen, Settings},
+    view::events::EventKind,
 };
 
 /// How long requests may go on once the agent stops.
@@ -48,6 +50,8 @@ const LOCAL_CONNECTIONS: u32 = 512;
 const REMOTE_CONNECTIONS: u32 = 256;
 /// When a peer that acknowledges nothing is given up.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// Between two attempts at an address that is taken.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -61,7 +65,9 @@ pub struct Bound {
 
 /// The TCP address.
 struct TcpDoor {
-    listener: TcpListener,
+    address: SocketAddr,
+    /// `None` while another program has the address.
+    listener: Option<TcpListener>,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
 }
@@ -70,7 +76,8 @@ impl Bound {
     /// Binds what the settings ask for.
     ///
     /// # Errors
-    /// When another agent answers on the socket, an address is taken, or the token cannot be read.
+    /// When another agent answers on the socket, the address is none that this agent can listen on, or the token cannot be
+    /// read. An address that is taken is waited for by [`serve`]: any user of this host can take one.
     pub async fn new(settings: &Settings) -> Result<Self> {
         let tcp = match settings.listen {
             Listen::Off => None,
@@ -78,10 +85,13 @@ impl Bound {
                 let tls = settings.tls.as_ref().map(|files| Tls::open(files).map(Arc::new)).transpose()?;
                 let gate = gate(settings)?;
                 warn_of_wide(address, &gate, tls.is_some());
-                let listener = TcpListener::bind(address).await.with_context(|| {
-                    format!("listening on {address}: is it taken? Choose another with --listen, or --listen off")
-                })?;
-                Some(TcpDoor { listener, gate: Arc::new(gate), tls })
+                let listener = match TcpListener::bind(address).await {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+                    bound => Some(bound.with_context(|| {
+                        format!("listening on {address}: choose another with --listen, or --listen off")
+                    })?),
+                };
+                Some(TcpDoor { address, listener, gate: Arc::new(gate), tls })
             }
         };
         let (unix, socket) = bind(&settings.socket, settings.socket_group)?;
@@ -92,9 +102,18 @@ impl Bound {
         &self.socket.path
     }
 
-    /// The TCP address, with the port that the kernel chose where 0 was asked for.
+    /// The TCP address, with the port that the kernel chose where 0 was asked for; `None` while another program has it.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().and_then(|TcpDoor { listener, .. }| listener.local_addr().ok())
+        self.tcp.as_ref()?.listener.as_ref()?.local_addr().ok()
+    }
+
+    /// The TCP address, in words.
+    pub fn listens(&self) -> String {
+        match (&self.tcp, self.address()) {
+            (None, _) => "off".to_owned(),
+            (Some(_), Some(address)) => address.to_string(),
+            (Some(door), None) => format!("{} once it is free", door.address),
+        }
     }
 }
 
@@ -104,10 +123,7 @@ impl Bound {
 /// When a listener breaks.
 pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> Result<()> {
     let Bound { unix, socket, tcp, names } = bound;
-    let stopped = |mut stopping: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which is the end too.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    };
+    let mut stop = stopping.clone();
     let mut servers = JoinSet::new();
     let local = router(app.clone().local(), Access::Everything);
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(files, _)| u32::try_from(files).unwrap_or(u32::MAX));
@@ -115,15 +131,8 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     let (local_most, remote_most) = (LOCAL_CONNECTIONS.min(files / 4), REMOTE_CONNECTIONS.min(files / 8));
     let door = Door { router: local, most: local_most.max(1), tls: None };
     servers.spawn(accept::run(unix, door, RequestPeer::local, stopping.clone()));
-    if let Some(TcpDoor { listener, gate, tls }) = tcp {
-        let listener = listener.tap_io(|stream| {
-            // Answers are small and awaited. Without either option the worst is a delay, or a place that is held for long.
-            let _ = stream.set_nodelay(true);
-            let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        });
-        let remote = router(app, Access::Guarded(gate)).layer(middleware::from_fn_with_state(names, host::check));
-        let door = Door { router: remote, most: remote_most.max(1), tls };
-        servers.spawn(accept::run(listener, door, RequestPeer::remote, stopping.clone()));
+    if let Some(door) = tcp {
+        servers.spawn(serve_tcp(door, names, app, remote_most.max(1), stopping));
     }
     let ended = async {
         while let Some(ended) = servers.join_next().await {
@@ -133,10 +142,50 @@ pub async fn serve(bound: Bound, app: App, stopping: watch::Receiver<bool>) -> R
     };
     let result = tokio::select! {
         ended = ended => ended,
-        () = async { stopped(stopping).await; tokio::time::sleep(GRACE).await } => Ok(()),
+        () = async { stopped(&mut stop).await; tokio::time::sleep(GRACE).await } => Ok(()),
     };
     drop(socket);
     result
+}
+
+/// Serves the TCP address, from when nobody else has it.
+async fn serve_tcp(door: TcpDoor, names: Names, app: App, most: u32, mut stopping: watch::Receiver<bool>) {
+    let TcpDoor { address, listener, gate, tls } = door;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => tokio::select! {
+            listener = once_free(address, &app) => listener,
+            () = stopped(&mut stopping) => return,
+        },
+    };
+    let listener = listener.tap_io(|stream| {
+        // Answers are small and awaited. Without either option the worst is a delay, or a place that is held for long.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    });
+    let remote = router(app, Access::Guarded(gate)).layer(middleware::from_fn_with_state(names, host::check));
+    accept::run(listener, Door { router: remote, most, tls }, RequestPeer::remote, stopping).await;
+}
+
+/// Waits for an address that another program has, by listening on it or as its own end of a connection. Told once.
+async fn once_free(address: SocketAddr, app: &App) -> TcpListener {
+    let why = format!(
+        "{address} is taken by another program: it is served once it is free. The Unix socket serves everything"
+    );
+    tracing::error!("{why}");
+    app.handle.events().record(EventKind::ListenFailed, None, why);
+    app.set_awaited(Some(address));
+    let listener = loop {
+        tokio::time::sleep(AGAIN).await;
+        // Whatever is in the way by now: the agent has started, and goes on.
+        if let Ok(listener) = TcpListener::bind(address).await {
+            break listener;
+        }
+    };
+    app.set_awaited(None);
+    tracing::info!("{address} is free, and served");
+    app.handle.events().record(EventKind::ListenRecovered, None, format!("{address} is free, and served"));
+    listener
 }
 
 fn gate(settings: &Settings) -> Result<Gate> {

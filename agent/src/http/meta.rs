@@ -25,13 +25,17 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The kernel's tables hold what is desired, and the programs that read them are attached.
+/// The kernel's tables hold what is desired, and the programs that read them are attached. A second line tells of a TCP
+/// address that another program has taken, which stands in the way of nothing else.
 #[utoipa::path(get, path = "/readyz", tag = "agent",
     responses((status = 200, description = "They do", body = String),
         (status = 503, description = "Not yet, or not any more", body = Problem, content_type = "application/problem+json")))]
 pub async fn readyz(State(app): State<App>) -> Response {
     match &app.handle.published().ready {
-        AgentReadiness::Ready => "ready\n".into_response(),
+        AgentReadiness::Ready => match app.awaited() {
+            None => "ready\n".into_response(),
+            Some(address) => format!("ready\n{address} is taken by another program: it is not served\n").into_response(),
+        },
         AgentReadiness::NotReady(why) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")).into_response()
         }

@@ -45,7 +45,10 @@ pub mod views;
 mod write;
 mod zero;
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -62,6 +65,8 @@ pub struct App {
     /// Turns true when the agent stops: endless answers end then.
     stopping: watch::Receiver<bool>,
     allowance: Allowance,
+    /// The TCP address while another program has it.
+    awaited: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 /// What the callers of one listener may take of the agent at a time. Those of the other have their own.
@@ -97,12 +102,20 @@ impl Allowance {
 
 impl App {
     pub fn new(handle: Handle, stopping: watch::Receiver<bool>) -> Self {
-        Self { handle, stopping, allowance: Allowance::new(body::LIMIT, 2, 16, 64) }
+        Self { handle, stopping, allowance: Allowance::new(body::LIMIT, 2, 16, 64), awaited: Arc::default() }
     }
 
     /// The same, for callers on this host that may send many documents at once.
     fn local(self) -> Self {
         Self { allowance: Allowance::new(body::BULK_LIMIT, 4, 32, 256), ..self }
+    }
+
+    fn awaited(&self) -> Option<SocketAddr> {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_awaited(&self, address: Option<SocketAddr>) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
     /// # Errors

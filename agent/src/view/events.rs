@@ -91,6 +91,10 @@ pub enum EventKind {
     StoreFailed,
     /// Everything that holds is saved again.
     StoreRecovered,
+    /// The TCP address is taken by another program; it is tried again.
+    ListenFailed,
+    /// The TCP address is served.
+    ListenRecovered,
     /// Events between the one asked for and the next are no longer held.
     Missed,
 }
@@ -253,6 +257,8 @@ impl EventKind {
             Self::NeighboursChanged => "neighboursChanged",
             Self::StoreFailed => "storeFailed",
             Self::StoreRecovered => "storeRecovered",
+            Self::ListenFailed => "listenFailed",
+            Self::ListenRecovered => "listenRecovered",
             Self::Missed => "missed",
         }
     }

@@ -1,6 +1,11 @@
 //! Who may do what on which listener, over real sockets.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::Method;
 use tokio::{
@@ -121,14 +126,65 @@ async fn both_listeners_serve_until_the_agent_stops() {
 
     let second = Bound::new(&settings).await.err().unwrap();
     assert!(format!("{second:#}").contains("another agent answers"), "{second:#}");
-    let taken = Settings { listen: Listen::On(address), socket: directory.path().join("other"), ..settings.clone() };
-    assert!(format!("{:#}", Bound::new(&taken).await.err().unwrap()).contains("--listen"));
+    // An address of documentation, which no host has.
+    let strange = Listen::On("192.0.2.1:9180".parse().unwrap());
+    let strange = Settings { listen: strange, socket: directory.path().join("other"), ..settings.clone() };
+    assert!(format!("{:#}", Bound::new(&strange).await.err().unwrap()).contains("--listen"));
 
     let _open = UnixStream::connect(&settings.socket).await.unwrap();
     assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), delete).await.starts_with("HTTP/1.1 204"));
     agent.stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap().unwrap();
     assert!(!settings.socket.exists());
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_served_once_it_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let settings = Settings { listen: Listen::On(address), ..settings(directory.path()) };
+    let agent = Agent::with_shop().await;
+    let bound = Bound::new(&settings).await.unwrap();
+    assert_eq!((bound.address(), bound.listens()), (None, format!("{address} once it is free")));
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+    let local = async |path| ask(UnixStream::connect(&settings.socket).await.unwrap(), &get(path)).await;
+    assert!(local("/v1/services/shop").await.starts_with("HTTP/1.1 200"));
+    let (ready, events) = (local("/readyz").await, local("/v1/events?follow=false").await);
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(&format!("{address} is taken")), "{ready}");
+    assert_eq!(events.matches("listenFailed").count(), 1, "{events}");
+    drop(other);
+    let freed = Instant::now();
+    let stream = loop {
+        match TcpStream::connect(address).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+        assert!(freed.elapsed() < Duration::from_secs(10), "it is free and not served");
+    };
+    assert!(ask(stream, &get("/v1/services/shop")).await.starts_with("HTTP/1.1 200"));
+    let (ready, events) = (local("/readyz").await, local("/v1/events?follow=false").await);
+    assert!(ready.ends_with("\r\n\r\nready\n") && events.contains("listenRecovered"), "{ready} {events}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_for_its_address_ends_when_it_is_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // The near end of a connection takes an address, too.
+    let caller = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let settings = Settings { listen: Listen::On(caller.local_addr().unwrap()), ..settings(directory.path()) };
+    let agent = Agent::new();
+    let bound = Bound::new(&settings).await.unwrap();
+    let serving = tokio::spawn(serve(bound, agent.app.clone(), agent.stop.subscribe()));
+    assert!(ask(UnixStream::connect(&settings.socket).await.unwrap(), &get("/healthz")).await.ends_with("ok\n"));
+    agent.stop.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(2), serving).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
