@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -57,6 +57,7 @@ impl Access {
 
 /// Lets a request pass, or answers why not.
 pub async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let has_certificate = request.extensions().get::<RequestPeer>().is_some_and(|peer| peer.certificate().is_some());
     let allowed = allow(&access, &request);
     match allowed {
         Ok(author) => {
@@ -65,7 +66,15 @@ pub async fn check(State(access): State<Access>, mut request: Request, next: Nex
             }
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            // Nobody vouches for a certificate any more that has got no role. Whoever has another one comes again with it.
+            let is_over = problem.status == StatusCode::UNAUTHORIZED && has_certificate;
+            let mut response = problem.into_response();
+            if is_over {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
     }
 }
 
@@ -119,9 +128,9 @@ impl Gate {
         }
     }
 
-    /// The role that a certificate gives.
+    /// The role that a certificate gives now.
     fn certified(&self, requester: Option<&RequestPeer>) -> Option<Role> {
-        let certificate = requester?.certificate()?;
+        let certificate = requester?.vouched()?;
         Some(if certificate.is_one_of(&self.operators) { Role::Operate } else { Role::Read })
     }
 

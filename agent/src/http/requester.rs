@@ -50,7 +50,15 @@ impl RequestPeer {
         }
     }
 
-    /// The certificate that it has shown.
+    /// The certificate that it has shown, if somebody vouches for it still.
+    pub fn vouched(&self) -> Option<&ClientCertificate> {
+        match self {
+            Self::Local { .. } => None,
+            Self::Remote(remote) => remote.shown.as_ref()?.vouched(),
+        }
+    }
+
+    /// The certificate that it showed when it came.
     pub fn certificate(&self) -> Option<&ClientCertificate> {
         match self {
             Self::Local { .. } => None,
