@@ -1,7 +1,7 @@
 //! Who may do what: everything over the Unix socket; over TCP what a token's or a certificate's role allows, and without
 //! one the reads that nobody has locked up.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -9,11 +9,14 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use tokio::time::sleep;
 
 use super::{problem::Problem, requester::RequestPeer, tokens::TokenFile};
 
 /// A read that is not free: watching decisions replaces programs.
 const MONITOR: &str = "/v1/monitor";
+/// How often those are asked again who read an answer without an end.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Reads of monitors and health checks, which have no secrets.
 const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 
@@ -48,6 +51,19 @@ pub struct Gate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestAuthor(pub Arc<str>);
 
+/// What a read was let in by; each has it as an extension. Answers without an end ask it again.
+#[derive(Clone, Debug)]
+pub struct Admission(Option<Guarded>);
+
+/// Over TCP.
+#[derive(Clone, Debug)]
+struct Guarded {
+    gate: Arc<Gate>,
+    wanted: Role,
+    requester: Option<RequestPeer>,
+    bearer: Option<Box<[u8]>>,
+}
+
 impl Access {
     /// What a request finds on TCP when nothing is set up: reads for all.
     pub fn reads_only() -> Self {
@@ -60,8 +76,10 @@ pub async fn check(State(access): State<Access>, mut request: Request, next: Nex
     let has_certificate = request.extensions().get::<RequestPeer>().is_some_and(|peer| peer.certificate().is_some());
     let allowed = allow(&access, &request);
     match allowed {
-        Ok(author) => {
-            if !is_read(request.method()) {
+        Ok((author, admission)) => {
+            if is_read(request.method()) {
+                request.extensions_mut().insert(admission);
+            } else {
                 request.extensions_mut().insert(author);
             }
             next.run(request).await
@@ -78,12 +96,12 @@ pub async fn check(State(access): State<Access>, mut request: Request, next: Nex
     }
 }
 
-fn allow(access: &Access, request: &Request) -> Result<RequestAuthor, Problem> {
+fn allow(access: &Access, request: &Request) -> Result<(RequestAuthor, Admission), Problem> {
     let path = request.uri().path();
-    let requester = request.extensions().get();
+    let requester = request.extensions().get::<RequestPeer>();
     let gate = match access {
         Access::Guarded(gate) if !OPEN.contains(&path) || !is_read(request.method()) => gate,
-        Access::Everything | Access::Guarded(_) => return Ok(RequestAuthor::new(requester, None)),
+        Access::Everything | Access::Guarded(_) => return Ok((RequestAuthor::new(requester, None), Admission(None))),
     };
     let wanted = if is_read(request.method()) && path != MONITOR { Role::Read } else { Role::Operate };
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
@@ -91,7 +109,19 @@ fn allow(access: &Access, request: &Request) -> Result<RequestAuthor, Problem> {
         let (scheme, credentials) = value.split_at_checked("bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(credentials.trim_ascii())
     });
-    gate.admit(wanted, requester, bearer)
+    let author = gate.admit(wanted, requester, bearer)?;
+    let (requester, bearer) = (requester.cloned(), bearer.map(Into::into));
+    Ok((author, Admission(Some(Guarded { gate: gate.clone(), wanted, requester, bearer }))))
+}
+
+impl Admission {
+    /// Returns once the token or certificate that it was given for holds no longer.
+    pub async fn lapsed(&self) {
+        let Some(Guarded { gate, wanted, requester, bearer }) = &self.0 else { return pending().await };
+        while gate.admit(*wanted, requester.as_ref(), bearer.as_deref()).is_ok() {
+            sleep(AGAIN).await;
+        }
+    }
 }
 
 impl Gate {

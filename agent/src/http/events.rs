@@ -3,6 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    Extension,
     extract::State,
     http::HeaderMap,
     response::{
@@ -17,6 +18,7 @@ use utoipa::IntoParams;
 
 use super::{
     App,
+    access::Admission,
     parameters::Ask,
     problem::{Problem, ReadProblems},
     stream,
@@ -54,6 +56,7 @@ impl Default for EventsQuery {
         content((Event = "text/event-stream"), (List<Event> = "application/json"))), ReadProblems))]
 pub async fn stream(
     State(app): State<App>,
+    Extension(admission): Extension<Admission>,
     headers: HeaderMap,
     Ask(query): Ask<EventsQuery>,
 ) -> Result<Response, Problem> {
@@ -73,7 +76,10 @@ pub async fn stream(
     let place = app.stream_place()?;
     let (sender, receiver) = mpsc::channel(AT_ONCE);
     tokio::spawn(async move {
-        follow(app, seen, sender).await;
+        tokio::select! {
+            () = follow(app, seen, sender) => {}
+            () = admission.lapsed() => {}
+        }
         drop(place);
     });
     let stream = ReceiverStream::new(receiver);

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::State,
     response::sse::{Event, KeepAlive, Sse},
 };
@@ -13,6 +14,7 @@ use utoipa::IntoParams;
 
 use super::{
     App,
+    access::Admission,
     events::stopped,
     parameters::{self, Ask},
     problem::{Problem, ReadProblems},
@@ -55,6 +57,7 @@ pub struct MonitorQuery {
             content_type = "application/problem+json"), ReadProblems))]
 pub async fn stream(
     State(app): State<App>,
+    Extension(admission): Extension<Admission>,
     Ask(query): Ask<MonitorQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let filter = filter(&app, query).await?;
@@ -62,7 +65,10 @@ pub async fn stream(
     let told = app.handle.watch(filter).await?;
     let (sender, receiver) = channel(1);
     tokio::spawn(async move {
-        pass_on(app, told, sender).await;
+        tokio::select! {
+            () = pass_on(app, told, sender) => {}
+            () = admission.lapsed() => {}
+        }
         drop(place);
     });
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))

@@ -1,6 +1,6 @@
 //! What really happens: shares, connections, explanations, events, metrics.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -17,8 +17,9 @@ use tower::ServiceExt;
 
 use crate::{
     http::{
-        Access,
+        Access, Gate,
         testing::{Agent, samples},
+        tokens::TokenFile,
     },
     kernel::{gauges::UNUSED, sockets::Census},
     model::BackendId,
@@ -246,6 +247,28 @@ async fn events_end_when_the_agent_stops() {
     agent.stop.send_replace(true);
     let end = tokio::time::timeout(Duration::from_secs(10), live.frame()).await.unwrap();
     assert!(end.is_none(), "{end:?}");
+}
+
+#[tokio::test]
+async fn events_end_when_their_token_is_taken_away() {
+    let agent = Agent::with_shop().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("read");
+    std::fs::write(&file, "ann 0123456789abcdef\nbob fedcba9876543210\n").unwrap();
+    let gate = Arc::new(Gate { read: Some(TokenFile::open(&file).unwrap()), ..Gate::default() });
+    let follow = async |token: &str| {
+        let request = Request::builder().uri("/v1/events").header("authorization", format!("Bearer {token}"));
+        let router = agent.router(Access::Guarded(gate.clone()));
+        let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body()
+    };
+    let (mut ann, mut bob) = (follow("0123456789abcdef").await, follow("fedcba9876543210").await);
+    std::fs::write(&file, "bob fedcba9876543210\n").unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(5), ann.frame()).await.unwrap();
+    assert!(end.is_none(), "{end:?}");
+    agent.patch("/v1/services/shop/backends/n1", &json!({"weight": 1})).await;
+    assert!(read_events(&mut bob, 1).await[0].contains("event: serviceChanged"));
 }
 
 #[tokio::test]
