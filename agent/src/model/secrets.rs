@@ -10,7 +10,26 @@ use super::{
 pub const REDACTED: &str = "<redacted>";
 
 /// Words in the name of a header whose value is a secret.
-const TELLING: [&str; 9] = ["auth", "cookie", "cred", "key", "pass", "secret", "session", "signature", "token"];
+const TELLING: [&str; 15] = [
+    "auth",
+    "bearer",
+    "cookie",
+    "cred",
+    "hmac",
+    "jwt",
+    "key",
+    "pass",
+    "psk",
+    "pwd",
+    "secret",
+    "session",
+    "sid",
+    "signature",
+    "token",
+];
+
+/// What a value begins with that is a secret whatever its header is called: schemes of RFC 7617, 6750 and 7616.
+const SCHEMES: [&str; 3] = ["basic ", "bearer ", "digest "];
 
 impl ServiceDocument {
     /// As it is shown.
@@ -66,7 +85,7 @@ impl BackendDocument {
 impl Readiness {
     fn redacted(mut self) -> Self {
         for (name, value) in &mut self.headers {
-            if is_telling(name) {
+            if is_telling(name) || is_credential(value) {
                 *value = REDACTED.to_owned();
             }
         }
@@ -95,6 +114,12 @@ fn is_telling(name: &str) -> bool {
     TELLING.iter().any(|word| name.contains(word))
 }
 
+fn is_credential(value: &str) -> bool {
+    let begins =
+        |scheme: &&str| value.trim_start().get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    SCHEMES.iter().any(begins)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -115,6 +140,23 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn names_and_values_tell_of_secrets() {
+        let shown = |name: &str, value: &str| {
+            let readiness: Readiness = typed(json!({"kind": "http", "headers": {name: value}})).unwrap();
+            readiness.redacted().headers.into_values().next().unwrap()
+        };
+        for name in ["X-JWT", "X-Bearer", "X-PSK", "X-HMAC", "X-Sid", "X-Pwd", "X-Amz-Signature", "Private-Token"] {
+            assert_eq!(shown(name, "s3cret"), REDACTED, "{name}");
+        }
+        for value in ["Bearer s3cret", "basic dXNlcg==", "DIGEST username=x", " Bearer x"] {
+            assert_eq!(shown("X-Any", value), REDACTED, "{value}");
+        }
+        for value in ["shop", "Bearer", "basics of", "\u{e9}\u{e9}\u{e9}\u{e9}", ""] {
+            assert_eq!(shown("X-Any", value), value);
+        }
     }
 
     #[test]
