@@ -1,5 +1,6 @@
 //! From bytes to checked documents. Every error names the field.
 
+use hyper::header::HeaderName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -7,7 +8,7 @@ use super::{
     Refusal,
     document::{Document, NodeDocument, ServiceDocument},
     json, parallel,
-    words::plainly,
+    words::{discreetly, plainly},
     yaml,
 };
 
@@ -110,7 +111,11 @@ pub fn value(bytes: &[u8], format: DocumentFormat) -> Result<Value, Refusal> {
 pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let message = plainly(&error.into_inner().to_string());
+        let message = error.into_inner().to_string();
+        if let Some(refusal) = discreet(&path, &message) {
+            return refusal;
+        }
+        let message = plainly(&message);
         // serde reports a missing field at its parent.
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         let field = match (path.as_str(), missing) {
@@ -121,6 +126,29 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
         };
         Refusal::invalid(field, message)
     })
+}
+
+/// The refusal of what may have a secret in it, without the secret: a header of a probe that stands in a wrong place.
+fn discreet(path: &str, message: &str) -> Option<Refusal> {
+    if let Some((name, wanted)) = message.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, ")) {
+        let (name, wanted) = match name.rsplit_once("`, expected ") {
+            Some((name, first)) => (name, format!("expected {first}`, {wanted}")),
+            None => (name, wanted.to_owned()),
+        };
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+        let place = path.strip_suffix(name).unwrap_or_default().trim_end_matches('.');
+        let message = format!("what stands here is no name of a field, {wanted}");
+        return (!is_name).then(|| match place {
+            "" => Refusal::malformed(message),
+            place => Refusal::invalid(place, message),
+        });
+    }
+    let (before, after) = path.split_once("headers").filter(|(before, after)| {
+        (before.is_empty() || before.ends_with('.')) && (after.is_empty() || after.starts_with('.'))
+    })?;
+    let is_name = HeaderName::try_from(after.trim_start_matches('.')).is_ok();
+    let field = format!("{before}headers{}", if is_name { after } else { "" });
+    Some(Refusal::invalid(field, discreetly(message)))
 }
 
 /// One document of any kind, checked.

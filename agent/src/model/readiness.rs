@@ -229,7 +229,9 @@ impl Readiness {
         for (name, value) in &self.headers {
             let field = || format!("headers.{name}");
             let Ok(known) = HeaderName::try_from(name.as_str()) else {
-                return Err(Refusal::invalid("headers", format!("{name:?} is no name of a header")));
+                // It may have the value in it.
+                let message = "one of them has no name of a header: write letters, digits and dashes, then the value";
+                return Err(Refusal::invalid("headers", message));
             };
             if !seen.insert(known.clone()) {
                 return Err(Refusal::invalid(

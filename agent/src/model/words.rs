@@ -31,11 +31,25 @@ pub fn plainly(message: &str) -> String {
         "provided string was not `true` or `false`" => return "write true or false".to_owned(),
         _ => {}
     }
-    let told = ["invalid type: ", "invalid value: "].iter().find_map(|begin| message.strip_prefix(begin));
-    match told.and_then(|rest| rest.split_once(", expected ")) {
+    match mismatch(message) {
         Some((found, wanted)) => format!("{} is wanted here, not {}", wanted_value(wanted), found_value(found)),
         None => message.to_owned(),
     }
+}
+
+/// As [`plainly`], of a value that may be a secret: what it is, and not how it reads.
+pub fn discreetly(message: &str) -> String {
+    match mismatch(message) {
+        Some((found, wanted)) => format!("{} is wanted here, not {}", wanted_value(wanted), found_kind(found)),
+        None => plainly(message),
+    }
+}
+
+/// What serde has found, and what it wanted.
+fn mismatch(message: &str) -> Option<(&str, &str)> {
+    let told = ["invalid type: ", "invalid value: "].iter().find_map(|begin| message.strip_prefix(begin))?;
+    // What was found may have these words in it.
+    told.rsplit_once(", expected ")
 }
 
 fn wanted_value(wanted: &str) -> String {
@@ -69,6 +83,15 @@ fn found_value(found: &str) -> String {
             Some(("floating", point)) => point.trim_start_matches("point ").trim_matches('`').to_owned(),
             _ => other.to_owned(),
         },
+    }
+}
+
+fn found_kind(found: &str) -> String {
+    match found.split(' ').next() {
+        Some("string") => "a text".to_owned(),
+        Some("integer" | "floating") => "a number".to_owned(),
+        Some("boolean") => "true or false".to_owned(),
+        _ => found_value(found),
     }
 }
 

@@ -146,6 +146,36 @@ fn a_refusal_names_the_field() {
 }
 
 #[test]
+fn a_header_in_a_wrong_place_is_refused_without_what_it_says() {
+    for (wrong, why) in [
+        (r#"headers: "Authorization: Bearer s3cret""#, "spec.readiness.headers: a mapping is wanted here, not a text"),
+        (
+            r#"headers: "Bearer s3cret, expected s3cret""#,
+            "spec.readiness.headers: a mapping is wanted here, not a text",
+        ),
+        (
+            r#"headers: ["Authorization: Bearer s3cret"]"#,
+            "spec.readiness.headers: a mapping is wanted here, not a list",
+        ),
+        ("headers: {X-Key: 5318008}", "spec.readiness.headers.X-Key: a text is wanted here, not a number"),
+        (r#"headers: {"X-Key: s3cret": 1}"#, "spec.readiness.headers: a text is wanted here, not a number"),
+        (r#"headers: {"X-Key: s3cret": x}"#, "spec.readiness.headers: one of them has no name of a header"),
+        (r#"headers: {X: x}, "X-Key: s3cret": x"#, "spec.readiness: what stands here is no name of a field, expected"),
+        (
+            r#"headers: {X: x}, "X `, expected `s3cret`, `": x"#,
+            "spec.readiness: what stands here is no name of a field",
+        ),
+        ("X-Key: s3cret", "spec.readiness.X-Key: unknown field `X-Key`"),
+    ] {
+        let readiness = format!("  readiness: {{kind: http, path: /, {wrong}}}\n  balance: spread");
+        let said = refused(&SHOP.replacen("  balance: spread", &readiness, 1));
+        assert!(said.starts_with(why) && !said.contains("s3cret") && !said.contains("5318008"), "{wrong}: {said}");
+    }
+    let said = refused("\"X-Key: s3cret\": x\nkind: Node\napiVersion: sluice.dev/v1\nmetadata: {name: a}\n");
+    assert!(said.starts_with("what stands here is no name of a field") && !said.contains("s3cret"), "{said}");
+}
+
+#[test]
 fn a_half_written_document_is_refused() {
     let end = SHOP.find("  - {name: n1").unwrap();
     for (length, why) in [
