@@ -34,7 +34,9 @@ pub async fn readyz(State(app): State<App>) -> Response {
     match &app.handle.published().ready {
         AgentReadiness::Ready => match app.awaited() {
             None => "ready\n".into_response(),
-            Some(address) => format!("ready\n{address} is taken by another program: it is not served\n").into_response(),
+            Some(address) => {
+                format!("ready\n{address} is taken by another program: it is not served\n").into_response()
+            }
         },
         AgentReadiness::NotReady(why) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")).into_response()
