@@ -80,7 +80,7 @@ fn show(app: &App, published: &Published, name: &Name, status: StatusCode) -> Re
 }
 
 fn find<'a>(published: &'a Published, name: &Name) -> Result<&'a Node, Problem> {
-    let found = published.state.node(name.as_str());
+    let found = published.state.node(name.as_str()).map(AsRef::as_ref);
     found.ok_or_else(|| {
         Problem::not_found(format!("there is no node {name}: no backend names it and no document declares it"))
     })
