@@ -79,7 +79,7 @@ impl ConnectionRecord {
 
     #[inline(always)]
     pub const fn note_opening(&mut self, opening: Opening) {
-        self.notes = self.notes & !MASK | (opening as u8) << SHIFT;
+        self.notes = (self.notes & !MASK) | ((opening as u8) << SHIFT);
     }
 
     /// Whether a connection that seems idle is taken for a session, and why. One that the server has closed waits for

@@ -18,7 +18,7 @@ pub const SHOP: &str = r#"apiVersion: sluice.dev/v1
 kind: SteeredService
 metadata: {name: shop, labels: {team: "web"}}
 spec:
-  frontends: ["10.96.0.10:80", "[fd00::10]:80"]
+  frontends: ["10.96.0.10:80", "[fd00::10]:80", "10.96.0.10:80/udp"]
   minReadyPercent: 40
   backends:
   - {name: n1, address: "10.0.0.1:8080", node: node-1, weight: 75}

@@ -39,12 +39,12 @@ pub struct Tls {
 
 struct LoadedTls {
     versions: Vec<Option<Version>>,
-    terms: Terms,
+    terms: TlsMaterial,
 }
 
 /// What the files come to.
 #[derive(Clone)]
-struct Terms {
+struct TlsMaterial {
     config: Arc<ServerConfig>,
     own: Arc<OwnCertificate>,
     /// Who vouches for callers.
@@ -99,7 +99,7 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Terms { config, own: ours, .. } = self.terms();
+        let TlsMaterial { config, own: ours, .. } = self.terms();
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let theirs = stream.get_ref().1.peer_certificates().map(ClientCertificate::read).transpose()?.flatten();
         Ok((stream, Shown { tls: self.clone(), ours, theirs: theirs.map(Arc::new) }))
@@ -115,7 +115,7 @@ impl Tls {
 
     /// As the files have it now. What is of no use, such as a certificate whose key comes a moment later, leaves the former
     /// in force.
-    fn terms(&self) -> Terms {
+    fn terms(&self) -> TlsMaterial {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let versions = self.files.versions();
         if versions != held.versions {
@@ -190,7 +190,7 @@ fn name(name: &GeneralName) -> Option<&Ia5String> {
     }
 }
 
-fn configured(files: &TlsFiles) -> Result<Terms> {
+fn configured(files: &TlsFiles) -> Result<TlsMaterial> {
     let provider = Arc::new(ring::default_provider());
     let chain = read(&files.certificate, certificates)?;
     let own = Arc::new(OwnCertificate(chain[0].clone()));
@@ -217,7 +217,7 @@ fn configured(files: &TlsFiles) -> Result<Terms> {
         )
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Terms { config: Arc::new(config), own, clients })
+    Ok(TlsMaterial { config: Arc::new(config), own, clients })
 }
 
 /// The certificates in a text, one or more.

@@ -30,7 +30,7 @@ use sluice_common::{ending::EndingRow, tables::socket_addr};
 
 use super::{
     segment::{Direction, Packet, RawSockets, Segment},
-    sock_diag::{Diagnosis, Standing, Timestamps},
+    sock_diag::{Diagnosis, TcpNumbers, Timestamps},
 };
 
 /// Raw sockets and diagnosis of one network namespace.
@@ -64,11 +64,11 @@ const TRIES: [Duration; 5] = [
 const ROOM: u16 = 0x7fff;
 
 /// A connection with what its segments need.
-struct Connection<'a> {
+struct EndingConnection<'a> {
     row: &'a EndingRow,
     local: SocketAddr,
     remote: SocketAddr,
-    before: Standing,
+    before: TcpNumbers,
     since: Instant,
 }
 
@@ -89,7 +89,7 @@ impl EndOfStream {
         let since = Instant::now();
         let (local, remote) = (socket_addr(&row.local, row.local_port), socket_addr(&row.remote, row.remote_port));
         let Some(before) = self.diagnosis.standing(local, remote, row.cookie)? else { return Ok(Ended::Busy) };
-        let connection = Connection { row, local, remote, before, since };
+        let connection = EndingConnection { row, local, remote, before, since };
         if !connection.is_as_it_was(&before) {
             return Ok(Ended::Busy);
         }
@@ -110,7 +110,7 @@ impl EndOfStream {
         if row.accepted == 0 { self.end_of_caller(&connection) } else { self.end_of_server(&connection) }
     }
 
-    fn end_of_caller(&mut self, connection: &Connection) -> Result<Ended> {
+    fn end_of_caller(&mut self, connection: &EndingConnection) -> Result<Ended> {
         let window = connection.window();
         let [close, open] = [0, window].map(|window| connection.to_socket(false, window));
         // Made before the question, so that no time goes by between that and the FIN.
@@ -140,7 +140,7 @@ impl EndOfStream {
         }
     }
 
-    fn end_of_server(&mut self, connection: &Connection) -> Result<Ended> {
+    fn end_of_server(&mut self, connection: &EndingConnection) -> Result<Ended> {
         if self.sockets.send(&connection.to_socket(true, connection.window())).is_err() {
             return Ok(Ended::Unreachable);
         }
@@ -153,13 +153,17 @@ impl EndOfStream {
         }
     }
 
-    fn outward(&mut self, connection: &Connection) -> Result<Ended> {
+    fn outward(&mut self, connection: &EndingConnection) -> Result<Ended> {
         let sent = self.sockets.send(&connection.to_peer());
         Ok(if sent.is_ok() { Ended::Both } else { Ended::Unreachable })
     }
 
     /// The socket once it is as `wanted` says, or as it is after a while; `None` when it is gone.
-    fn becomes(&self, connection: &Connection, wanted: impl Fn(&Standing) -> bool) -> Result<Option<Standing>> {
+    fn becomes(
+        &self,
+        connection: &EndingConnection,
+        wanted: impl Fn(&TcpNumbers) -> bool,
+    ) -> Result<Option<TcpNumbers>> {
         let mut last = None;
         for pause in TRIES {
             if !pause.is_zero() {
@@ -174,16 +178,16 @@ impl EndOfStream {
     }
 }
 
-impl Connection<'_> {
+impl EndingConnection<'_> {
     /// Whether nothing went over it since it was found idle.
-    fn is_as_it_was(&self, now: &Standing) -> bool {
+    fn is_as_it_was(&self, now: &TcpNumbers) -> bool {
         now.state == ESTABLISHED
             && now.waiting == 0
             && (now.bytes_sent, now.bytes_received) == (self.row.bytes_sent, self.row.bytes_received)
     }
 
     /// Whether the FIN was the next that it received.
-    fn has_heard(&self, now: &Standing) -> bool {
+    fn has_heard(&self, now: &TcpNumbers) -> bool {
         now.state != ESTABLISHED && now.bytes_received == self.before.bytes_received + 1
     }
 

@@ -34,7 +34,7 @@ pub struct Diagnosis {
 /// What the kernel tells of an established TCP socket, or one that was. The numbers of bytes and the window are those of one
 /// instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct TcpNumbers {
     /// TCP state as in `include/net/tcp_states.h`.
     pub state: u8,
     /// A FIN that was received counts as a byte.
@@ -137,10 +137,10 @@ impl Diagnosis {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn standing(&self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<Option<Standing>> {
+    pub fn standing(&self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<Option<TcpNumbers>> {
         let id = socket_id(local, remote, cookie.to_ne_bytes());
         match self.ask(request(TCP, id), None) {
-            Ok(found) => Ok(found.as_ref().and_then(Standing::of)),
+            Ok(found) => Ok(found.as_ref().and_then(TcpNumbers::of)),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(None),
             Err(error) => Err(error).context("asking for a socket by netlink (CONFIG_INET_DIAG, module tcp_diag)"),
         }
@@ -186,7 +186,7 @@ fn is_quiet_since(row: &CensusRow, found: &InetResponse) -> bool {
         && (found.header.send_queue, found.header.recv_queue) == (row.unacknowledged, row.unread)
 }
 
-impl Standing {
+impl TcpNumbers {
     fn of(found: &InetResponse) -> Option<Self> {
         /// `TCPI_OPT_TIMESTAMPS` and `TCPI_OPT_USEC_TS` of linux/tcp.h.
         const TIMESTAMPS: u8 = 1;

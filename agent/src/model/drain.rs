@@ -183,7 +183,7 @@ impl Drain {
     /// What this drain lets be done to the connections of a backend of `service`.
     pub fn draining(&self, service: &Service, backend: &Backend) -> Draining {
         let closes_sessions = service.protocol == Some(ServiceProtocol::Request);
-        Draining { quiet: self.quiet(service, backend), terms: self.terms() << 1 | u32::from(closes_sessions) }
+        Draining { quiet: self.quiet(service, backend), terms: (self.terms() << 1) | u32::from(closes_sessions) }
     }
 
     /// The port by which its connections to a backend of `service` are taken for sessions, and not closed for being idle.

@@ -156,12 +156,12 @@ impl DrainReporter {
             let draining = drain.draining(service, backend);
             let allowed = self.drains.get(&drain.operation)?.progress.allowed(draining.quiet, now);
             let carries_requests = service.protocol == Some(ServiceProtocol::Request);
-            let allowed = allowed | service.close_as.allowed() | u32::from(carries_requests) * REQUESTS;
+            let allowed = if carries_requests { allowed | REQUESTS } else { allowed };
             Some(DrainingBackend {
                 id,
                 address,
                 draining,
-                allowed,
+                allowed: allowed | service.close_as.allowed(),
                 close_inbound: drain.close_inbound,
                 keeps_flows: service.keeps_flows(),
                 usual_port: drain.usual_port(service, backend),
