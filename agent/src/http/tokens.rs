@@ -78,7 +78,8 @@ fn read_tokens(path: &Path) -> Result<(Vec<Token>, Version)> {
     ownership::check(path)?;
     let (text, metadata) = ownership::read_text(path, LONGEST)?;
     let mut tokens: Vec<Token> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    // A line that somebody has taken out by a `#` must not let anybody in.
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let token = Token::read(line, path)?;
         ensure!(tokens.iter().all(|other| other.name != token.name), "two of its tokens are called {}", token.name);
         tokens.push(token);
@@ -128,6 +129,17 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "0123456789abcdef";
+
+    #[test]
+    fn a_commented_line_lets_nobody_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        for (text, names) in [(format!("# {SECRET}old\nops {SECRET}\n"), Some(1)), (format!("#{SECRET}\n"), None)] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(read_tokens(&path).ok().map(|(tokens, _)| tokens.len()), names);
+        }
+    }
 
     fn file() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
