@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io,
+    collections::BTreeSet,
+    fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -16,7 +17,7 @@ use sluice_common::{
 use super::{
     attach::maps_of,
     pins::{Directory, pin_over},
-    sys::{self, bpf, info},
+    sys::{self, Map, bpf, info},
 };
 
 const MAP_GET_FD_BY_ID: u32 = 14;
@@ -25,7 +26,9 @@ const MAP_GET_FD_BY_ID: u32 = 14;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct NamedMap {
-    unused: [u32; 6],
+    kind: u32,
+    id: u32,
+    unused: [u32; 4],
     name: [u8; 16],
 }
 
@@ -39,11 +42,20 @@ pub fn tables(directory: &Directory) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    // Under another name as well, as before an upgrade.
+    let pins = fs::read_dir(directory.path().join("maps")).into_iter().flatten().flatten();
+    let ids = pins.filter_map(|pin| Some(Map::pinned(&pin.path()).ok()?.info().ok()?.id));
+    let pinned: BTreeSet<u32> = ids.collect();
     for program in Program::ALL {
         // A link that is gone, or leads nowhere any more, tells nothing.
         let Ok(held) = sys::get_pinned(&directory.link(program.name())) else { continue };
         let Ok(maps) = sys::cgroup_link_info(&held).and_then(|link| tables_of(link.program_id)) else { continue };
-        for (name, map) in maps {
+        for (NamedMap { id, name, .. }, map) in maps {
+            let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+            let name = String::from_utf8_lossy(&name[..length]);
+            if pinned.contains(&id) {
+                continue;
+            }
             if let Some(place) = missing.iter().position(|missing| *missing == name) {
                 let table = missing.swap_remove(place);
                 tracing::error!("the pin of {table} was removed: the table is pinned again");
@@ -54,8 +66,8 @@ pub fn tables(directory: &Directory) -> Result<()> {
     Ok(())
 }
 
-/// The tables of a program, by their names.
-fn tables_of(program: u32) -> io::Result<Vec<(String, OwnedFd)>> {
+/// The tables of a program.
+fn tables_of(program: u32) -> io::Result<Vec<(NamedMap, OwnedFd)>> {
     #[repr(C)]
     struct MapById {
         id: u32,
@@ -66,9 +78,7 @@ fn tables_of(program: u32) -> io::Result<Vec<(String, OwnedFd)>> {
         let map = bpf(MAP_GET_FD_BY_ID, &mut MapById { id, next: 0, flags: 0 }).ok()?;
         // SAFETY: the kernel just made this descriptor for us.
         let map = unsafe { OwnedFd::from_raw_fd(map as i32) };
-        let NamedMap { name, .. } = info(&map).ok()?;
-        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        Some((String::from_utf8_lossy(&name[..length]).into_owned(), map))
+        Some((info(&map).ok()?, map))
     });
     Ok(maps.collect())
 }

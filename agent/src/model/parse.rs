@@ -135,7 +135,7 @@ fn discreet(path: &str, message: &str) -> Option<Refusal> {
             Some((name, first)) => (name, format!("expected {first}`, {wanted}")),
             None => (name, wanted.to_owned()),
         };
-        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+        let is_name = !name.contains([':', '=', '`']);
         let place = path.strip_suffix(name).unwrap_or_default().trim_end_matches('.');
         let message = format!("what stands here is no name of a field, {wanted}");
         return (!is_name).then(|| match place {

@@ -55,7 +55,13 @@ pub fn install(agent: &Agent) -> Result<()> {
 
 /// Without those of members that the former programs do not read.
 fn former_offsets() -> Result<Vec<u32>> {
-    const LATER: [KernelMember; 3] = [KernelMember::NetInode, KernelMember::Delivered, KernelMember::PingPong];
+    const LATER: [KernelMember; 5] = [
+        KernelMember::NetInode,
+        KernelMember::Delivered,
+        KernelMember::PingPong,
+        KernelMember::PeerTimestamp,
+        KernelMember::TimestampOffset,
+    ];
     let all = btf::offsets()?;
     let is_former = |place: &usize| !LATER.iter().any(|later| *later as usize == *place);
     Ok((0..all.len()).filter(is_former).map(|place| all[place]).collect())
