@@ -18,6 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use jiff::SignedDuration;
+use nix::unistd::geteuid;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,7 +34,7 @@ use super::{
     output::{self, duration},
     tls::TlsOptions,
 };
-use crate::{http::problem::Problem, settings};
+use crate::{host::ownership, http::problem::Problem, settings};
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -241,7 +242,9 @@ impl Client {
             Address::Socket(path) => {
                 let connect = timeout(CONNECT_PATIENCE, UnixStream::connect(path));
                 let stream = connect.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-                exchange(stream.map_err(|error| unreachable_socket(path, &error))?, request).await
+                let stream = stream.map_err(|error| unreachable_socket(path, &error))?;
+                check_server(&stream, path)?;
+                exchange(stream, request).await
             }
             Address::Tcp(authority) => exchange(connect(authority).await?, request).await,
             Address::Tls { authority, connector, .. } => {
@@ -250,6 +253,20 @@ impl Client {
             }
         }
     }
+}
+
+/// # Errors
+/// When somebody else has put the socket into a directory that all may write, as they may while no agent runs.
+fn check_server(stream: &UnixStream, path: &Path) -> Result<(), Failure> {
+    let server = stream.peer_cred().context("asking who serves the socket")?.uid();
+    if server == 0 || server == geteuid().as_raw() || !ownership::is_shared(path.parent().unwrap_or(Path::new("/"))) {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow!(
+        "{} is served by the user {server}, who may be anybody: the directory is open to all. Nothing was asked. Have the \
+         agent's --socket in a directory of its own, as /run/sluice",
+        path.display()
+    )))
 }
 
 async fn connect(authority: &str) -> Result<TcpStream, Failure> {

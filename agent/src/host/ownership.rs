@@ -47,6 +47,11 @@ pub fn check_place(directory: &Path) -> Result<()> {
     resolved(directory)?.ancestors().try_for_each(|place| ensure_safe(place, remover))
 }
 
+/// Whether everybody may put files into a directory.
+pub fn is_shared(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|metadata| metadata.mode() & 0o002 != 0)
+}
+
 /// The path without symbolic links. In a shared directory anybody may have put one: those of others are not followed.
 fn resolved(path: &Path) -> Result<PathBuf> {
     let looking = || format!("looking for {}", path.display());

@@ -359,3 +359,29 @@ fn secrets_of_probes_are_shown_to_nobody() -> Result<()> {
     assert_eq!(refused["field"], "spec.readiness.headers.X-Token");
     Ok(())
 }
+
+/// While no agent runs, anybody may put a socket into a directory such as /tmp.
+#[test]
+fn a_socket_of_somebody_else_in_a_shared_directory_is_not_believed() -> Result<()> {
+    const SERVE: &str = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\n\
+                         s.accept()[0].recv(1)\nprint('asked', flush=True)";
+    let directory = tempfile::tempdir()?;
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o1777))?;
+    let socket = directory.path().join("s.sock");
+    let mut server = Command::new("python3")
+        .args(["-c", SERVE])
+        .arg(&socket)
+        .uid(NOBODY)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting python3")?;
+    eventually("it listens", LIMIT, || socket.exists().then_some(()))?;
+    let output =
+        Command::new(program()?).args(["zero", "node/n1", "--timeout", "2s", "--socket"]).arg(&socket).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains(&format!("served by the user {NOBODY}")), "{said}");
+    server.kill()?;
+    let heard = server.wait_with_output()?;
+    assert_eq!(String::from_utf8_lossy(&heard.stdout), "", "it was asked nothing");
+    Ok(())
+}
