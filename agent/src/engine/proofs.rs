@@ -96,8 +96,7 @@ impl<M: DataPlane> Engine<M> {
     }
 
     /// The proofs of the zeros that this agent found: as an earlier agent saved them, or beginning now. Returns those that
-    /// the store is to have. `adopted`: the
-    /// kernel's tables are those that it counted in.
+    /// the store is to have. `adopted`: the kernel's tables are those that it counted in.
     pub(super) fn load_proofs(&mut self, adopted: bool) -> Result<Vec<ExtraRecord>> {
         let boot = clock::boot_id();
         let mut made = Vec::new();
@@ -110,8 +109,15 @@ impl<M: DataPlane> Engine<M> {
                 Some(saved) if adopted => saved.into(),
                 saved => {
                     let new = self.proof(&target, Duration::ZERO)?;
-                    // What the saved one counted went with the tables, and nothing counted until there were others.
-                    let proof = ZeroProof { at: saved.map_or(new.at, |saved| saved.at), ..new };
+                    // What the saved one counted went with the tables, and nothing counted until there were others. Said at
+                    // once: an agent that is killed after this leaves no proof that says less.
+                    let proof = match saved.map(|saved| saved.at) {
+                        Some(at) => {
+                            let lost = Unattached { from: Timestamp::UNIX_EPOCH, to: new.at };
+                            ZeroProof { at, unattached: lost.after(at), ..new }
+                        }
+                        None => new,
+                    };
                     made.push((proof_key(&target), Some(SavedProof::of(&proof)?)));
                     proof
                 }
