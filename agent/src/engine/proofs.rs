@@ -35,7 +35,7 @@ impl<M: DataPlane> Engine<M> {
             match change {
                 Change::Zero { target, .. } if !self.zeros.contains_key(target) => {
                     let proof = self.proof(target, acknowledged.saturating_duration_since(received))?;
-                    extras.push((proof_key(target), Some(SavedProof::of(&proof)?)));
+                    extras.push((proof_key(target), Some(SavedProof::of(&proof, self.machine.counter_table())?)));
                     self.zeros.insert(target.clone(), Arc::new(proof));
                 }
                 Change::Restore { target } => {
@@ -75,7 +75,7 @@ impl<M: DataPlane> Engine<M> {
                 let proof = Arc::make_mut(proof);
                 proof.before.extend(before);
                 proof.before.retain(|id, _| !gone.contains(id));
-                extras.push((proof_key(&target), Some(SavedProof::of(proof)?)));
+                extras.push((proof_key(&target), Some(SavedProof::of(proof, self.machine.counter_table())?)));
             }
         }
         Ok(extras)
@@ -106,7 +106,10 @@ impl<M: DataPlane> Engine<M> {
             // One from before this zero, or from before a boot, proves nothing.
             let saved = saved.filter(|saved| saved.boot == boot && saved.at >= zero.since);
             let proof = match saved {
-                Some(saved) if adopted => saved.into(),
+                // An agent may have been killed when it had made new tables and no proofs yet.
+                Some(saved) if adopted && saved.table.is_none_or(|table| table == self.machine.counter_table()) => {
+                    saved.into()
+                }
                 saved => {
                     let new = self.proof(&target, Duration::ZERO)?;
                     // What the saved one counted went with the tables, and nothing counted until there were others. Said at
@@ -118,7 +121,7 @@ impl<M: DataPlane> Engine<M> {
                         }
                         None => new,
                     };
-                    made.push((proof_key(&target), Some(SavedProof::of(&proof)?)));
+                    made.push((proof_key(&target), Some(SavedProof::of(&proof, self.machine.counter_table())?)));
                     proof
                 }
             };
@@ -136,7 +139,7 @@ impl<M: DataPlane> Engine<M> {
             let Some(since) = unattached.after(proof.at) else { continue };
             let proof = Arc::make_mut(proof);
             proof.unattached = Some(proof.unattached.map_or(since, |before| before.and(since)));
-            extras.push((proof_key(&target), Some(SavedProof::of(proof)?)));
+            extras.push((proof_key(&target), Some(SavedProof::of(proof, self.machine.counter_table())?)));
         }
         Ok(extras)
     }
@@ -158,11 +161,14 @@ struct SavedProof {
     boot: String,
     #[serde(default)]
     unattached: Option<Unattached>,
+    /// The one that it counts in; not known of former versions.
+    #[serde(default)]
+    table: Option<u32>,
 }
 
 impl SavedProof {
     /// As the store keeps it.
-    fn of(proof: &ZeroProof) -> Result<Vec<u8>> {
+    fn of(proof: &ZeroProof, table: u32) -> Result<Vec<u8>> {
         let saved = Self {
             at: proof.at,
             monotonic_ns: proof.monotonic_ns,
@@ -170,6 +176,7 @@ impl SavedProof {
             programmed_us: proof.programmed_in.as_micros() as u64,
             boot: clock::boot_id(),
             unattached: proof.unattached,
+            table: Some(table),
         };
         serde_json::to_vec(&saved).context("writing the proof of a zero")
     }

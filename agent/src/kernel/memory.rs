@@ -98,6 +98,8 @@ pub struct MappedTables {
     backends: Window<BackendEntry>,
     nodes: Window<NodeEntry>,
     meta: Window<Meta>,
+    /// The kernel's number of COUNTERS.
+    counter_table: u32,
     /// Too large to stay mapped: [`Window`]s come and go.
     slots: Map,
     slot_count: usize,
@@ -121,6 +123,7 @@ impl MappedTables {
             backends: Window::whole(object, &BACKENDS)?,
             nodes: Window::whole(object, &NODES)?,
             meta: Window::whole(object, &META)?,
+            counter_table: object.map(&COUNTERS.spec)?.info().context("asking which table COUNTERS is")?.id,
             slots,
             slot_count: slot_entries * SLOTS_PER_ENTRY as usize,
             counters,
@@ -155,6 +158,10 @@ impl MappedTables {
                 (*meta).store = identity;
             }
         }
+    }
+
+    pub(super) fn counter_table(&self) -> u32 {
+        self.counter_table
     }
 
     pub(super) fn revision(&self) -> u32 {

@@ -319,6 +319,10 @@ impl DataPlane for Kernel {
         self.tables.counters(ids.iter().map(|id| id.0))
     }
 
+    fn counter_table(&self) -> u32 {
+        self.tables.counter_table()
+    }
+
     fn saved(&mut self, revision: u64) {
         self.tables.set_revision(revision as u32);
     }

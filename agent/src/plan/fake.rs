@@ -29,6 +29,7 @@ pub struct Fake {
     pub fail_at: Option<usize>,
     /// Writes that fail as long as this says so.
     pub refuses: Option<fn(&MapOp) -> bool>,
+    pub counter_table: u32,
     /// That of the store, as it was last noted.
     pub revision: u64,
     /// Programs that do not run.
@@ -110,6 +111,10 @@ impl DataPlane for Fake {
 
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>> {
         Ok(ids.iter().map(|id| self.counters.get(&id.0).copied().unwrap_or(UNUSED)).collect())
+    }
+
+    fn counter_table(&self) -> u32 {
+        self.counter_table
     }
 
     fn saved(&mut self, revision: u64) {

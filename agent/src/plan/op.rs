@@ -99,6 +99,9 @@ pub trait DataPlane {
     /// As [`DataPlane::read`].
     fn counters(&self, ids: &[BackendId]) -> anyhow::Result<Vec<Counters>>;
 
+    /// Which table counts: another one counts from 0.
+    fn counter_table(&self) -> u32;
+
     /// Notes that the store holds all of what the tables do, at this revision of its.
     fn saved(&mut self, revision: u64);
 

@@ -38,6 +38,27 @@ fn zeros_whose_records_are_lost_hold_when_files_bring_their_backends_again() {
 }
 
 #[test]
+fn a_proof_is_of_the_table_that_it_counts_in() {
+    let dir = TempDir::new().unwrap();
+    let mut first = steering(&dir, Fake::default());
+    run(&mut first, service(&[FRONTEND], &[A, B])).unwrap();
+    let target: crate::model::Target = "node/node-1".parse().unwrap();
+    run(&mut first, zero("node/node-1", false)).unwrap();
+    let at = first.zeros[&target].at;
+    let mut tables = first.machine.clone();
+    drop(first);
+    let same = steering(&dir, tables.clone());
+    assert!(same.zeros[&target].unattached.is_none() && same.zeros[&target].at == at);
+    drop(same);
+    // As after tables were lost, and the agent that made others was killed at once; and whoever comes later.
+    tables.counter_table = 7;
+    for _ in 0..2 {
+        let later = steering(&dir, tables.clone());
+        assert!(later.zeros[&target].unattached.is_some() && later.zeros[&target].at == at);
+    }
+}
+
+#[test]
 fn a_copy_of_the_store_from_before_a_change_is_refused() {
     let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = crate::source::store::FILE;
